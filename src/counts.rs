@@ -1,0 +1,304 @@
+use std::io::BufRead;
+
+use crate::element::Label;
+use crate::error::{Error, check_parameter};
+
+/// Largest count that a double represents exactly together with all smaller ones.
+const MAX_COUNT: u64 = 1 << 53;
+
+/// What to do with a class that has no training sample.
+///
+/// The quantity factor, log-priors and LDAM margins are undefined at count 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ZeroCounts {
+    /// [`Error::ZeroCount`].
+    #[default]
+    Reject,
+    /// Count the class as having one sample.
+    TreatAsOne,
+}
+
+/// The number of training samples of each class: validated, at least one class, every count in `1..=2^53`.
+///
+/// ```
+/// use ala_loss::ClassCounts;
+/// let counts = ClassCounts::new([500, 50, 5])?;
+/// assert_eq!(counts.classes(), 3);
+/// assert_eq!(counts.imbalance_ratio(), 100.0);
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassCounts {
+    counts: Vec<u64>,
+}
+
+impl ClassCounts {
+    /// Takes one count for each class; a count of 0 is an error.
+    ///
+    /// # Errors
+    /// [`Error::NoClasses`], [`Error::ZeroCount`], [`Error::CountTooLarge`].
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Error};
+    /// assert_eq!(ClassCounts::new([4, 0]), Err(Error::ZeroCount { class: 1 }));
+    /// ```
+    pub fn new(counts: impl Into<Vec<u64>>) -> Result<Self, Error> {
+        Self::with_zero_policy(counts, ZeroCounts::Reject)
+    }
+
+    /// Takes one count for each class and says what a count of 0 means.
+    ///
+    /// # Errors
+    /// [`Error::NoClasses`], [`Error::ZeroCount`] under [`ZeroCounts::Reject`], [`Error::CountTooLarge`].
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, ZeroCounts};
+    /// let counts = ClassCounts::with_zero_policy([4, 0], ZeroCounts::TreatAsOne)?;
+    /// assert_eq!(counts.as_slice(), [4, 1]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn with_zero_policy(counts: impl Into<Vec<u64>>, zero: ZeroCounts) -> Result<Self, Error> {
+        let mut counts = counts.into();
+        if counts.is_empty() {
+            return Err(Error::NoClasses);
+        }
+        for (class, count) in counts.iter_mut().enumerate() {
+            if *count > MAX_COUNT {
+                return Err(Error::CountTooLarge {
+                    class,
+                    count: *count,
+                });
+            }
+            if *count == 0 {
+                match zero {
+                    ZeroCounts::Reject => return Err(Error::ZeroCount { class }),
+                    ZeroCounts::TreatAsOne => *count = 1,
+                }
+            }
+        }
+        Ok(Self { counts })
+    }
+
+    /// Counts the training set's labels.
+    ///
+    /// # Errors
+    /// [`Error::Label`] for a label outside `0..classes`, and those of [`with_zero_policy`](Self::with_zero_policy).
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, ZeroCounts};
+    /// let counts = ClassCounts::from_labels(&[0u8, 0, 1], 2, ZeroCounts::Reject)?;
+    /// assert_eq!(counts.as_slice(), [2, 1]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn from_labels<L: Label>(
+        labels: &[L],
+        classes: usize,
+        zero: ZeroCounts,
+    ) -> Result<Self, Error> {
+        let mut counts = vec![0u64; classes];
+        for (row, label) in labels.iter().enumerate() {
+            let class = label.class(classes).ok_or(Error::Label {
+                row,
+                label: label.value(),
+                classes,
+            })?;
+            counts[class] += 1;
+        }
+        Self::with_zero_policy(counts, zero)
+    }
+
+    /// Counts the labels of an annotation file, one `path label` a line: the format of
+    /// `ImageNet_LT_train.txt`, `Places_LT_train.txt` and `iNaturalist18_train.txt`.
+    ///
+    /// The label is the last field of a line, so paths may hold blanks; empty lines are skipped. The number
+    /// of classes is `classes`, or the largest label + 1 where `None`.
+    ///
+    /// # Errors
+    /// [`Error::Annotation`] names the line; [`Error::Read`] where reading fails; and those of
+    /// [`with_zero_policy`](Self::with_zero_policy).
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, ZeroCounts};
+    /// let file = "train/n01/a.JPEG 0\ntrain/n01/b.JPEG 0\ntrain/n02/c.JPEG 1\n";
+    /// let counts = ClassCounts::from_annotations(file.as_bytes(), None, ZeroCounts::Reject)?;
+    /// assert_eq!(counts.as_slice(), [2, 1]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn from_annotations(
+        lines: impl BufRead,
+        classes: Option<usize>,
+        zero: ZeroCounts,
+    ) -> Result<Self, Error> {
+        // A class index beyond this is a corrupt line, not a data set; it must not make us allocate.
+        const MOST_CLASSES: usize = 1 << 24;
+        let mut counts = vec![0u64; classes.unwrap_or(0)];
+        for (index, text) in lines.lines().enumerate() {
+            let line = index + 1;
+            let text = text.map_err(|error| Error::Read(format!("line {line}: {error}")))?;
+            let text = text.trim();
+            if text.is_empty() {
+                continue;
+            }
+            let annotation = |problem: String| Error::Annotation { line, problem };
+            let (_, label) = text
+                .rsplit_once(char::is_whitespace)
+                .ok_or_else(|| annotation(format!("found only `{text}`")))?;
+            let class: usize = label.parse().map_err(|_| {
+                annotation(format!("label `{label}` is not a non-negative integer"))
+            })?;
+            let most = classes.unwrap_or(MOST_CLASSES);
+            if class >= most {
+                return Err(annotation(format!(
+                    "label {class} is outside the {most} classes allowed"
+                )));
+            }
+            if class >= counts.len() {
+                counts.resize(class + 1, 0);
+            }
+            counts[class] += 1;
+        }
+        Self::with_zero_policy(counts, zero)
+    }
+
+    /// The counts, one for each class.
+    pub fn as_slice(&self) -> &[u64] {
+        &self.counts
+    }
+
+    /// The number of classes `C`.
+    pub fn classes(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// The number of training samples.
+    pub fn total(&self) -> u128 {
+        self.counts.iter().map(|&count| u128::from(count)).sum()
+    }
+
+    /// The count of the most frequent class.
+    pub fn max(&self) -> u64 {
+        self.counts.iter().copied().max().unwrap_or(1)
+    }
+
+    /// The count of the rarest class.
+    pub fn min(&self) -> u64 {
+        self.counts.iter().copied().min().unwrap_or(1)
+    }
+
+    /// `n_max / n_min`, the usual measure of how long the tail is.
+    pub fn imbalance_ratio(&self) -> f64 {
+        self.max() as f64 / self.min() as f64
+    }
+
+    /// Class priors `pi_j = n_j / sum_k n_k`.
+    pub fn priors(&self) -> Vec<f64> {
+        let total = self.total() as f64;
+        self.counts.iter().map(|&n| n as f64 / total).collect()
+    }
+
+    /// Whether each class is many-, medium- or few-shot.
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Group, GroupThresholds};
+    /// let counts = ClassCounts::new([101, 100, 20, 19])?;
+    /// let groups = counts.groups(GroupThresholds::default());
+    /// assert_eq!(groups, [Group::Many, Group::Medium, Group::Medium, Group::Few]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn groups(&self, thresholds: GroupThresholds) -> Vec<Group> {
+        self.counts
+            .iter()
+            .map(|&count| thresholds.group(count))
+            .collect()
+    }
+
+    /// Class-balanced weights `w_j = (1 - beta) / (1 - beta^n_j)`, scaled to sum to `C`
+    /// (Cui et al., CVPR 2019, "effective number of samples").
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] unless `beta` is in `[0, 1)`.
+    ///
+    /// ```
+    /// let counts = ala_loss::ClassCounts::new([1000, 10])?;
+    /// let weights = counts.class_balanced_weights(0.999)?;
+    /// assert!(weights[1] > weights[0] && (weights[0] + weights[1] - 2.0).abs() < 1e-12);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn class_balanced_weights(&self, beta: f64) -> Result<Vec<f64>, Error> {
+        check_parameter("beta", beta, "in [0, 1)", |b| (0.0..1.0).contains(&b))?;
+        // 1 - beta^n by expm1, since beta^n rounds to 1 for beta near 1.
+        let raw: Vec<f64> = self
+            .counts
+            .iter()
+            .map(|&n| (1.0 - beta) / -(n as f64 * beta.ln()).exp_m1())
+            .collect();
+        let scale = self.classes() as f64 / raw.iter().sum::<f64>();
+        Ok(raw.into_iter().map(|w| w * scale).collect())
+    }
+}
+
+/// How frequent a class is in the training set, as long-tail papers report accuracy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Group {
+    /// More than 100 samples by default.
+    Many,
+    /// 20 to 100 samples by default.
+    Medium,
+    /// Fewer than 20 samples by default.
+    Few,
+}
+
+/// The counts that divide classes into many-, medium- and few-shot.
+///
+/// The default, more than 100 and fewer than 20, is OpenLT's (Liu et al., CVPR 2019).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupThresholds {
+    many_over: u64,
+    few_under: u64,
+}
+
+impl Default for GroupThresholds {
+    fn default() -> Self {
+        Self {
+            many_over: 100,
+            few_under: 20,
+        }
+    }
+}
+
+impl GroupThresholds {
+    /// Many-shot: count `> many_over`; few-shot: count `< few_under`; medium between.
+    ///
+    /// # Errors
+    /// [`Error::Thresholds`] where a count could be both.
+    ///
+    /// ```
+    /// use ala_loss::{Group, GroupThresholds};
+    /// let thresholds = GroupThresholds::new(500, 80)?;
+    /// assert_eq!(thresholds.group(79), Group::Few);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn new(many_over: u64, few_under: u64) -> Result<Self, Error> {
+        if few_under > many_over.saturating_add(1) {
+            return Err(Error::Thresholds {
+                many_over,
+                few_under,
+            });
+        }
+        Ok(Self {
+            many_over,
+            few_under,
+        })
+    }
+
+    /// The group of a class with `count` samples.
+    pub fn group(&self, count: u64) -> Group {
+        if count > self.many_over {
+            Group::Many
+        } else if count < self.few_under {
+            Group::Few
+        } else {
+            Group::Medium
+        }
+    }
+}

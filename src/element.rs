@@ -1,0 +1,100 @@
+use half::{bf16, f16};
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// The floating-point type of row losses: `f32`, or `f64` where the logits are `f64`.
+pub trait Real:
+    sealed::Sealed + Copy + Send + Sync + std::fmt::Debug + PartialEq + 'static
+{
+    /// Widens without loss.
+    fn to_f64(self) -> f64;
+    /// Rounds to nearest, ties to even.
+    fn from_f64(value: f64) -> Self;
+}
+
+/// A logit: `f32`, `f64`, [`half::f16`] or [`half::bf16`]. The gradient has the logits' type.
+pub trait Element:
+    sealed::Sealed + Copy + Send + Sync + std::fmt::Debug + PartialEq + 'static
+{
+    /// The type of a row's loss and of its upstream gradient.
+    type Real: Real;
+    /// Zero, the gradient of ignored rows.
+    const ZERO: Self;
+    /// Widens without loss.
+    fn to_f64(self) -> f64;
+    /// Rounds a gradient. The 16-bit types round the `f32` gradient, as the GPU does.
+    fn from_f64(value: f64) -> Self;
+}
+
+macro_rules! real {
+    ($type:ty) => {
+        impl sealed::Sealed for $type {}
+        impl Real for $type {
+            fn to_f64(self) -> f64 {
+                self.into()
+            }
+            fn from_f64(value: f64) -> Self {
+                value as $type
+            }
+        }
+        impl Element for $type {
+            type Real = $type;
+            const ZERO: Self = 0.0;
+            fn to_f64(self) -> f64 {
+                self.into()
+            }
+            fn from_f64(value: f64) -> Self {
+                value as $type
+            }
+        }
+    };
+}
+real!(f32);
+real!(f64);
+
+macro_rules! half_element {
+    ($type:ty) => {
+        impl sealed::Sealed for $type {}
+        impl Element for $type {
+            type Real = f32;
+            const ZERO: Self = <$type>::ZERO;
+            fn to_f64(self) -> f64 {
+                self.into()
+            }
+            fn from_f64(value: f64) -> Self {
+                <$type>::from_f32(value as f32)
+            }
+        }
+    };
+}
+half_element!(f16);
+half_element!(bf16);
+
+/// A class index: any of Rust's integers up to 64 bits.
+pub trait Label: sealed::Sealed + Copy + Send + Sync + std::fmt::Debug + 'static {
+    /// The label as a number that every label type fits into.
+    fn value(self) -> i128;
+
+    /// The label as a class of `classes`, or `None` outside `0..classes`.
+    #[inline]
+    fn class(self, classes: usize) -> Option<usize> {
+        usize::try_from(self.value())
+            .ok()
+            .filter(|&class| class < classes)
+    }
+}
+
+macro_rules! labels {
+    ($($type:ty),*) => {$(
+        impl sealed::Sealed for $type {}
+        impl Label for $type {
+            #[inline]
+            fn value(self) -> i128 {
+                self as i128
+            }
+        }
+    )*};
+}
+labels!(u8, u16, u32, u64, usize, i8, i16, i32, i64, isize);

@@ -1,0 +1,163 @@
+use thiserror::Error as ThisError;
+
+/// Everything that can go wrong, with the offending number and the allowed one.
+///
+/// An error means that nothing was written: the caller's buffers hold what they held before.
+#[derive(Debug, Clone, PartialEq, ThisError)]
+#[non_exhaustive]
+pub enum Error {
+    /// No classes were given.
+    #[error("class counts are empty: give one count for each class")]
+    NoClasses,
+    /// A class has no training sample and the policy is [`ZeroCounts::Reject`](crate::ZeroCounts::Reject).
+    #[error(
+        "class {class} has count 0: drop the class, or choose ZeroCounts::TreatAsOne to count it as 1"
+    )]
+    ZeroCount {
+        /// The first class without samples.
+        class: usize,
+    },
+    /// A count cannot be represented exactly as a double.
+    #[error("class {class} has count {count}: counts must be at most 2^53 = 9007199254740992")]
+    CountTooLarge {
+        /// The class.
+        class: usize,
+        /// Its count.
+        count: u64,
+    },
+    /// An annotation line is not `path label`.
+    #[error("annotation line {line}: {problem}; each line must be `path label`")]
+    Annotation {
+        /// Line number, from 1.
+        line: usize,
+        /// What was wrong with it.
+        problem: String,
+    },
+    /// A parameter of an objective or a loss is out of its range.
+    #[error("{name} is {value}: it must be {allowed}")]
+    Parameter {
+        /// The parameter's name.
+        name: &'static str,
+        /// The value given.
+        value: f64,
+        /// The values that are allowed.
+        allowed: &'static str,
+    },
+    /// A list has the wrong number of entries.
+    #[error("{name} has {got} entries: expected {expected}")]
+    Length {
+        /// Which list.
+        name: &'static str,
+        /// Entries given.
+        got: usize,
+        /// Entries needed.
+        expected: usize,
+    },
+    /// The logits are not `[N, C]` for the labels' `N` and the class counts' `C`.
+    #[error(
+        "logits hold {got} elements: {rows} labels x {classes} classes need {expected} (set a row stride if rows are padded)"
+    )]
+    LogitsShape {
+        /// Elements given.
+        got: usize,
+        /// Elements needed.
+        expected: usize,
+        /// Number of labels.
+        rows: usize,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// A strided buffer ends before its last row does.
+    #[error(
+        "{name} holds {got} elements: {rows} rows of {classes} at stride {stride} need {expected}"
+    )]
+    StridedBuffer {
+        /// Which buffer.
+        name: &'static str,
+        /// Elements given.
+        got: usize,
+        /// Elements needed.
+        expected: usize,
+        /// Number of rows.
+        rows: usize,
+        /// Number of classes.
+        classes: usize,
+        /// Elements between the starts of two rows.
+        stride: usize,
+    },
+    /// Rows would overlap.
+    #[error("{name} has row stride {stride}: it must be at least the {classes} classes of a row")]
+    Stride {
+        /// Which buffer.
+        name: &'static str,
+        /// The stride given.
+        stride: usize,
+        /// The least stride.
+        classes: usize,
+    },
+    /// The shape's element count does not fit the address space.
+    #[error("{rows} rows at stride {stride} exceed the address space")]
+    ShapeOverflow {
+        /// Number of rows.
+        rows: usize,
+        /// Elements between the starts of two rows.
+        stride: usize,
+    },
+    /// A label is neither a class nor the ignore label.
+    #[error("row {row} has label {label}: labels must lie in 0..{classes} or be the ignore label")]
+    Label {
+        /// The first offending row.
+        row: usize,
+        /// Its label.
+        label: i128,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// A prediction is not a class.
+    #[error("row {row} has prediction {prediction}: predictions must lie in 0..{classes}")]
+    Prediction {
+        /// The first offending row.
+        row: usize,
+        /// The prediction.
+        prediction: i128,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// A gradient for each row makes sense only where the loss is not reduced.
+    #[error("an upstream gradient for each row needs Reduction::None; the loss has Reduction::{0}")]
+    UpstreamNeedsNoReduction(&'static str),
+    /// An in-place call was also given a gradient buffer.
+    #[error("an in-place call writes the gradient over the logits: do not pass a gradient buffer")]
+    GradientBufferInPlace,
+    /// The many/medium/few thresholds overlap.
+    #[error(
+        "few_under is {few_under} and many_over is {many_over}: few_under must be at most many_over + 1"
+    )]
+    Thresholds {
+        /// Classes with more samples are many-shot.
+        many_over: u64,
+        /// Classes with fewer samples are few-shot.
+        few_under: u64,
+    },
+    /// A file or stream could not be read.
+    #[error("cannot read annotations: {0}")]
+    Read(String),
+}
+
+/// Fails unless `value` is finite and `accept`s it; the one place where parameters are checked.
+pub(crate) fn check_parameter(
+    name: &'static str,
+    value: f64,
+    allowed: &'static str,
+    accept: impl Fn(f64) -> bool,
+) -> Result<f64, Error> {
+    if value.is_finite() && accept(value) {
+        Ok(value)
+    } else {
+        Err(Error::Parameter {
+            name,
+            value,
+            allowed,
+        })
+    }
+}

@@ -1,0 +1,200 @@
+//! Top-1 accuracy overall, for each class, and for many-, medium- and few-shot classes.
+
+use crate::counts::{ClassCounts, Group, GroupThresholds};
+use crate::element::Label;
+use crate::error::Error;
+
+/// Accuracies, each a fraction in `[0, 1]` of the test rows it covers; `None` where it covers none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Accuracy {
+    /// Over all rows; `None` where there were none.
+    pub overall: Option<f64>,
+    /// Over rows of many-shot classes.
+    pub many: Option<f64>,
+    /// Over rows of medium-shot classes.
+    pub medium: Option<f64>,
+    /// Over rows of few-shot classes.
+    pub few: Option<f64>,
+    /// For each class, `[C]`.
+    pub per_class: Vec<Option<f64>>,
+}
+
+/// Adds up hits over the batches of a test set.
+///
+/// The groups come from the *training* counts. Rows with the ignore label are passed over.
+///
+/// ```
+/// use ala_loss::{ClassCounts, GroupThresholds, metrics::Tally};
+/// let counts = ClassCounts::new([500, 50, 5])?;
+/// let mut tally = Tally::new(&counts, GroupThresholds::default());
+/// tally.add_predictions(&[0, 1, 2, 2], &[0, 0, 2, 1])?; // labels, predictions
+/// let accuracy = tally.accuracy();
+/// assert_eq!(accuracy.overall, Some(0.5));
+/// assert_eq!(accuracy.few, Some(0.5));
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Tally {
+    groups: Vec<Group>,
+    ignore_label: Option<i64>,
+    rows: Vec<u64>,
+    hits: Vec<u64>,
+}
+
+impl Tally {
+    /// Starts at zero for the classes and groups of `counts`.
+    pub fn new(counts: &ClassCounts, thresholds: GroupThresholds) -> Self {
+        Self {
+            groups: counts.groups(thresholds),
+            ignore_label: None,
+            rows: vec![0; counts.classes()],
+            hits: vec![0; counts.classes()],
+        }
+    }
+
+    /// Rows with this label are passed over.
+    #[must_use]
+    pub fn ignore_label(mut self, label: i64) -> Self {
+        self.ignore_label = Some(label);
+        self
+    }
+
+    /// Adds a batch by its predicted classes; both `[N]`.
+    ///
+    /// # Errors
+    /// [`Error::Length`], [`Error::Label`], [`Error::Prediction`]; nothing of the batch is added then.
+    pub fn add_predictions<L: Label, P: Label>(
+        &mut self,
+        labels: &[L],
+        predictions: &[P],
+    ) -> Result<(), Error> {
+        let classes = self.groups.len();
+        check_length("predictions", predictions.len(), labels.len())?;
+        for (row, prediction) in predictions.iter().enumerate() {
+            if self.ignored(labels[row]) {
+                continue;
+            }
+            prediction.class(classes).ok_or(Error::Prediction {
+                row,
+                prediction: prediction.value(),
+                classes,
+            })?;
+        }
+        self.add(labels, |row| {
+            predictions[row].value() == labels[row].value()
+        })
+    }
+
+    /// Adds a batch by the op's own top-1 hits ([`Outcome::hits`](crate::Outcome::hits)); both `[N]`.
+    ///
+    /// # Errors
+    /// [`Error::Length`], [`Error::Label`]; nothing of the batch is added then.
+    pub fn add_hits<L: Label>(&mut self, labels: &[L], hits: &[bool]) -> Result<(), Error> {
+        check_length("hits", hits.len(), labels.len())?;
+        self.add(labels, |row| hits[row])
+    }
+
+    fn ignored<L: Label>(&self, label: L) -> bool {
+        self.ignore_label.map(i128::from) == Some(label.value())
+    }
+
+    fn add<L: Label>(&mut self, labels: &[L], hit: impl Fn(usize) -> bool) -> Result<(), Error> {
+        let classes = self.groups.len();
+        for (row, &label) in labels.iter().enumerate() {
+            if !self.ignored(label) && label.class(classes).is_none() {
+                return Err(Error::Label {
+                    row,
+                    label: label.value(),
+                    classes,
+                });
+            }
+        }
+        for (row, &label) in labels.iter().enumerate() {
+            if let Some(class) = label.class(classes).filter(|_| !self.ignored(label)) {
+                self.rows[class] += 1;
+                self.hits[class] += u64::from(hit(row));
+            }
+        }
+        Ok(())
+    }
+
+    /// The accuracies so far.
+    pub fn accuracy(&self) -> Accuracy {
+        let over = |within: &dyn Fn(usize) -> bool| {
+            let classes = || (0..self.groups.len()).filter(|&class| within(class));
+            let rows: u64 = classes().map(|class| self.rows[class]).sum();
+            let hits: u64 = classes().map(|class| self.hits[class]).sum();
+            (rows > 0).then(|| hits as f64 / rows as f64)
+        };
+        let group = |group| over(&|class| self.groups[class] == group);
+        Accuracy {
+            overall: over(&|_| true),
+            many: group(Group::Many),
+            medium: group(Group::Medium),
+            few: group(Group::Few),
+            per_class: (0..self.groups.len())
+                .map(|this| over(&|class| class == this))
+                .collect(),
+        }
+    }
+}
+
+fn check_length(name: &'static str, got: usize, expected: usize) -> Result<(), Error> {
+    if got == expected {
+        Ok(())
+    } else {
+        Err(Error::Length {
+            name,
+            got,
+            expected,
+        })
+    }
+}
+
+impl Accuracy {
+    /// The accuracies of one test set by predicted classes; see [`Tally::add_predictions`].
+    ///
+    /// # Errors
+    /// As [`Tally::add_predictions`].
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, GroupThresholds, metrics::Accuracy};
+    /// let counts = ClassCounts::new([500, 5])?;
+    /// let accuracy = Accuracy::from_predictions(&[0, 1], &[0, 0], &counts, GroupThresholds::default())?;
+    /// assert_eq!((accuracy.many, accuracy.few), (Some(1.0), Some(0.0)));
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn from_predictions<L: Label, P: Label>(
+        labels: &[L],
+        predictions: &[P],
+        counts: &ClassCounts,
+        thresholds: GroupThresholds,
+    ) -> Result<Self, Error> {
+        let mut tally = Tally::new(counts, thresholds);
+        tally.add_predictions(labels, predictions)?;
+        Ok(tally.accuracy())
+    }
+
+    /// The accuracies of one test set by the op's own top-1 hits; see [`Tally::add_hits`].
+    ///
+    /// # Errors
+    /// As [`Tally::add_hits`].
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, GroupThresholds, metrics::Accuracy};
+    /// let counts = ClassCounts::new([500, 5])?;
+    /// let accuracy = Accuracy::from_hits(&[0, 1], &[true, false], &counts, GroupThresholds::default())?;
+    /// assert_eq!(accuracy.overall, Some(0.5));
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn from_hits<L: Label>(
+        labels: &[L],
+        hits: &[bool],
+        counts: &ClassCounts,
+        thresholds: GroupThresholds,
+    ) -> Result<Self, Error> {
+        let mut tally = Tally::new(counts, thresholds);
+        tally.add_hits(labels, hits)?;
+        Ok(tally.accuracy())
+    }
+}
