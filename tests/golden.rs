@@ -1,0 +1,234 @@
+//! Losses and gradients against automatic differentiation in float64 (see `golden/README.md`).
+
+use ala_loss::{
+    Ala, ClassCounts, DifficultyGradient, Element, Loss, Objective, QuantityLog, Reduction,
+    reference,
+};
+use half::{bf16, f16};
+use serde_json::Value;
+
+mod problem;
+use problem::{assert_within, gradient_bound, loss_bound, slope, widen, widen_real};
+
+struct Golden {
+    json: Value,
+}
+
+struct Case {
+    name: String,
+    loss: Loss,
+    logits: Vec<f64>,
+    labels: Vec<u64>,
+    row_losses: Vec<f64>,
+    columns: Vec<usize>,
+    gradient: Vec<Vec<f64>>,
+    gradient_dot: Vec<f64>,
+}
+
+fn floats(value: &Value) -> Vec<f64> {
+    let values = value.as_array().expect("an array");
+    values
+        .iter()
+        .map(|v| v.as_f64().expect("a number"))
+        .collect()
+}
+
+fn integers(value: &Value) -> Vec<u64> {
+    let values = value.as_array().expect("an array");
+    values
+        .iter()
+        .map(|v| v.as_u64().expect("an integer"))
+        .collect()
+}
+
+fn objective(value: &Value) -> Objective {
+    let number = |key: &str| {
+        value[key]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{key} in {value}"))
+    };
+    let log = || match value["log"].as_str() {
+        Some("2") => QuantityLog::Base2,
+        Some("e") => QuantityLog::Natural,
+        other => panic!("log {other:?}"),
+    };
+    let gradient = || match value["difficulty"].as_str() {
+        Some("detached") => DifficultyGradient::Detached,
+        Some("attached") => DifficultyGradient::Attached,
+        other => panic!("difficulty {other:?}"),
+    };
+    match value["name"].as_str().expect("a name") {
+        "cross_entropy" | "weighted_ce" => Objective::CrossEntropy,
+        "class_balanced" => Objective::ClassBalanced {
+            beta: number("beta"),
+        },
+        "focal" => Objective::Focal {
+            gamma: number("gamma"),
+        },
+        "balanced_softmax" => Objective::BalancedSoftmax,
+        "logit_adjustment" => Objective::LogitAdjustment { tau: number("tau") },
+        "vector_scaling" => Objective::VectorScaling {
+            gamma: number("gamma"),
+            tau: number("tau"),
+        },
+        "ldam" => Objective::Ldam {
+            max_margin: number("max_margin"),
+        },
+        "cosface" => Objective::CosFace {
+            margin: number("margin"),
+        },
+        "ala" => Objective::Ala(Ala {
+            log: log(),
+            gradient: gradient(),
+            log_prior_tau: number("prior_tau"),
+        }),
+        "quantity_only" => Objective::QuantityOnly { log: log() },
+        "difficulty_only" => Objective::DifficultyOnly {
+            k: number("k"),
+            gradient: gradient(),
+        },
+        other => panic!("unknown objective {other}"),
+    }
+}
+
+impl Golden {
+    fn read() -> Self {
+        let text = include_str!("golden/golden.json");
+        Self {
+            json: serde_json::from_str(text).expect("golden.json is JSON"),
+        }
+    }
+
+    fn cases(&self) -> impl Iterator<Item = Case> {
+        self.json["cases"]
+            .as_array()
+            .expect("cases")
+            .iter()
+            .map(|case| {
+                let problem = self.json["problems"]
+                    .as_array()
+                    .expect("problems")
+                    .iter()
+                    .find(|problem| problem["classes"] == case["classes"])
+                    .expect("the case's problem");
+                let counts = ClassCounts::new(integers(&problem["counts"])).expect("counts");
+                let mut builder = Loss::builder(objective(&case["objective"]), &counts)
+                    .scale(case["scale"].as_f64().expect("scale"))
+                    .reduction(Reduction::None);
+                if case["objective"]["name"] == "weighted_ce" {
+                    builder = builder.class_weights(floats(&problem["class_weights"]));
+                }
+                let rows = |value: &Value| -> Vec<Vec<f64>> {
+                    value.as_array().expect("rows").iter().map(floats).collect()
+                };
+                let columns = match &case["at"] {
+                    Value::Null => (0..counts.classes()).collect(),
+                    at => integers(at).into_iter().map(|j| j as usize).collect(),
+                };
+                Case {
+                    name: format!(
+                        "{} s={} C={}",
+                        case["objective"], case["scale"], case["classes"]
+                    ),
+                    loss: builder.build().expect("a valid loss"),
+                    logits: rows(&problem["logits"]).concat(),
+                    labels: integers(&problem["labels"]),
+                    row_losses: floats(&case["loss"]),
+                    columns,
+                    gradient: rows(&case["gradient"]),
+                    gradient_dot: floats(&case["gradient_dot"]),
+                }
+            })
+    }
+}
+
+/// Checks losses, the stored gradient columns and the whole gradient's dot product with a fixed vector.
+fn assert_case(
+    case: &Case,
+    row_losses: &[f64],
+    gradient: &[f64],
+    loss_bound: impl Fn(f64) -> f64,
+    gradient_bound: impl Fn(f64) -> f64,
+) {
+    let classes = case.loss.classes();
+    for (row, exact) in case.row_losses.iter().enumerate() {
+        let what = |part: &str| format!("{} row {row} {part}", case.name);
+        assert_within(row_losses[row], *exact, loss_bound(*exact), &|| {
+            what("loss")
+        });
+        let gradient = &gradient[row * classes..][..classes];
+        for (&j, &exact) in case.columns.iter().zip(&case.gradient[row]) {
+            assert_within(gradient[j], exact, gradient_bound(exact), &|| {
+                what(&format!("gradient {j}"))
+            });
+        }
+        let weigh = |j: usize| ((j * 37) % 101) as f64 / 101.0 - 0.5;
+        let dot: f64 = gradient.iter().enumerate().map(|(j, g)| g * weigh(j)).sum();
+        let bound: f64 = gradient
+            .iter()
+            .enumerate()
+            .map(|(j, &g)| gradient_bound(g) * weigh(j).abs())
+            .sum();
+        assert_within(dot, case.gradient_dot[row], bound + 1e-12, &|| what("dot"));
+    }
+}
+
+fn assert_cpu<T: Element>(loss_bound: impl Fn(f64) -> f64, bound: impl Fn(f64, f64) -> f64) {
+    for case in Golden::read().cases() {
+        let logits: Vec<T> = case.logits.iter().map(|&x| T::from_f64(x)).collect();
+        assert_eq!(
+            widen(&logits),
+            case.logits,
+            "golden logits are exact in every type"
+        );
+        let outcome = case.loss.cpu(&logits, &case.labels).expect("a valid batch");
+        let slope = slope(case.loss.table());
+        assert_case(
+            &case,
+            &widen_real::<T>(&outcome.row_losses),
+            &widen(&outcome.gradient),
+            &loss_bound,
+            |exact| bound(exact, slope),
+        );
+    }
+}
+
+#[test]
+fn every_objective_class_count_and_scale_is_there() {
+    let golden = Golden::read();
+    assert_eq!(golden.cases().count(), 5 * 4 * 20);
+}
+
+#[test]
+fn the_reference_matches_automatic_differentiation() {
+    for case in Golden::read().cases() {
+        let exact = reference::batch(&case.loss, &case.logits, &case.labels, &[1.0; 2]);
+        assert_case(
+            &case,
+            &exact.row_losses,
+            &exact.gradient,
+            |loss| 1e-12 * loss,
+            |g| 1e-12 * g.abs(),
+        );
+    }
+}
+
+#[test]
+fn f64_matches_automatic_differentiation() {
+    assert_cpu::<f64>(|loss| 1e-12 * loss, |g, _| 1e-12 * g.abs());
+}
+
+#[test]
+fn f32_matches_automatic_differentiation() {
+    assert_cpu::<f32>(loss_bound, gradient_bound::<f32>);
+}
+
+#[test]
+fn f16_matches_automatic_differentiation() {
+    assert_cpu::<f16>(loss_bound, gradient_bound::<f16>);
+}
+
+#[test]
+fn bf16_matches_automatic_differentiation() {
+    assert_cpu::<bf16>(loss_bound, gradient_bound::<bf16>);
+}
