@@ -226,11 +226,10 @@ impl ClassCounts {
     /// ```
     pub fn class_balanced_weights(&self, beta: f64) -> Result<Vec<f64>, Error> {
         check_parameter("beta", beta, "in [0, 1)", |b| (0.0..1.0).contains(&b))?;
-        // 1 - beta^n by expm1, since beta^n rounds to 1 for beta near 1.
         let raw: Vec<f64> = self
             .counts
             .iter()
-            .map(|&n| (1.0 - beta) / -(n as f64 * beta.ln()).exp_m1())
+            .map(|&n| (1.0 - beta) / (1.0 - beta.powf(n as f64)))
             .collect();
         let scale = self.classes() as f64 / raw.iter().sum::<f64>();
         Ok(raw.into_iter().map(|w| w * scale).collect())

@@ -96,3 +96,26 @@ fn confident_rows_keep_their_gradient() {
     assert_confident_rows::<bf16>();
     assert_confident_rows::<f64>();
 }
+
+/// Rows enough that the sum is cut into many parts.
+#[test]
+fn the_sum_over_many_rows_loses_nothing() {
+    let mut rng = fastrand::Rng::with_seed(5);
+    let (rows, classes) = (5000, 40);
+    let counts = counts(&mut rng, classes);
+    let x = logits::<f64>(&mut rng, rows * classes, 1.0);
+    let y = labels(&mut rng, rows, classes);
+    for objective in objectives() {
+        for reduction in [ala_loss::Reduction::Mean, ala_loss::Reduction::Sum] {
+            let loss = Loss::builder(objective, &counts)
+                .reduction(reduction)
+                .build()
+                .expect("valid");
+            let exact = ala_loss::reference::batch(&loss, &x, &y, &vec![1.0; rows]).loss;
+            let got = loss.cpu(&x, &y).expect("valid").loss;
+            assert_within(got, exact, 1e-13 * exact, &|| {
+                format!("{objective:?} {reduction:?}")
+            });
+        }
+    }
+}

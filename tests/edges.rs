@@ -107,6 +107,39 @@ fn an_ignored_row_has_zero_loss_and_gradient_and_does_not_count() {
 }
 
 #[test]
+fn an_ignored_row_s_zeros_are_written() {
+    fn check<T: Element>() {
+        each_loss(|loss| {
+            let loss = Loss::builder(loss.objective(), &three())
+                .ignore_label(-100)
+                .build()
+                .expect("valid");
+            let x = element::<T>(&[0.5, 0.1, 0.2, 0.3, 0.1, -0.5]);
+            let poison = T::from_f64(77.0);
+            let mut gradient = vec![poison; 6];
+            let mut losses = loss.cpu(&x, &[0, 1]).expect("valid").row_losses;
+            let mut hits = [true; 2];
+            let outputs = Outputs::new()
+                .gradient(&mut gradient)
+                .row_losses(&mut losses)
+                .hits(&mut hits);
+            let labels = [-100, 2];
+            loss.cpu_into(&x, &labels, &Options::new(), outputs)
+                .expect("valid");
+            assert_eq!(widen(&gradient[..3]), [0.0; 3]);
+            assert!(gradient[3..].iter().all(|&g| g != poison));
+            assert_eq!(widen_real::<T>(&losses)[0], 0.0);
+            assert!(!hits[0]);
+            let mut over = x.clone();
+            loss.cpu_in_place(&mut over, &labels, &Options::new(), Outputs::new())
+                .expect("valid");
+            assert_eq!(over, gradient);
+        });
+    }
+    every_type!(check);
+}
+
+#[test]
 fn the_mean_with_class_weights_divides_by_the_summed_weights() {
     let weights = [0.5, 2.0, 4.0];
     let sum = Loss::builder(Objective::CrossEntropy, &three())

@@ -110,7 +110,7 @@ fn class_balanced_weights_sum_to_c_and_follow_the_formula() {
     let weights = c.class_balanced_weights(0.9).expect("valid");
     let raw = |n: i32| (1.0 - 0.9) / (1.0 - 0.9f64.powi(n));
     assert!((weights[0] / weights[2] - raw(1000) / raw(2)).abs() < 1e-12);
-    // beta -> 1 is inverse frequency; formed from 1 - beta^n it would be noise.
+    // beta -> 1 is inverse frequency.
     let inverse = c.class_balanced_weights(1.0 - 1e-12).expect("valid");
     assert!((inverse[2] / inverse[0] - 500.0).abs() < 1e-3);
     for beta in [-0.1, 1.0, f64::NAN, f64::INFINITY] {
