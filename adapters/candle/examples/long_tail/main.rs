@@ -1,0 +1,263 @@
+//! Trains the ALA loss and the losses it is compared with on long-tailed data: `--help` says how.
+//!
+//! ```text
+//! cargo run --release -p ala-loss-candle --example long_tail
+//! ```
+
+mod chart;
+mod data;
+mod method;
+mod model;
+mod options;
+mod report;
+mod task;
+mod training;
+mod trials;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::method::Method;
+use crate::options::Options;
+use crate::task::Tasks;
+use crate::training::Recipe;
+
+/// Why a run ended early; its message fits on one line.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    match run(&Options::parse(), &mut io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not eprintln, which panics where nobody reads any more.
+            let _ = writeln!(io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Trains what the options name and writes the table to `output`, the chart and the JSON to their files.
+fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
+    // Both places are tried first: a typing mistake must not cost the whole training.
+    let in_file =
+        |path: &Path, error: io::Error| format!("cannot write {}: {error}", path.display());
+    fs::create_dir_all(&options.out).map_err(|error| in_file(&options.out, error))?;
+    if let Some(path) = &options.json {
+        fs::write(path, "[]\n").map_err(|error| in_file(path, error))?;
+    }
+
+    let tasks = Tasks::load(options)?;
+    let methods = options.distinct_methods();
+    let recipe = Recipe {
+        steps: options.steps,
+        scale: options.scale,
+    };
+    let trials = trials::run(&tasks, &methods, options.seeds, recipe)?;
+
+    // Every seed has the same counts, only on other classes.
+    let example = tasks.of_seed(0)?;
+    let ranked: Vec<u64> = report::ranked(&example.counts)
+        .iter()
+        .map(|&class| example.counts.as_slice()[class])
+        .collect();
+    // The files come before the text: whoever reads that may stop early.
+    let chart = options.out.join("accuracy_by_class.svg");
+    fs::write(&chart, chart::svg(&trials, &methods, &ranked)?)
+        .map_err(|error| in_file(&chart, error))?;
+    if let Some(path) = &options.json {
+        let mut text = serde_json::to_string_pretty(&trials)?;
+        text.push('\n');
+        fs::write(path, text).map_err(|error| in_file(path, error))?;
+    }
+
+    writeln!(
+        output,
+        "{}",
+        report::group_line(&example.counts, example.groups)
+    )?;
+    let paired = if methods.contains(&Method::CrossEntropy) && methods.len() > 1 {
+        "; below it, the difference to ce paired by seed"
+    } else {
+        ""
+    };
+    writeln!(
+        output,
+        "Test accuracy in %, mean ± standard deviation, {} seed{}{paired}.",
+        options.seeds,
+        if options.seeds == 1 { "" } else { "s" }
+    )?;
+    writeln!(
+        output,
+        "{}",
+        report::table(&trials, &methods, Method::CrossEntropy)
+    )?;
+    writeln!(output, "Chart: {}", chart.display())?;
+    if let Some(path) = &options.json {
+        writeln!(output, "JSON: {}", path.display())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::fmt::Write as _;
+
+    /// Runs the trainer with these options and returns what it prints.
+    fn output_of(folder: &Path, arguments: &str) -> Result<String, String> {
+        let arguments = arguments.split_whitespace().map(str::to_owned);
+        let fixed = [
+            "long_tail".to_owned(),
+            "--out".to_owned(),
+            folder.join("out").display().to_string(),
+        ];
+        let options = Options::try_parse_from(fixed.into_iter().chain(arguments))
+            .map_err(|error| error.to_string())?;
+        let mut output = Vec::new();
+        run(&options, &mut output).map_err(|error| error.to_string())?;
+        String::from_utf8(output).map_err(|error| error.to_string())
+    }
+
+    fn json(path: &Path) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(path).expect("the run wrote it");
+        serde_json::from_str(&text).expect("the run wrote an array")
+    }
+
+    /// A version 1.0 file of little-endian values.
+    fn write_npy(path: &Path, kind: &str, shape: &str, values: &[u8]) {
+        let mut header = String::new();
+        write!(
+            header,
+            "{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape}), }}"
+        )
+        .expect("a string takes all text");
+        let mut file = b"\x93NUMPY\x01\x00".to_vec();
+        file.extend_from_slice(&(header.len() as u16).to_le_bytes());
+        file.extend_from_slice(header.as_bytes());
+        file.extend_from_slice(values);
+        fs::write(path, file).expect("the folder is writable");
+    }
+
+    /// The claim of the whole example, at a fifth of its training.
+    #[test]
+    fn ala_beats_cross_entropy_on_rare_classes() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        let file = folder.path().join("results.json");
+        let arguments = format!(
+            "--seeds 2 --steps 200 --methods ce,ala --json {}",
+            file.display()
+        );
+        let output = output_of(folder.path(), &arguments).expect("the defaults run");
+        assert!(output.contains("few under 93 (3 classes)"), "{output}");
+        assert!(folder.path().join("out/accuracy_by_class.svg").exists());
+        assert!(output.contains("accuracy_by_class.svg"), "{output}");
+
+        let trials = json(&file);
+        assert_eq!(trials.len(), 4);
+        let mean = |method: &str, column: &str| {
+            let values: Vec<f64> = trials
+                .iter()
+                .filter(|trial| trial["method"] == method)
+                .map(|trial| trial[column].as_f64().expect("accuracies are numbers"))
+                .collect();
+            assert_eq!(values.len(), 2);
+            values.iter().sum::<f64>() / 2.0
+        };
+        assert!(mean("ce", "overall") > 60.0, "the baseline does not learn");
+        assert!(mean("ala", "few") > mean("ce", "few") + 1.0);
+        assert!(mean("ala", "overall") > mean("ce", "overall"));
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_numbers() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        let trials = ["a.json", "b.json"].map(|name| {
+            let file = folder.path().join(name);
+            let arguments = format!(
+                "--seeds 2 --steps 5 --methods ldam,focal --json {}",
+                file.display()
+            );
+            output_of(folder.path(), &arguments).expect("valid options run");
+            json(&file)
+        });
+        assert_eq!(trials[0], trials[1]);
+        assert_ne!(trials[0][0]["overall"], trials[0][2]["overall"]);
+    }
+
+    #[test]
+    fn extracted_features_are_trained_on_as_they_are() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        let at = |name: &str| folder.path().join(name);
+        // Two classes of 130 and 10 samples on different axes: any head separates them.
+        let counts = [130, 10];
+        let mut features = Vec::new();
+        let mut labels = Vec::new();
+        for (class, &count) in counts.iter().enumerate() {
+            for _ in 0..count {
+                let mut sample = [0.1f32; 3];
+                sample[class] = 1.0;
+                features.extend(sample.iter().flat_map(|x| x.to_le_bytes()));
+                labels.extend((class as i64).to_le_bytes());
+            }
+        }
+        write_npy(&at("x.npy"), "<f4", "140, 3", &features);
+        write_npy(&at("y.npy"), "<i8", "140,", &labels);
+        let arguments = format!(
+            "--seeds 1 --steps 60 --methods ce,ala --features {x} --labels {y} --test-features {x} --test-labels {y} --json {json}",
+            x = at("x.npy").display(),
+            y = at("y.npy").display(),
+            json = at("r.json").display(),
+        );
+        let output = output_of(folder.path(), &arguments).expect("the files are valid");
+        // The field's groups, on the counts of the labels.
+        assert!(
+            output.contains(
+                "many over 100 (1 class), medium 20 to 100 (0 classes), few under 20 (1 class)"
+            ),
+            "{output}"
+        );
+        let trials = json(&at("r.json"));
+        assert!(trials.iter().all(|trial| trial["medium"].is_null()));
+        assert_eq!(trials[1]["method"], "ala");
+        assert_eq!(trials[1]["few"], 100.0);
+    }
+
+    #[test]
+    fn errors_are_one_line_and_name_the_file() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        let broken = folder.path().join("broken.npy");
+        fs::write(&broken, "no array").expect("the folder is writable");
+        let broken = broken.display();
+        let cases = [
+            ("--data /no/such/folder".to_owned(), "/no/such/folder"),
+            (
+                format!(
+                    "--features {broken} --labels {broken} --test-features {broken} --test-labels {broken}"
+                ),
+                "broken.npy",
+            ),
+            (
+                "--json /no/such/folder/r.json".to_owned(),
+                "/no/such/folder/r.json",
+            ),
+        ];
+        for (arguments, named) in cases {
+            let error = output_of(folder.path(), &arguments).expect_err("nothing is there");
+            assert!(error.contains(named), "{error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_loss_that_overflows_ends_the_run_with_an_error() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        let arguments = "--seeds 1 --steps 3 --methods ala --scale 1e300";
+        let error = output_of(folder.path(), arguments).expect_err("f32 ends at 3.4e38");
+        assert!(error.contains("--scale"), "{error}");
+    }
+}

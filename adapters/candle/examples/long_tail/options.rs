@@ -1,0 +1,213 @@
+//! What the command line offers, and which of its options exclude each other.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+use crate::method::Method;
+
+/// Trains one small network a method on long-tailed data and compares the accuracies.
+///
+/// The data are Fashion-MNIST images (embedded, 14x14) by default, cut to an exponential long tail;
+/// the test set is the whole balanced one. Every method starts from the same weights and sees the
+/// same batches in the same order, so the difference to `ce` is paired by seed.
+///
+/// GROUPS. The field's many (> 100), medium (20 to 100) and few (< 20) leave `few` empty for the
+/// default profile of 2000 to 20 images a class. For image data the classes are therefore split
+/// by rank: the rarest three tenths are few, the next three tenths are medium, the rest are many (of ten
+/// classes 4, 3 and 3; equal counts at a cut all fall to medium). With --features the field's thresholds hold.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "long_tail", version, verbatim_doc_comment)]
+pub(crate) struct Options {
+    /// Repetitions; a seed draws which classes are rare, the first weights and the order of the batches.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seeds: u64,
+
+    /// The methods to compare, separated by commas.
+    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',', default_values_t = Method::value_variants().to_vec())]
+    pub(crate) methods: Vec<Method>,
+
+    /// Training steps of 128 samples each.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) steps: u64,
+
+    /// Logit scale s of the methods with a cosine head; the linear heads always use 1.
+    #[arg(long, value_name = "S", default_value_t = 30.0, value_parser = scale)]
+    pub(crate) scale: f64,
+
+    /// Images of the most frequent class over images of the rarest.
+    #[arg(long, value_name = "RATIO", default_value_t = 100.0, value_parser = imbalance)]
+    pub(crate) imbalance: f64,
+
+    /// Folder for the chart, made if it is missing.
+    #[arg(long, value_name = "DIR", default_value = "target/long_tail")]
+    pub(crate) out: PathBuf,
+
+    /// Also write the results as a JSON array of {method, seed, overall, many, medium, few}:
+    /// accuracies in per cent (0 to 100), null for a group without classes.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+
+    /// Folder with the four original IDX files of MNIST, Fashion-MNIST or a set of that form
+    /// (train-images-idx3-ubyte and so on, plain or .gz) instead of the embedded images.
+    #[arg(long, value_name = "DIR", conflicts_with = "features")]
+    pub(crate) data: Option<PathBuf>,
+
+    /// Your own training features [N, D] as .npy: only the head is trained, on the features and the class
+    /// counts as they are (no long tail is cut). Needs the three options below.
+    #[arg(long, value_name = "X.npy", requires_all = ["labels", "test_features", "test_labels"], conflicts_with = "imbalance")]
+    pub(crate) features: Option<PathBuf>,
+
+    /// Labels [N] of the training features, integers from 0.
+    #[arg(long, value_name = "Y.npy", requires_all = ["features", "test_features", "test_labels"])]
+    pub(crate) labels: Option<PathBuf>,
+
+    /// Test features [M, D].
+    #[arg(long, value_name = "X.npy", requires_all = ["features", "labels", "test_labels"])]
+    pub(crate) test_features: Option<PathBuf>,
+
+    /// Labels [M] of the test features.
+    #[arg(long, value_name = "Y.npy", requires_all = ["features", "labels", "test_features"])]
+    pub(crate) test_labels: Option<PathBuf>,
+}
+
+/// Where the samples come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The images embedded in this program.
+    Embedded,
+    /// A folder of IDX files.
+    Idx(PathBuf),
+    /// Extracted features and labels of the user's own.
+    Features {
+        train: PathBuf,
+        train_labels: PathBuf,
+        test: PathBuf,
+        test_labels: PathBuf,
+    },
+}
+
+impl Options {
+    /// The one source that the options name.
+    pub(crate) fn source(&self) -> Source {
+        match (
+            &self.data,
+            &self.features,
+            &self.labels,
+            &self.test_features,
+            &self.test_labels,
+        ) {
+            (_, Some(train), Some(train_labels), Some(test), Some(test_labels)) => {
+                Source::Features {
+                    train: train.clone(),
+                    train_labels: train_labels.clone(),
+                    test: test.clone(),
+                    test_labels: test_labels.clone(),
+                }
+            }
+            (Some(folder), ..) => Source::Idx(folder.clone()),
+            _ => Source::Embedded,
+        }
+    }
+
+    /// The methods in the order given, each once.
+    pub(crate) fn distinct_methods(&self) -> Vec<Method> {
+        let mut distinct = Vec::with_capacity(self.methods.len());
+        for &method in &self.methods {
+            if !distinct.contains(&method) {
+                distinct.push(method);
+            }
+        }
+        distinct
+    }
+}
+
+fn scale(text: &str) -> Result<f64, String> {
+    number(text, "a finite number above 0", |value| value > 0.0)
+}
+
+fn imbalance(text: &str) -> Result<f64, String> {
+    number(text, "a finite number of at least 1", |value| value >= 1.0)
+}
+
+fn number(text: &str, allowed: &str, accept: impl Fn(f64) -> bool) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|&value: &f64| value.is_finite() && accept(value))
+        .ok_or_else(|| format!("must be {allowed}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::error::ErrorKind;
+
+    fn parse(arguments: &str) -> Result<Options, ErrorKind> {
+        Options::try_parse_from(std::iter::once("long_tail").chain(arguments.split_whitespace()))
+            .map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let options = parse("").expect("no option is required");
+        assert_eq!((options.seeds, options.steps), (3, 1000));
+        assert_eq!((options.scale, options.imbalance), (30.0, 100.0));
+        assert_eq!(options.distinct_methods(), Method::value_variants());
+        assert_eq!(options.source(), Source::Embedded);
+    }
+
+    #[test]
+    fn values_without_meaning_are_refused() {
+        for arguments in [
+            "--steps 0",
+            "--seeds 0",
+            "--scale NaN",
+            "--scale 0",
+            "--scale inf",
+            "--imbalance 0.5",
+            "--imbalance NaN",
+            "--methods",
+            "--methods softmax",
+        ] {
+            assert!(parse(arguments).is_err(), "{arguments} was accepted");
+        }
+    }
+
+    #[test]
+    fn feature_files_come_all_four_or_not_at_all() {
+        let all = "--features a --labels b --test-features c --test-labels d";
+        let options = parse(all).expect("all four are given");
+        assert!(matches!(options.source(), Source::Features { .. }));
+        for alone in [
+            "--features a",
+            "--labels b",
+            "--features a --labels b --test-features c",
+        ] {
+            assert_eq!(
+                parse(alone).err(),
+                Some(ErrorKind::MissingRequiredArgument),
+                "{alone}"
+            );
+        }
+    }
+
+    #[test]
+    fn options_that_contradict_each_other_are_refused() {
+        let all = "--features a --labels b --test-features c --test-labels d";
+        for other in ["--data folder", "--imbalance 10"] {
+            assert_eq!(
+                parse(&format!("{all} {other}")).err(),
+                Some(ErrorKind::ArgumentConflict)
+            );
+        }
+    }
+
+    #[test]
+    fn a_method_given_twice_is_trained_once() {
+        let options = parse("--methods ala,ce,ala").expect("both are methods");
+        assert_eq!(
+            options.distinct_methods(),
+            [Method::Ala, Method::CrossEntropy]
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! One trial: a method trained on a seed's task, then tested.
+
+use std::f64::consts::PI;
+
+use ala_loss::metrics::Accuracy;
+use ala_loss_candle::CandleLoss;
+use candle_core::{D, Device, Module, Tensor};
+use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use crate::Failure;
+use crate::method::Method;
+use crate::model::Network;
+use crate::task::Task;
+
+/// Samples a step.
+pub(crate) const BATCH: usize = 128;
+const LEARNING_RATE: f64 = 2e-3;
+/// AdamW's default, in candle as in PyTorch.
+const WEIGHT_DECAY: f64 = 0.01;
+/// Keeps the widest layer's activations under the size from which candle splits a single operation over
+/// threads, since the trials already use every core.
+const TEST_CHUNK: usize = 250;
+
+/// What is the same for every trial of a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recipe {
+    pub(crate) steps: u64,
+    pub(crate) scale: f64,
+}
+
+/// Trains a network from the seed's weights and returns its accuracy on the test samples.
+///
+/// `after_step` is called after each step and ends the training early by returning `false`.
+pub(crate) fn train(
+    task: &Task,
+    method: Method,
+    seed: u64,
+    recipe: Recipe,
+    mut after_step: impl FnMut() -> bool,
+) -> Result<Accuracy, Failure> {
+    let width = task.train.dim(D::Minus1)?;
+    let classes = task.counts.classes();
+    let network = Network::new(width, task.hidden, classes, method.head(), seed)?;
+    let loss = CandleLoss::new(method.loss(&task.counts, recipe.scale)?);
+    let mut optimizer = AdamW::new(
+        network.variables(),
+        ParamsAdamW {
+            weight_decay: WEIGHT_DECAY,
+            ..ParamsAdamW::default()
+        },
+    )?;
+    let mut batches = Batches::new(task.train.dim(0)?, seed);
+    for step in 0..recipe.steps {
+        let progress = step as f64 / recipe.steps as f64;
+        optimizer.set_learning_rate(LEARNING_RATE * 0.5 * (1.0 + (PI * progress).cos()));
+        let batch = batches.next_batch()?;
+        let samples = task.train.index_select(&batch, 0)?;
+        let labels = task.train_labels.index_select(&batch, 0)?;
+        let value = loss.forward(&network.forward(&samples)?, &labels)?;
+        if !value.to_scalar::<f32>()?.is_finite() {
+            return Err(format!(
+                "{} with seed {seed}: the loss is no longer finite at step {step}; try a smaller --scale",
+                method.name()
+            )
+            .into());
+        }
+        optimizer.backward_step(&value)?;
+        if !after_step() {
+            break;
+        }
+    }
+    let predictions = predict(&network, &task.test)?;
+    Ok(Accuracy::from_predictions(
+        &task.test_labels,
+        &predictions,
+        &task.counts,
+        task.groups.thresholds()?,
+    )?)
+}
+
+/// The class with the largest logit: no method adjusts its logits at test time.
+fn predict(network: &Network, samples: &Tensor) -> candle_core::Result<Vec<u32>> {
+    let rows = samples.dim(0)?;
+    let mut predictions = Vec::with_capacity(rows);
+    for start in (0..rows).step_by(TEST_CHUNK) {
+        let chunk = samples.narrow(0, start, TEST_CHUNK.min(rows - start))?;
+        predictions.extend(
+            network
+                .forward(&chunk)?
+                .argmax(D::Minus1)?
+                .to_vec1::<u32>()?,
+        );
+    }
+    Ok(predictions)
+}
+
+/// Indices of seeded, shuffled epochs, cut into batches; a batch may span two epochs, so all are full.
+struct Batches {
+    order: Vec<u32>,
+    used: usize,
+    random: ChaCha8Rng,
+}
+
+impl Batches {
+    fn new(rows: usize, seed: u64) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        // Stream 0 draws the long tail, stream 1 the weights.
+        random.set_stream(2);
+        Self {
+            order: (0..rows as u32).collect(),
+            used: rows,
+            random,
+        }
+    }
+
+    fn next_batch(&mut self) -> candle_core::Result<Tensor> {
+        let mut batch = Vec::with_capacity(BATCH);
+        while batch.len() < BATCH {
+            if self.used == self.order.len() {
+                self.order.shuffle(&mut self.random);
+                self.used = 0;
+            }
+            let taken = (BATCH - batch.len()).min(self.order.len() - self.used);
+            batch.extend_from_slice(&self.order[self.used..self.used + taken]);
+            self.used += taken;
+        }
+        Tensor::from_vec(batch, BATCH, &Device::Cpu)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_visits_every_sample_once_and_batches_are_always_full() {
+        let rows = 3 * BATCH / 2;
+        let mut batches = Batches::new(rows, 7);
+        let mut seen: Vec<u32> = Vec::new();
+        for _ in 0..3 {
+            let batch = batches.next_batch().expect("indices make a tensor");
+            assert_eq!(batch.dims(), [BATCH]);
+            seen.extend(batch.to_vec1::<u32>().expect("indices are u32"));
+        }
+        for epoch in seen.chunks_mut(rows) {
+            epoch.sort_unstable();
+            assert!(epoch.iter().copied().eq(0..rows as u32));
+        }
+    }
+
+    #[test]
+    fn fewer_samples_than_a_batch_still_fill_it() {
+        let batch = Batches::new(5, 0).next_batch().expect("five samples");
+        assert_eq!(batch.dims(), [BATCH]);
+    }
+}

@@ -1,0 +1,146 @@
+//! Every method with every seed, one trial a core.
+
+use std::io::{IsTerminal, Write};
+use std::num::NonZero;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::Failure;
+use crate::method::Method;
+use crate::report::Trial;
+use crate::task::Tasks;
+use crate::training::{Recipe, train};
+
+/// Runs all trials and returns them ordered by seed, then by method.
+///
+/// Each trial stays on one thread: its matrices are too small to gain from two, and the order of its
+/// operations, hence its result, does not depend on how many cores there are.
+pub(crate) fn run(
+    tasks: &Tasks,
+    methods: &[Method],
+    seeds: u64,
+    recipe: Recipe,
+) -> Result<Vec<Trial>, Failure> {
+    let plan: Vec<(u64, Method)> = (0..seeds)
+        .flat_map(|seed| methods.iter().map(move |&method| (seed, method)))
+        .collect();
+    let results: Vec<Mutex<Option<Result<Trial, Failure>>>> =
+        plan.iter().map(|_| Mutex::new(None)).collect();
+    let progress = Progress::new(plan.len(), recipe.steps);
+    let next = AtomicUsize::new(0);
+    let failed = AtomicBool::new(false);
+    let workers = thread::available_parallelism()
+        .map_or(1, NonZero::get)
+        .min(plan.len());
+
+    let work = || -> Result<(), Failure> {
+        // candle's matrix products run on the rayon pool they are called from.
+        let single = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+        single.install(|| {
+            while !failed.load(Ordering::Relaxed) {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(&(seed, method)) = plan.get(index) else {
+                    break;
+                };
+                progress.started(index, method, seed);
+                let trial = tasks.of_seed(seed).and_then(|task| {
+                    let accuracy = train(&task, method, seed, recipe, || {
+                        progress.stepped();
+                        !failed.load(Ordering::Relaxed)
+                    })?;
+                    Ok(Trial::new(method, seed, &task.counts, &accuracy))
+                });
+                match &trial {
+                    Ok(trial) => progress.finished(trial),
+                    Err(_) => failed.store(true, Ordering::Relaxed),
+                }
+                *results[index]
+                    .lock()
+                    .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(trial);
+            }
+        });
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let handles: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        handles.into_iter().try_for_each(|handle| {
+            handle
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })?;
+    progress.close();
+
+    let mut trials = Vec::with_capacity(plan.len());
+    for result in results {
+        let result = result
+            .into_inner()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        // A trial after the failed one may be missing; the failed one itself is there.
+        if let Some(trial) = result.transpose()? {
+            trials.push(trial);
+        }
+    }
+    Ok(trials)
+}
+
+/// A bar over all steps on a terminal, a line a trial elsewhere.
+struct Progress {
+    bar: ProgressBar,
+    lines: bool,
+    trials: usize,
+    done: AtomicUsize,
+}
+
+impl Progress {
+    fn new(trials: usize, steps: u64) -> Self {
+        let style = ProgressStyle::with_template(
+            "{elapsed_precise} [{bar:32}] {percent:>3}% eta {eta} {msg}",
+        )
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ");
+        // indicatif draws nothing where standard error is not a terminal.
+        let bar = ProgressBar::new(trials as u64 * steps).with_style(style);
+        Self {
+            bar,
+            lines: !std::io::stderr().is_terminal(),
+            trials,
+            done: AtomicUsize::new(0),
+        }
+    }
+
+    fn started(&self, index: usize, method: Method, seed: u64) {
+        self.bar.set_message(format!(
+            "trial {} of {}: {}, seed {seed}",
+            index + 1,
+            self.trials,
+            method.name()
+        ));
+    }
+
+    fn stepped(&self) {
+        self.bar.inc(1);
+    }
+
+    fn finished(&self, trial: &Trial) {
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.lines {
+            // Not eprintln, which panics where nobody reads any more; the results matter more than these lines.
+            let _ = writeln!(
+                std::io::stderr(),
+                "[{done}/{}] {}, seed {}: {:.1} %",
+                self.trials,
+                trial.method,
+                trial.seed,
+                trial.overall
+            );
+        }
+    }
+
+    fn close(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,8 @@
+//! The candle op and the cosine head, held against the core crate and against central differences.
+
+mod cases;
+mod cosine_head;
+mod element_types;
+mod errors;
+mod gradient;
+mod layouts;
