@@ -9,6 +9,14 @@ const MAX_COUNT: u64 = 1 << 53;
 /// What to do with a class that has no training sample.
 ///
 /// The quantity factor, log-priors and LDAM margins are undefined at count 0.
+///
+/// ```
+/// use ala_loss::{ClassCounts, Error, ZeroCounts};
+/// let counts = |zero| ClassCounts::from_labels(&[0, 0, 2], 3, zero);
+/// assert_eq!(counts(ZeroCounts::Reject), Err(Error::ZeroCount { class: 1 }));
+/// assert_eq!(counts(ZeroCounts::TreatAsOne)?.as_slice(), [2, 1, 1]);
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ZeroCounts {
     /// [`Error::ZeroCount`].
@@ -161,36 +169,78 @@ impl ClassCounts {
     }
 
     /// The counts, one for each class.
+    ///
+    /// ```
+    /// let counts = ala_loss::ClassCounts::new([50, 500, 5])?;
+    /// assert_eq!(counts.as_slice(), [50, 500, 5]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn as_slice(&self) -> &[u64] {
         &self.counts
     }
 
     /// The number of classes `C`.
+    ///
+    /// ```
+    /// let counts = ala_loss::ClassCounts::new([50, 500, 5])?;
+    /// assert_eq!(counts.classes(), 3);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn classes(&self) -> usize {
         self.counts.len()
     }
 
     /// The number of training samples.
+    ///
+    /// ```
+    /// let counts = ala_loss::ClassCounts::new([50, 500, 5])?;
+    /// assert_eq!(counts.total(), 555);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn total(&self) -> u128 {
         self.counts.iter().map(|&count| u128::from(count)).sum()
     }
 
     /// The count of the most frequent class.
+    ///
+    /// ```
+    /// let counts = ala_loss::ClassCounts::new([50, 500, 5])?;
+    /// assert_eq!(counts.max(), 500);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn max(&self) -> u64 {
         self.counts.iter().copied().max().unwrap_or(1)
     }
 
     /// The count of the rarest class.
+    ///
+    /// ```
+    /// let counts = ala_loss::ClassCounts::new([50, 500, 5])?;
+    /// assert_eq!(counts.min(), 5);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn min(&self) -> u64 {
         self.counts.iter().copied().min().unwrap_or(1)
     }
 
     /// `n_max / n_min`, the usual measure of how long the tail is.
+    ///
+    /// ```
+    /// let counts = ala_loss::ClassCounts::new([50, 500, 5])?;
+    /// assert_eq!(counts.imbalance_ratio(), 100.0);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn imbalance_ratio(&self) -> f64 {
         self.max() as f64 / self.min() as f64
     }
 
     /// Class priors `pi_j = n_j / sum_k n_k`.
+    ///
+    /// ```
+    /// let counts = ala_loss::ClassCounts::new([4, 3, 1])?;
+    /// assert_eq!(counts.priors(), [0.5, 0.375, 0.125]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn priors(&self) -> Vec<f64> {
         let total = self.total() as f64;
         self.counts.iter().map(|&n| n as f64 / total).collect()
@@ -237,6 +287,13 @@ impl ClassCounts {
 }
 
 /// How frequent a class is in the training set, as long-tail papers report accuracy.
+///
+/// ```
+/// use ala_loss::{ClassCounts, Group, GroupThresholds};
+/// let groups = ClassCounts::new([1280, 64, 12, 5])?.groups(GroupThresholds::default());
+/// assert_eq!(groups.iter().filter(|&&group| group == Group::Few).count(), 2);
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Group {
     /// More than 100 samples by default.
@@ -250,6 +307,14 @@ pub enum Group {
 /// The counts that divide classes into many-, medium- and few-shot.
 ///
 /// The default, more than 100 and fewer than 20, is OpenLT's (Liu et al., CVPR 2019).
+///
+/// ```
+/// use ala_loss::{Error, GroupThresholds};
+/// assert_eq!(GroupThresholds::default(), GroupThresholds::new(100, 20)?);
+/// let overlap = Error::Thresholds { many_over: 20, few_under: 100 };
+/// assert_eq!(GroupThresholds::new(20, 100), Err(overlap));
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupThresholds {
     many_over: u64,
@@ -291,6 +356,12 @@ impl GroupThresholds {
     }
 
     /// The group of a class with `count` samples.
+    ///
+    /// ```
+    /// use ala_loss::{Group, GroupThresholds};
+    /// let groups = [101, 100, 20, 19].map(|count| GroupThresholds::default().group(count));
+    /// assert_eq!(groups, [Group::Many, Group::Medium, Group::Medium, Group::Few]);
+    /// ```
     pub fn group(&self, count: u64) -> Group {
         if count > self.many_over {
             Group::Many

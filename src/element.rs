@@ -5,6 +5,15 @@ mod sealed {
 }
 
 /// The floating-point type of row losses: `f32`, or `f64` where the logits are `f64`.
+///
+/// ```
+/// use ala_loss::Real;
+/// fn worst<R: Real>(row_losses: &[R]) -> f64 {
+///     row_losses.iter().map(|row| row.to_f64()).fold(0.0, f64::max)
+/// }
+/// assert_eq!(worst(&[0.5f32, 2.0]), 2.0);
+/// assert_eq!(f32::from_f64(1.0 + 2f64.powi(-24)), 1.0); // a tie
+/// ```
 pub trait Real:
     sealed::Sealed + Copy + Send + Sync + std::fmt::Debug + PartialEq + 'static
 {
@@ -15,6 +24,20 @@ pub trait Real:
 }
 
 /// A logit: `f32`, `f64`, [`half::f16`] or [`half::bf16`]. The gradient has the logits' type.
+///
+/// ```
+/// use ala_loss::{ClassCounts, Element, Error, Loss, Objective};
+/// fn gradient<T: Element>(loss: &Loss, logits: [f64; 2]) -> Result<Vec<f64>, Error> {
+///     let outcome = loss.cpu(&logits.map(T::from_f64), &[1])?;
+///     Ok(outcome.gradient.into_iter().map(T::to_f64).collect())
+/// }
+/// let counts = ClassCounts::new([9, 3])?;
+/// let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
+/// let exact = gradient::<f64>(&loss, [1.0, 0.0])?;
+/// let rounded = gradient::<half::bf16>(&loss, [1.0, 0.0])?;
+/// assert!(rounded != exact && (rounded[0] - exact[0]).abs() <= 2f64.powi(-9)); // half an ulp
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
 pub trait Element:
     sealed::Sealed + Copy + Send + Sync + std::fmt::Debug + PartialEq + 'static
 {
@@ -73,6 +96,13 @@ half_element!(f16);
 half_element!(bf16);
 
 /// A class index: any of Rust's integers up to 64 bits.
+///
+/// ```
+/// use ala_loss::Label;
+/// assert_eq!(2u8.class(3), Some(2));
+/// assert_eq!((-1i64).class(3), None);
+/// assert_eq!(u64::MAX.value(), 18_446_744_073_709_551_615);
+/// ```
 pub trait Label: sealed::Sealed + Copy + Send + Sync + std::fmt::Debug + 'static {
     /// The label as a number that every label type fits into.
     fn value(self) -> i128;

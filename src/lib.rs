@@ -23,11 +23,15 @@
 //! **The margin losses take cosines that are not yet scaled**: the loss multiplies by `s` itself. Scaling in the
 //! model too is the most common mistake with such losses; [`Input::PreScaled`] is for logits that are `s cos`.
 //!
+//! With the feature `cuda` the same loss runs on NVIDIA GPUs: see the module `cuda`.
+//!
 //! What happens at the edges (bad labels, NaN, infinities, ignored rows) is in the README's table and holds for
 //! every objective and element type. Results do not depend on the number of threads, to the bit.
 
 mod counts;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod element;
 mod error;
 mod loss;
@@ -35,6 +39,7 @@ pub mod metrics;
 mod objective;
 mod outcome;
 pub mod reference;
+mod shape;
 mod table;
 
 pub use counts::{ClassCounts, Group, GroupThresholds, ZeroCounts};

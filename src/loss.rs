@@ -8,6 +8,21 @@ use crate::outcome::{Options, Outcome, Outputs, Summary};
 use crate::table::RowTable;
 
 /// How row losses become one number.
+///
+/// ```
+/// use ala_loss::{ClassCounts, Loss, Objective, Reduction};
+/// let counts = ClassCounts::new([9, 3])?;
+/// for (reduction, divisor) in [(Reduction::Mean, 4.0), (Reduction::Sum, 1.0), (Reduction::None, 1.0)] {
+///     let loss = Loss::builder(Objective::CrossEntropy, &counts)
+///         .class_weights([1.0, 3.0])
+///         .reduction(reduction)
+///         .build()?;
+///     let outcome = loss.cpu(&[0.0f64; 4], &[0, 1])?;
+///     assert!((outcome.loss - outcome.row_losses.iter().sum::<f64>() / divisor).abs() < 1e-12);
+///     assert_eq!(outcome.gradient, [-0.5, 0.5, 1.5, -1.5].map(|g| g / divisor));
+/// }
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reduction {
     /// Divided by the sum of the counted rows' weights (PyTorch's rule); ignored rows do not count.
@@ -30,6 +45,17 @@ impl Reduction {
 }
 
 /// What the logits are when they reach the loss.
+///
+/// ```
+/// use ala_loss::{ClassCounts, Input, Loss, Objective};
+/// let counts = ClassCounts::new([500, 5])?;
+/// let loss = |input| Loss::builder(Objective::ala(), &counts).scale(30.0).input(input).build();
+/// let cosines = [0.3f64, 0.2];
+/// let unscaled = loss(Input::Cosine)?.cpu(&cosines, &[1])?;
+/// let scaled = loss(Input::PreScaled)?.cpu(&cosines.map(|x| 30.0 * x), &[1])?;
+/// assert!((unscaled.loss - scaled.loss).abs() < 1e-12);
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Input {
     /// Not yet scaled (cosines in `[-1, 1]` for the margin losses): the loss multiplies by `s`.
@@ -40,6 +66,18 @@ pub enum Input {
 }
 
 /// Sets up a [`Loss`]; made by [`Loss::builder`].
+///
+/// ```
+/// use ala_loss::{ClassCounts, Loss, Objective};
+/// let counts = ClassCounts::new([9, 3])?;
+/// let loss = Loss::builder(Objective::CrossEntropy, &counts)
+///     .class_weights([1.0, 3.0])
+///     .ignore_label(-1)
+///     .build()?;
+/// let outcome = loss.cpu(&[0.0f32; 6], &[1, -1, 0])?;
+/// assert_eq!(outcome.gradient, [0.375, -0.375, 0.0, 0.0, -0.125, 0.125]);
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct LossBuilder {
@@ -54,6 +92,14 @@ pub struct LossBuilder {
 
 impl LossBuilder {
     /// The logit scale `s > 0`; [`Objective::default_scale`] where not set.
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Loss, Objective};
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let loss = Loss::builder(Objective::CrossEntropy, &counts).scale(16.0).build()?;
+    /// assert_eq!(loss.cpu(&[0.0f32, 0.0], &[0])?.gradient, [-8.0, 8.0]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn scale(mut self, scale: f64) -> Self {
         self.scale = scale;
         self
@@ -61,24 +107,59 @@ impl LossBuilder {
 
     /// Whether the logits come unscaled (the default) or as `s cos`. Scaling in the model *and* here is the most
     /// common mistake with margin losses.
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Input, Loss, Objective};
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let cosface = Loss::builder(Objective::CosFace { margin: 0.5 }, &counts).scale(30.0);
+    /// let target = cosface.input(Input::PreScaled).build()?.table().targets()[0];
+    /// assert_eq!((target.slope, target.bias), (1.0, -15.0));
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn input(mut self, input: Input) -> Self {
         self.input = input;
         self
     }
 
     /// How row losses are reduced; the mean by default.
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Loss, Objective, Reduction};
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let loss = Loss::builder(Objective::CrossEntropy, &counts).reduction(Reduction::Sum).build()?;
+    /// assert_eq!(loss.cpu(&[0.0f32; 4], &[0, 1])?.gradient, [-0.5, 0.5, 0.5, -0.5]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn reduction(mut self, reduction: Reduction) -> Self {
         self.reduction = reduction;
         self
     }
 
     /// Rows with this label have loss and gradient 0 and are left out of the mean.
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Loss, Objective};
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let loss = Loss::builder(Objective::CrossEntropy, &counts).ignore_label(255).build()?;
+    /// let outcome = loss.cpu(&[0.0, 0.0, f32::NAN, 1.0], &[0u8, 255])?;
+    /// assert_eq!(outcome.gradient, [-0.5, 0.5, 0.0, 0.0]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn ignore_label(mut self, label: i64) -> Self {
         self.ignore_label = Some(label);
         self
     }
 
     /// A weight for each class, `[C]`, finite and `>= 0`; multiplies the objective's own weights.
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Loss, Objective};
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let loss = Loss::builder(Objective::CrossEntropy, &counts).class_weights([1.0, 3.0]).build()?;
+    /// // Summed weights 1 + 3 divide the mean.
+    /// assert_eq!(loss.cpu(&[0.0f32; 4], &[0, 1])?.gradient, [-0.125, 0.125, 0.375, -0.375]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn class_weights(mut self, weights: impl Into<Vec<f64>>) -> Self {
         self.class_weights = Some(weights.into());
         self
@@ -164,6 +245,14 @@ struct Inner {
 
 impl Loss {
     /// Starts from an objective and the training set's class counts.
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Loss, Objective};
+    /// let counts = ClassCounts::new([500, 50, 5])?;
+    /// let loss = Loss::builder(Objective::CosFace { margin: 0.35 }, &counts).build()?;
+    /// assert_eq!((loss.classes(), loss.scale()), (3, 30.0));
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn builder(objective: Objective, counts: &ClassCounts) -> LossBuilder {
         LossBuilder {
             objective,
@@ -177,41 +266,106 @@ impl Loss {
     }
 
     /// The objective.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective};
+    /// # let counts = ClassCounts::new([500, 50, 5])?;
+    /// let loss = Loss::builder(Objective::Focal { gamma: 2.0 }, &counts).build()?;
+    /// assert_eq!(loss.objective(), Objective::Focal { gamma: 2.0 });
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn objective(&self) -> Objective {
         self.0.objective
     }
 
     /// The class counts.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective};
+    /// # let counts = ClassCounts::new([500, 50, 5])?;
+    /// let loss = Loss::builder(Objective::ala(), &counts).build()?;
+    /// assert_eq!(loss.counts(), &counts);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn counts(&self) -> &ClassCounts {
         &self.0.counts
     }
 
     /// The number of classes `C`.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective};
+    /// # let counts = ClassCounts::new([500, 50, 5])?;
+    /// let loss = Loss::builder(Objective::ala(), &counts).build()?;
+    /// assert_eq!(loss.classes(), 3);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn classes(&self) -> usize {
         self.0.table.classes()
     }
 
     /// The logit scale `s`.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective};
+    /// # let counts = ClassCounts::new([500, 50, 5])?;
+    /// let loss = Loss::builder(Objective::ala(), &counts).scale(16.0).build()?;
+    /// assert_eq!(loss.scale(), 16.0);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn scale(&self) -> f64 {
         self.0.scale
     }
 
     /// What the logits are when they reach the loss.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Input, Loss, Objective};
+    /// # let counts = ClassCounts::new([500, 50, 5])?;
+    /// let loss = Loss::builder(Objective::ala(), &counts).input(Input::PreScaled).build()?;
+    /// assert_eq!(loss.input(), Input::PreScaled);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn input(&self) -> Input {
         self.0.input
     }
 
     /// How row losses are reduced.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective, Reduction};
+    /// # let counts = ClassCounts::new([500, 50, 5])?;
+    /// let loss = Loss::builder(Objective::ala(), &counts).reduction(Reduction::Sum).build()?;
+    /// assert_eq!(loss.reduction(), Reduction::Sum);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn reduction(&self) -> Reduction {
         self.0.reduction
     }
 
     /// The label of ignored rows.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective};
+    /// # let counts = ClassCounts::new([500, 50, 5])?;
+    /// let loss = Loss::builder(Objective::ala(), &counts).ignore_label(-100).build()?;
+    /// assert_eq!(loss.ignore_label(), Some(-100));
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn ignore_label(&self) -> Option<i64> {
         self.0.ignore_label
     }
 
     /// The row problem that the objective lowers to.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective};
+    /// # let counts = ClassCounts::new([500, 50, 5])?;
+    /// let loss = Loss::builder(Objective::ala(), &counts).build()?;
+    /// let rarest = loss.table().targets()[2]; // z_y = 30 (1.5 x_y - 0.5)
+    /// assert_eq!((rarest.slope, rarest.bias), (45.0, -15.0));
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn table(&self) -> &RowTable {
         &self.0.table
     }
@@ -359,6 +513,15 @@ impl DeferredReweighting {
     ///
     /// # Errors
     /// As [`Loss::with_class_weights`].
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, DeferredReweighting, Error, Loss, Objective};
+    /// let counts = ClassCounts::new([500, 5])?;
+    /// let loss = Loss::builder(Objective::ala(), &counts).build()?;
+    /// let short = DeferredReweighting::new(loss, &[1.0], 160).unwrap_err();
+    /// assert_eq!(short, Error::Length { name: "class weights", got: 1, expected: 2 });
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn new(loss: Loss, weights: &[f64], from_epoch: usize) -> Result<Self, Error> {
         let after = loss.with_class_weights(weights)?;
         Ok(Self {
@@ -369,6 +532,16 @@ impl DeferredReweighting {
     }
 
     /// The loss to use in `epoch`.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, DeferredReweighting, Loss, Objective};
+    /// # let counts = ClassCounts::new([500, 50, 5])?;
+    /// # let loss = Loss::builder(Objective::ala(), &counts).build()?;
+    /// let schedule = DeferredReweighting::new(loss, &[1.0, 2.0, 4.0], 2)?;
+    /// let rarest = |epoch| schedule.at(epoch).table().targets()[2].weight;
+    /// assert_eq!([0, 1, 2, 3].map(rarest), [1.0, 1.0, 4.0, 4.0]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn at(&self, epoch: usize) -> &Loss {
         if epoch < self.from_epoch {
             &self.before

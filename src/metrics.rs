@@ -3,8 +3,26 @@
 use crate::counts::{ClassCounts, Group, GroupThresholds};
 use crate::element::Label;
 use crate::error::Error;
+use crate::shape::check_length;
 
 /// Accuracies, each a fraction in `[0, 1]` of the test rows it covers; `None` where it covers none.
+///
+/// ```
+/// use ala_loss::{ClassCounts, GroupThresholds, metrics::Accuracy};
+/// let counts = ClassCounts::new([500, 50, 5])?;
+/// let (labels, predictions) = ([0, 0, 0, 1], [0, 0, 1, 1]);
+/// let accuracy =
+///     Accuracy::from_predictions(&labels, &predictions, &counts, GroupThresholds::default())?;
+/// let expected = Accuracy {
+///     overall: Some(0.75),
+///     many: Some(2.0 / 3.0),
+///     medium: Some(1.0),
+///     few: None, // no row of class 2
+///     per_class: vec![Some(2.0 / 3.0), Some(1.0), None],
+/// };
+/// assert_eq!(accuracy, expected);
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accuracy {
     /// Over all rows; `None` where there were none.
@@ -43,6 +61,14 @@ pub struct Tally {
 
 impl Tally {
     /// Starts at zero for the classes and groups of `counts`.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, GroupThresholds, metrics::Tally};
+    /// # let counts = ClassCounts::new([500, 50, 5])?;
+    /// let accuracy = Tally::new(&counts, GroupThresholds::default()).accuracy();
+    /// assert_eq!((accuracy.overall, accuracy.per_class), (None, vec![None; 3]));
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn new(counts: &ClassCounts, thresholds: GroupThresholds) -> Self {
         Self {
             groups: counts.groups(thresholds),
@@ -53,6 +79,15 @@ impl Tally {
     }
 
     /// Rows with this label are passed over.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, GroupThresholds, metrics::Tally};
+    /// # let counts = ClassCounts::new([500, 50, 5])?;
+    /// let mut tally = Tally::new(&counts, GroupThresholds::default()).ignore_label(-1);
+    /// tally.add_predictions(&[0, -1], &[0, 2])?;
+    /// assert_eq!(tally.accuracy().overall, Some(1.0));
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     #[must_use]
     pub fn ignore_label(mut self, label: i64) -> Self {
         self.ignore_label = Some(label);
@@ -63,13 +98,24 @@ impl Tally {
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::Label`], [`Error::Prediction`]; nothing of the batch is added then.
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Error, GroupThresholds, metrics::Tally};
+    /// let counts = ClassCounts::new([500, 50, 5])?;
+    /// let mut tally = Tally::new(&counts, GroupThresholds::default());
+    /// tally.add_predictions(&[0, 1], &[0, 2])?;
+    /// let outside = Error::Prediction { row: 1, prediction: 3, classes: 3 };
+    /// assert_eq!(tally.add_predictions(&[0, 1], &[0, 3]), Err(outside));
+    /// assert_eq!(tally.accuracy().overall, Some(0.5));
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn add_predictions<L: Label, P: Label>(
         &mut self,
         labels: &[L],
         predictions: &[P],
     ) -> Result<(), Error> {
         let classes = self.groups.len();
-        check_length("predictions", predictions.len(), labels.len())?;
+        check_length("predictions", Some(predictions.len()), labels.len())?;
         for (row, prediction) in predictions.iter().enumerate() {
             if self.ignored(labels[row]) {
                 continue;
@@ -89,8 +135,20 @@ impl Tally {
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::Label`]; nothing of the batch is added then.
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, GroupThresholds, Loss, Objective, Options, metrics::Tally};
+    /// let counts = ClassCounts::new([500, 5])?;
+    /// let loss = Loss::builder(Objective::ala(), &counts).build()?;
+    /// let (cosines, labels) = ([0.9f32, 0.2, 0.3, 0.1], [0, 1]);
+    /// let outcome = loss.cpu_with(&cosines, &labels, &Options::new().hits())?;
+    /// let mut tally = Tally::new(&counts, GroupThresholds::default());
+    /// tally.add_hits(&labels, &outcome.hits.unwrap())?;
+    /// assert_eq!(tally.accuracy().per_class, [Some(1.0), Some(0.0)]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn add_hits<L: Label>(&mut self, labels: &[L], hits: &[bool]) -> Result<(), Error> {
-        check_length("hits", hits.len(), labels.len())?;
+        check_length("hits", Some(hits.len()), labels.len())?;
         self.add(labels, |row| hits[row])
     }
 
@@ -119,6 +177,17 @@ impl Tally {
     }
 
     /// The accuracies so far.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, GroupThresholds, metrics::Tally};
+    /// # let counts = ClassCounts::new([500, 50, 5])?;
+    /// let mut tally = Tally::new(&counts, GroupThresholds::default());
+    /// for hit in [true, true, false, true] {
+    ///     tally.add_hits(&[1], &[hit])?;
+    /// }
+    /// assert_eq!(tally.accuracy().medium, Some(0.75));
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn accuracy(&self) -> Accuracy {
         let over = |within: &dyn Fn(usize) -> bool| {
             let classes = || (0..self.groups.len()).filter(|&class| within(class));
@@ -136,18 +205,6 @@ impl Tally {
                 .map(|this| over(&|class| class == this))
                 .collect(),
         }
-    }
-}
-
-fn check_length(name: &'static str, got: usize, expected: usize) -> Result<(), Error> {
-    if got == expected {
-        Ok(())
-    } else {
-        Err(Error::Length {
-            name,
-            got,
-            expected,
-        })
     }
 }
 

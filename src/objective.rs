@@ -3,6 +3,16 @@ use crate::error::{Error, check_parameter};
 use crate::table::{Affine, Others, RowTable, Target};
 
 /// The logarithm of the quantity factor `QF_y = 1 / log(n_y / n_min + 1)`.
+///
+/// ```
+/// use ala_loss::{ClassCounts, Loss, Objective, QuantityLog};
+/// let counts = ClassCounts::new([35, 5])?; // class 0: QF = 1 / log(35/5 + 1)
+/// for (log, factor) in [(QuantityLog::Base2, 0.3333), (QuantityLog::Natural, 0.4809)] {
+///     let loss = Loss::builder(Objective::QuantityOnly { log }, &counts).scale(1.0).build()?;
+///     assert!((-loss.table().targets()[0].bias - factor).abs() < 1e-4);
+/// }
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum QuantityLog {
     /// Base 2, as in the public OpenLT code: the rarest class has `QF = 1`.
@@ -23,6 +33,18 @@ impl QuantityLog {
 }
 
 /// Whether the gradient flows through the difficulty factor `DF = (1 - x_y) / 2`.
+///
+/// ```
+/// use ala_loss::{ClassCounts, DifficultyGradient, Loss, Objective};
+/// let counts = ClassCounts::new([9, 3])?;
+/// for (gradient, ratio) in [(DifficultyGradient::Detached, 1.0), (DifficultyGradient::Attached, 1.5)] {
+///     // z_y = s (x_y - (1 - x_y)/2) = s (1.5 x_y - 0.5)
+///     let loss = Loss::builder(Objective::DifficultyOnly { k: 1.0, gradient }, &counts).build()?;
+///     let gradient = loss.cpu(&[0.1f64, 0.2], &[0])?.gradient;
+///     assert!((-gradient[0] / gradient[1] - ratio).abs() < 1e-12);
+/// }
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DifficultyGradient {
     /// The factor is a constant of the step, as in the public OpenLT code.
@@ -33,6 +55,17 @@ pub enum DifficultyGradient {
 }
 
 /// Options of the ALA loss; the default is that of the public OpenLT code.
+///
+/// ```
+/// use ala_loss::{Ala, ClassCounts, Loss, Objective, QuantityLog};
+/// let counts = ClassCounts::new([500, 50, 5])?;
+/// let natural = Ala { log: QuantityLog::Natural, ..Ala::default() };
+/// let loss = |ala| Loss::builder(Objective::Ala(ala), &counts).build();
+/// let cosines = [0.1f32, 0.2, 0.3];
+/// // 1 / ln v > 1 / log2 v: the margin is larger.
+/// assert!(loss(natural)?.cpu(&cosines, &[2])?.loss > loss(Ala::default())?.cpu(&cosines, &[2])?.loss);
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Ala {
     /// The quantity factor's logarithm.
@@ -117,11 +150,27 @@ pub enum Objective {
 
 impl Objective {
     /// ALA with its default options: base-2 logarithm, difficulty gradient detached.
+    ///
+    /// ```
+    /// use ala_loss::{Ala, DifficultyGradient, Objective, QuantityLog};
+    /// let openlt = Ala {
+    ///     log: QuantityLog::Base2,
+    ///     gradient: DifficultyGradient::Detached,
+    ///     log_prior_tau: 0.0,
+    /// };
+    /// assert_eq!(Objective::ala(), Objective::Ala(openlt));
+    /// ```
     pub fn ala() -> Self {
         Self::Ala(Ala::default())
     }
 
     /// The scale `s` where none is set: 30 for the losses on cosines, 1 for those on any logits.
+    ///
+    /// ```
+    /// use ala_loss::Objective;
+    /// assert_eq!(Objective::ala().default_scale(), 30.0);
+    /// assert_eq!(Objective::BalancedSoftmax.default_scale(), 1.0);
+    /// ```
     pub fn default_scale(&self) -> f64 {
         match self {
             Self::Ala(_)

@@ -1,6 +1,19 @@
 use crate::element::{Element, Real};
 
 /// The gradient that arrives from what was computed with the loss.
+///
+/// ```
+/// use ala_loss::{ClassCounts, Loss, Objective, Options, Reduction, Upstream};
+/// let counts = ClassCounts::new([9, 3])?;
+/// let loss = Loss::builder(Objective::CrossEntropy, &counts).reduction(Reduction::None).build()?;
+/// let gradient = |upstream| {
+///     let outcome = loss.cpu_with(&[0.0f32; 4], &[0, 1], &Options::new().upstream(upstream));
+///     outcome.map(|outcome| outcome.gradient)
+/// };
+/// assert_eq!(gradient(Upstream::Scalar(2.0))?, [-1.0, 1.0, 1.0, -1.0]);
+/// assert_eq!(gradient(Upstream::PerRow(&[2.0, -4.0]))?, [-1.0, 1.0, -2.0, 2.0]);
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Upstream<'a, R> {
     /// One number: the gradient of the reduced loss (or of every row's loss, where it is not reduced).
@@ -10,6 +23,16 @@ pub enum Upstream<'a, R> {
 }
 
 /// What a call may vary from step to step; the default is contiguous rows and an upstream gradient of 1.
+///
+/// ```
+/// use ala_loss::{ClassCounts, Loss, Objective, Options};
+/// let counts = ClassCounts::new([9, 3])?;
+/// let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
+/// let padded = [0.0f32, 0.0, f32::NAN, 0.0, 0.0]; // two rows at stride 3
+/// let options = Options::new().stride(3).gradient_scale(1024.0);
+/// assert_eq!(loss.cpu_with(&padded, &[0, 1], &options)?.gradient, [-256.0, 256.0, 256.0, -256.0]);
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[must_use]
 pub struct Options<'a, R> {
@@ -32,17 +55,45 @@ impl<R> Default for Options<'_, R> {
 
 impl<'a, R: Real> Options<'a, R> {
     /// The defaults.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective, Options};
+    /// # let counts = ClassCounts::new([9, 3])?;
+    /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
+    /// let logits = [2.0f32, 1.0];
+    /// assert_eq!(loss.cpu_with(&logits, &[1], &Options::new())?, loss.cpu(&logits, &[1])?);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Elements from the start of one row of logits to the next, at least `C`; `C` where not set.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective, Options};
+    /// # let counts = ClassCounts::new([9, 3])?;
+    /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
+    /// let padded = [0.0f32, 0.0, f32::NAN, 0.0, 0.0];
+    /// let outcome = loss.cpu_with(&padded, &[0, 1], &Options::new().stride(3))?;
+    /// assert_eq!(outcome.gradient, [-0.25, 0.25, 0.25, -0.25]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn stride(mut self, stride: usize) -> Self {
         self.stride = Some(stride);
         self
     }
 
     /// The upstream gradient; 1 where not set.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective, Options, Upstream};
+    /// # let counts = ClassCounts::new([9, 3])?;
+    /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
+    /// let options = Options::new().upstream(Upstream::Scalar(3.0));
+    /// assert_eq!(loss.cpu_with(&[0.0f32, 0.0], &[0], &options)?.gradient, [-1.5, 1.5]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn upstream(mut self, upstream: Upstream<'a, R>) -> Self {
         self.upstream = upstream;
         self
@@ -50,12 +101,35 @@ impl<'a, R: Real> Options<'a, R> {
 
     /// The loss scale of mixed-precision training: multiplies the gradient before it is rounded. The loss
     /// itself is not scaled. An infinite gradient is then the signal to lower it, so it is not checked here.
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Loss, Objective, Options};
+    /// use half::f16;
+    /// # let counts = ClassCounts::new([9, 3])?;
+    /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
+    /// let logits = [12.0, -12.0].map(f16::from_f32); // p_1 = e^-24, too small for f16
+    /// let plain = loss.cpu(&logits, &[0])?;
+    /// let scaled = loss.cpu_with(&logits, &[0], &Options::new().gradient_scale(1048576.0))?;
+    /// assert!(plain.gradient[1] == f16::ZERO && scaled.gradient[1] > f16::ZERO);
+    /// assert_eq!(scaled.loss, plain.loss);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn gradient_scale(mut self, scale: f64) -> Self {
         self.gradient_scale = scale;
         self
     }
 
     /// Asks for the rows' top-1 hits where the result is owned ([`Loss::cpu_with`](crate::Loss::cpu_with)).
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective, Options};
+    /// # let counts = ClassCounts::new([9, 3])?;
+    /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
+    /// let logits = [0.9f32, 0.2, 0.1, 0.3];
+    /// let outcome = loss.cpu_with(&logits, &[0, 0], &Options::new().hits())?;
+    /// assert_eq!(outcome.hits, Some(vec![true, false]));
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn hits(mut self) -> Self {
         self.hits = true;
         self
@@ -63,6 +137,19 @@ impl<'a, R: Real> Options<'a, R> {
 }
 
 /// The caller's buffers; each one left out is not computed.
+///
+/// ```
+/// use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};
+/// let counts = ClassCounts::new([9, 3])?;
+/// let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
+/// let (mut gradient, mut hits) = ([0.0f32; 2], [false; 1]);
+/// for logits in [[0.0f32, 0.0], [0.5, 0.5]] {
+///     let outputs = Outputs::new().gradient(&mut gradient).hits(&mut hits);
+///     loss.cpu_into(&logits, &[0], &Options::new(), outputs)?;
+///     assert_eq!((gradient, hits), ([-0.5, 0.5], [true]));
+/// }
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct Outputs<'a, T: Element> {
@@ -85,11 +172,31 @@ impl<T: Element> Default for Outputs<'_, T> {
 
 impl<'a, T: Element> Outputs<'a, T> {
     /// No buffers: only the [`Summary`] is computed.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};
+    /// # let counts = ClassCounts::new([9, 3])?;
+    /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
+    /// let summary = loss.cpu_into(&[0.0f64, 0.0], &[0], &Options::new(), Outputs::new())?;
+    /// assert!((summary.loss - 2f64.ln()).abs() < 1e-15);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
     /// A contiguous gradient, `[N, C]`.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};
+    /// # let counts = ClassCounts::new([9, 3])?;
+    /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
+    /// let mut gradient = [0.0f32; 4];
+    /// let outputs = Outputs::new().gradient(&mut gradient);
+    /// loss.cpu_into(&[0.0f32; 4], &[0, 1], &Options::new(), outputs)?;
+    /// assert_eq!(gradient, [-0.25, 0.25, 0.25, -0.25]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn gradient(mut self, buffer: &'a mut [T]) -> Self {
         self.gradient = Some(buffer);
         self.gradient_stride = None;
@@ -97,6 +204,17 @@ impl<'a, T: Element> Outputs<'a, T> {
     }
 
     /// A gradient with `stride >= C` elements between the starts of rows; what lies between rows is not written.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};
+    /// # let counts = ClassCounts::new([9, 3])?;
+    /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
+    /// let mut gradient = [7.0f32; 5];
+    /// let outputs = Outputs::new().gradient_strided(&mut gradient, 3);
+    /// loss.cpu_into(&[0.0f32; 4], &[0, 1], &Options::new(), outputs)?;
+    /// assert_eq!(gradient, [-0.25, 0.25, 7.0, 0.25, -0.25]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn gradient_strided(mut self, buffer: &'a mut [T], stride: usize) -> Self {
         self.gradient = Some(buffer);
         self.gradient_stride = Some(stride);
@@ -104,12 +222,34 @@ impl<'a, T: Element> Outputs<'a, T> {
     }
 
     /// Each row's weighted loss before reduction, `[N]`.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};
+    /// # let counts = ClassCounts::new([9, 3])?;
+    /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
+    /// let mut rows = [0.0f64; 2];
+    /// let outputs = Outputs::new().row_losses(&mut rows);
+    /// loss.cpu_into(&[0.0f64, 0.0, 0.0, f64::NEG_INFINITY], &[0, 1], &Options::new(), outputs)?;
+    /// assert!((rows[0] - 2f64.ln()).abs() < 1e-15 && rows[1] == f64::INFINITY);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn row_losses(mut self, buffer: &'a mut [T::Real]) -> Self {
         self.row_losses = Some(buffer);
         self
     }
 
     /// Whether each row's largest logit is its target's, `[N]`; see [`Outcome::hits`].
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};
+    /// # let counts = ClassCounts::new([9, 3])?;
+    /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
+    /// let mut hits = [false; 2];
+    /// let outputs = Outputs::new().hits(&mut hits);
+    /// loss.cpu_into(&[0.9f32, 0.2, 0.1, 0.3], &[0, 0], &Options::new(), outputs)?;
+    /// assert_eq!(hits, [true, false]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
     pub fn hits(mut self, buffer: &'a mut [bool]) -> Self {
         self.hits = Some(buffer);
         self
@@ -117,6 +257,19 @@ impl<'a, T: Element> Outputs<'a, T> {
 }
 
 /// What a call into the caller's buffers returns.
+///
+/// ```
+/// use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};
+/// let counts = ClassCounts::new([9, 3])?;
+/// let loss = Loss::builder(Objective::CrossEntropy, &counts)
+///     .class_weights([1.0, 3.0])
+///     .ignore_label(-1)
+///     .build()?;
+/// let summary = loss.cpu_into(&[0.0f64; 6], &[0, 1, -1], &Options::new(), Outputs::new())?;
+/// assert_eq!((summary.counted_rows, summary.total_weight), (2, 4.0));
+/// assert!((summary.loss - 2f64.ln()).abs() < 1e-15);
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Summary {
     /// The reduced loss; the rows' sum under [`Reduction::None`](crate::Reduction::None).
@@ -128,6 +281,17 @@ pub struct Summary {
 }
 
 /// What an owned call returns.
+///
+/// ```
+/// use ala_loss::{ClassCounts, Loss, Objective};
+/// let counts = ClassCounts::new([9, 3])?;
+/// let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
+/// let outcome = loss.cpu(&[2.0f64, 1.0, 0.0, 0.0], &[0, 1])?; // [N = 2, C = 2]
+/// assert!((outcome.loss - (outcome.row_losses[0] + outcome.row_losses[1]) / 2.0).abs() < 1e-15);
+/// assert_eq!(outcome.gradient[2..], [0.25, -0.25]); // row 1
+/// assert_eq!((outcome.counted_rows, outcome.hits), (2, None));
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome<T: Element> {
     /// The reduced loss; the rows' sum under [`Reduction::None`](crate::Reduction::None).

@@ -1,0 +1,81 @@
+/* What crosses from host to device, once. `src/cuda/abi.rs` is generated from this file; a test catches drift.
+   Slopes and biases are in units of log2: the kernels take exp2 of them. */
+#ifndef ALA_ABI_H
+#define ALA_ABI_H
+
+#include <stdint.h>
+
+/* The constants of a class as target: u_y = (slope + extra_slope) x_y + bias, slope being that of the class. */
+typedef struct AlaTarget {
+    float extra_slope;
+    float bias;
+    float gradient_slope; /* G_y, in natural units */
+    float weight;         /* w_y */
+} AlaTarget;
+
+/* u_j = slope x_j + bias off the target. */
+typedef struct AlaAffine {
+    float slope;
+    float bias;
+} AlaAffine;
+
+/* No row has gone wrong. */
+#define ALA_NO_ROW 0xffffffffffffffffull
+
+/* What a step leaves for the host, and what the last block of a launch needs. One for each workspace. */
+typedef struct AlaState {
+    double loss;           /* reduced as the parameters say */
+    double total_weight;   /* of the counted rows */
+    uint64_t counted_rows;
+    uint64_t bad_row;      /* first bad row since the state was last cleared, or ALA_NO_ROW; sticky */
+    int64_t bad_label;     /* its label, sign-extended (u64 labels: as their bits) */
+    uint64_t step_bad_row; /* first bad row of the launch under way */
+    uint32_t blocks_done;  /* of the launch under way */
+    uint32_t reserved;
+} AlaState;
+
+/* AlaParams::label_type */
+#define ALA_LABEL_U8 0u
+#define ALA_LABEL_I32 1u
+#define ALA_LABEL_U32 2u
+#define ALA_LABEL_I64 3u
+
+/* AlaParams::reduction */
+#define ALA_REDUCTION_SUM 0u /* also where nothing is reduced: the rows' sum is only watched */
+#define ALA_REDUCTION_MEAN 1u
+
+/* Bits of AlaParams::flags. */
+#define ALA_HAS_IGNORE 1u        /* ignore_label is to be looked for */
+#define ALA_COUNTED 2u           /* ala_count ran before: total_weight and counted_rows are in the state */
+#define ALA_WEIGHTED 4u          /* not every w_y is 1 */
+#define ALA_UPSTREAM_PER_ROW 8u  /* upstream is [N], else one number */
+#define ALA_FOCAL 16u            /* focal_gamma is to be used */
+
+/* Kernel parameter. Strides are in elements; every pointer is a device address; 0 where something is left out. */
+typedef struct AlaParams {
+    uint64_t logits;      /* [rows, classes], row stride logits_stride */
+    uint64_t gradient;    /* the same shape, or 0; may be the logits' address and stride */
+    uint64_t labels;      /* [rows] */
+    uint64_t targets;     /* AlaTarget[classes] */
+    uint64_t others;      /* AlaAffine[classes]; unused where the slope is uniform */
+    uint64_t upstream;    /* float, or float[rows]; 0 stands for 1 */
+    uint64_t row_losses;  /* float[rows]; never 0 */
+    uint64_t hits;        /* uint8_t[rows], or 0 */
+    uint64_t state;       /* AlaState */
+    uint64_t scratch;     /* float[rows, classes]: the unfused kernels' intermediate values */
+    uint64_t row_scratch; /* float[2, rows]: the unfused kernels' maximum and sum */
+    uint64_t rows;
+    uint64_t logits_stride;
+    uint64_t gradient_stride;
+    int64_t ignore_label;
+    uint32_t classes;
+    uint32_t label_type;  /* ALA_LABEL_* */
+    uint32_t reduction;   /* ALA_REDUCTION_* */
+    uint32_t flags;
+    float slope;          /* of every class off the target, where it is uniform */
+    float focal_gamma;
+    float gradient_scale;
+    uint32_t reserved;
+} AlaParams;
+
+#endif

@@ -1,0 +1,76 @@
+//! What tests ask the instrument itself. `crate::client` wraps these calls.
+
+use super::code::Code;
+use super::pointer::{Host, Out};
+use super::state::{Need, call, calls, with_state};
+use crate::counters::Counters;
+use crate::exec::Order;
+
+calls! {
+    /// The order in which blocks and warps run from now on: 0 forward, 1 reverse, 2 interleaved.
+    Nothing: fn softcuda_set_order(state, order: u32) {
+        state.order = match order {
+            0 => Order::Forward,
+            1 => Order::Reverse,
+            2 => Order::Interleaved,
+            _ => return Err(Code::InvalidValue),
+        };
+        Ok(())
+    }
+
+    /// What all launches since the last reset counted.
+    Nothing: fn softcuda_counters(state, counters: Out<Counters>, reset: bool) {
+        counters.set(state.counters)?;
+        if reset {
+            state.counters = Counters::default();
+        }
+        Ok(())
+    }
+}
+
+/// Whether an asynchronous copy to pageable host memory is done when its call returns, as NVIDIA's driver
+/// does it. Off by default, so that whoever relies on it is found out.
+#[unsafe(no_mangle)]
+extern "C" fn softcuda_set_prompt_downloads(prompt: bool) {
+    with_state(|state| state.prompt_downloads = prompt);
+}
+
+/// Copies the text of the last fault or refusal, cut to `length` bytes; gives its whole length.
+#[unsafe(no_mangle)]
+extern "C" fn softcuda_last_fault(text: Host, length: usize) -> usize {
+    with_state(|state| {
+        let _ = text.write(&state.message.as_bytes()[..length.min(state.message.len())]);
+        state.message.len()
+    })
+    .unwrap_or(0)
+}
+
+/// Forgets everything, a sticky fault too. Contexts, streams, memory and modules of before are gone.
+#[unsafe(no_mangle)]
+extern "C" fn softcuda_reset() {
+    with_state(|state| state.reset());
+}
+
+/// Device allocations that nobody freed, those that a destroyed context took with it included.
+#[unsafe(no_mangle)]
+extern "C" fn softcuda_live_allocations() -> u64 {
+    with_state(|state| state.leaked + state.blocks.values().filter(|block| !block.freed).count() as u64).unwrap_or(0)
+}
+
+/// How often a driver call was made since the last reset.
+#[unsafe(no_mangle)]
+extern "C" fn softcuda_driver_calls(name: Host) -> u64 {
+    with_state(|state| name.text().ok().and_then(|name| state.calls.get(name.as_str()).copied())).flatten().unwrap_or(0)
+}
+
+/// Work that was submitted and has not run, in all streams.
+#[unsafe(no_mangle)]
+extern "C" fn softcuda_pending() -> u64 {
+    with_state(|state| state.queues.values().map(|queue| queue.pending() as u64).sum()).unwrap_or(0)
+}
+
+/// Copies to pageable host memory that were given up, for their stream was destroyed before anything waited for them.
+#[unsafe(no_mangle)]
+extern "C" fn softcuda_lost_copies() -> u64 {
+    with_state(|state| state.lost_copies).unwrap_or(0)
+}

@@ -1,0 +1,331 @@
+//! Memory instructions: addresses to spaces, checks, and the counts that decide speed.
+use super::code::*;
+use super::float;
+use super::shared::{Actor, Shared, wavefronts};
+use super::warp::{Context, Warp, lanes};
+use crate::fault::{Access, Fault, Site};
+use crate::memory::SECTOR;
+
+/// A `cp.async` under way: its bytes were read, and are written when its lane waits for it.
+pub(crate) struct AsyncCopy {
+    lane: usize,
+    group: u32,
+    to: u64,
+    bytes: Vec<u8>,
+}
+
+/// What the lanes of one instruction touched.
+#[derive(Default)]
+struct Touched {
+    sectors: Vec<u64>,
+    shared: Vec<(usize, u64)>,
+    local_bytes: u64,
+}
+
+/// An address within one space.
+#[derive(Clone, Copy)]
+enum Place {
+    Global(u64),
+    Shared(u64),
+    Local(u64),
+    Param(u64),
+}
+
+impl Touched {
+    fn global(&mut self, address: u64) {
+        // Aligned accesses of at most 32 bytes lie in one sector.
+        let sector = address / SECTOR;
+        if self.sectors.last() != Some(&sector) {
+            self.sectors.push(sector);
+        }
+    }
+
+    /// Adds up the requests; `also` is a second kind of access to the same sectors.
+    fn count(mut self, cx: &mut Context, bytes: u64, access: Access, also: Option<Access>) {
+        if !self.sectors.is_empty() {
+            self.sectors.sort_unstable();
+            self.sectors.dedup();
+            let requests = match access {
+                Access::Read => &mut cx.counters.global_load_requests,
+                Access::Write => &mut cx.counters.global_store_requests,
+            };
+            *requests += self.sectors.len() as u64;
+            for access in also.into_iter().chain([access]) {
+                cx.memory.touch(&self.sectors, access, &mut cx.hint);
+            }
+        }
+        if !self.shared.is_empty() {
+            cx.counters.shared_wavefronts += wavefronts(&self.shared, bytes);
+        }
+        cx.counters.local_bytes += self.local_bytes;
+    }
+}
+
+/// The little-endian element `index` of `size` bytes.
+#[inline]
+fn element(bytes: &[u8], index: usize, size: usize) -> u64 {
+    let bytes = &bytes[index * size..];
+    match size {
+        1 => bytes[0].into(),
+        2 => u16::from_le_bytes([bytes[0], bytes[1]]).into(),
+        4 => u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]).into(),
+        _ => bytes.first_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk)),
+    }
+}
+
+impl Warp {
+    fn place(&self, at: &Address, lane: usize, bytes: u64) -> Result<Place, Fault> {
+        let mut address = self.rows[at.base as usize][lane].wrapping_add_signed(at.offset);
+        if at.space == Space::Shared {
+            address = u64::from(address as u32);
+        }
+        // A power of two.
+        if address & (bytes - 1) != 0 {
+            return Err(Fault::Misaligned { address, bytes, site: Site::default() });
+        }
+        let window = address & !(WINDOW - 1);
+        let place = match (at.space, window) {
+            (Space::Shared, _) => Place::Shared(address),
+            (Space::Global, _) => Place::Global(address),
+            (Space::Local | Space::Generic | Space::Param, LOCAL_WINDOW) => Place::Local(address - LOCAL_WINDOW),
+            (Space::Generic | Space::Param, PARAM_WINDOW) => Place::Param(address - PARAM_WINDOW),
+            (Space::Generic, SHARED_WINDOW) => Place::Shared(address - SHARED_WINDOW),
+            (Space::Generic, _) => Place::Global(address),
+            (Space::Local | Space::Param, _) => {
+                return Err(Fault::out_of_bounds(address, bytes, Access::Read, "outside local and parameter memory"));
+            }
+        };
+        Ok(place)
+    }
+
+    fn actor(&self, lane: usize, atomic: bool) -> Actor<'_> {
+        Actor { warp: self.index, lane, clocks: &self.clocks, step: self.steps as u16, atomic }
+    }
+
+    pub(super) fn load(
+        &mut self,
+        cx: &mut Context,
+        shared: &mut Shared,
+        load: &Transfer,
+        active: u32,
+    ) -> Result<(), Fault> {
+        self.need(load.at.base, active, cx.code)?;
+        let size = load.ty.bytes();
+        let bytes = (size * load.rows.len()) as u64;
+        let mut touched = Touched::default();
+        let reverse = self.reverse(cx.order);
+        for lane in lanes(active, reverse) {
+            self.lane = lane;
+            let content = match self.place(&load.at, lane, bytes)? {
+                Place::Global(address) => {
+                    touched.global(address);
+                    cx.memory.load(address, bytes, load.used, &mut cx.hint)?
+                }
+                Place::Shared(address) => {
+                    touched.shared.push((lane, address));
+                    shared.load(address, bytes, &self.actor(lane, false))?
+                }
+                Place::Local(at) => {
+                    touched.local_bytes += if load.at.space == Space::Param { 0 } else { bytes };
+                    let local = self.local.get(lane).ok_or_else(|| no_local(at, bytes, Access::Read))?;
+                    local.load(at, bytes)?
+                }
+                Place::Param(at) => {
+                    let range = at as usize..(at + bytes) as usize;
+                    let near = || format!("in {} bytes of parameters", cx.params.len());
+                    let fault = || Fault::out_of_bounds(at, bytes, Access::Read, near());
+                    cx.params.get(range).ok_or_else(fault)?
+                }
+            };
+            for (index, &row) in load.rows.iter().enumerate() {
+                let mut value = element(content, index, size);
+                if load.ty.signed() {
+                    value = float::extend(value, load.ty) as u64;
+                }
+                self.rows[row as usize][lane] = value & load.mask;
+            }
+        }
+        for (index, &row) in load.rows.iter().enumerate() {
+            // What the program does not go on to use may never have been written.
+            if load.used >> (index * size) & 1 != 0 {
+                self.defined[row as usize] |= active;
+            } else {
+                self.defined[row as usize] &= !active;
+            }
+        }
+        touched.count(cx, bytes, Access::Read, None);
+        Ok(())
+    }
+
+    pub(super) fn store(
+        &mut self,
+        cx: &mut Context,
+        shared: &mut Shared,
+        store: &Transfer,
+        active: u32,
+    ) -> Result<(), Fault> {
+        self.need(store.at.base, active, cx.code)?;
+        for &row in &store.rows {
+            self.need(row, active, cx.code)?;
+        }
+        let size = store.ty.bytes();
+        let bytes = size * store.rows.len();
+        let mut touched = Touched::default();
+        let reverse = self.reverse(cx.order);
+        let mut content = [0; 32];
+        for lane in lanes(active, reverse) {
+            self.lane = lane;
+            for (index, &row) in store.rows.iter().enumerate() {
+                let value = self.rows[row as usize][lane].to_le_bytes();
+                content[index * size..(index + 1) * size].copy_from_slice(&value[..size]);
+            }
+            self.put(cx, shared, self.place(&store.at, lane, bytes as u64)?, &content[..bytes], &mut touched, false)?;
+            if store.at.space == Space::Param {
+                touched.local_bytes = 0;
+            }
+        }
+        touched.count(cx, bytes as u64, Access::Write, None);
+        Ok(())
+    }
+
+    /// Writes a lane's bytes.
+    fn put(
+        &mut self,
+        cx: &mut Context,
+        shared: &mut Shared,
+        place: Place,
+        content: &[u8],
+        touched: &mut Touched,
+        atomic: bool,
+    ) -> Result<(), Fault> {
+        let bytes = content.len() as u64;
+        match place {
+            Place::Global(address) => {
+                touched.global(address);
+                cx.memory.store(address, content, &mut cx.hint)
+            }
+            Place::Shared(address) => {
+                touched.shared.push((self.lane, address));
+                shared.store(address, content, &self.actor(self.lane, atomic))
+            }
+            Place::Local(at) => {
+                touched.local_bytes += bytes;
+                let local = self.local.get_mut(self.lane).ok_or_else(|| no_local(at, bytes, Access::Write))?;
+                local.store(at, content)
+            }
+            Place::Param(address) => {
+                Err(Fault::out_of_bounds(address, bytes, Access::Write, "in parameters, which are read-only"))
+            }
+        }
+    }
+
+    pub(super) fn atomic(
+        &mut self,
+        cx: &mut Context,
+        shared: &mut Shared,
+        atomic: &Atomic,
+        active: u32,
+    ) -> Result<(), Fault> {
+        for row in [atomic.at.base, atomic.operands[0], atomic.operands[1]] {
+            self.need(row, active, cx.code)?;
+        }
+        let size = atomic.ty.bytes();
+        let mut touched = Touched::default();
+        let reverse = self.reverse(cx.order);
+        for lane in lanes(active, reverse) {
+            self.lane = lane;
+            let place = self.place(&atomic.at, lane, size as u64)?;
+            let old = match place {
+                Place::Global(address) => cx.memory.load(address, size as u64, (1 << size) - 1, &mut cx.hint)?,
+                Place::Shared(address) => shared.load(address, size as u64, &self.actor(lane, true))?,
+                Place::Local(address) | Place::Param(address) => {
+                    let near = "atomics work on global and shared memory";
+                    return Err(Fault::out_of_bounds(address, size as u64, Access::Write, near));
+                }
+            };
+            let old = element(old, 0, size);
+            let [b, c] = atomic.operands.map(|row| self.rows[row as usize][lane] & atomic.ty.mask());
+            let new = (atomic.update)(old, b, c).to_le_bytes();
+            self.put(cx, shared, place, &new[..size], &mut touched, true)?;
+            if let Some(row) = atomic.old {
+                self.rows[row as usize][lane] = old;
+            }
+        }
+        if let Some(row) = atomic.old {
+            self.defined[row as usize] |= active;
+        }
+        cx.counters.atomics += u64::from(active.count_ones());
+        touched.count(cx, size as u64, Access::Write, Some(Access::Read));
+        Ok(())
+    }
+
+    /// A prefetch has no effect, but its address must be right.
+    pub(super) fn prefetch(&mut self, cx: &mut Context, at: &Address, active: u32) -> Result<(), Fault> {
+        self.need(at.base, active, cx.code)?;
+        for lane in lanes(active, false) {
+            self.lane = lane;
+            if let Place::Global(address) = self.place(at, lane, 1)? {
+                cx.memory.check(address, 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn copy_async(
+        &mut self,
+        cx: &mut Context,
+        shared: &mut Shared,
+        [to, from]: [&Address; 2],
+        bytes: u32,
+        taken: Option<u32>,
+        active: u32,
+    ) -> Result<(), Fault> {
+        for row in [to.base, from.base, taken.unwrap_or(to.base)] {
+            self.need(row, active, cx.code)?;
+        }
+        let mut touched = Touched::default();
+        let bytes = u64::from(bytes);
+        for lane in lanes(active, false) {
+            self.lane = lane;
+            let (Place::Shared(to), Place::Global(from)) =
+                (self.place(to, lane, bytes)?, self.place(from, lane, bytes)?)
+            else {
+                continue;
+            };
+            shared.check(to, bytes)?;
+            touched.shared.push((lane, to));
+            let taken = taken.map_or(bytes, |row| (self.rows[row as usize][lane] as u32).min(bytes as u32).into());
+            let mut content = vec![0; bytes as usize];
+            if taken > 0 {
+                touched.global(from);
+                let used = u64::MAX >> (64 - taken);
+                // Only what is taken need exist.
+                content[..taken as usize].copy_from_slice(cx.memory.load(from, taken, used, &mut cx.hint)?);
+            }
+            self.copies.push(AsyncCopy { lane, group: self.committed[lane], to, bytes: content });
+        }
+        touched.count(cx, bytes, Access::Read, None);
+        Ok(())
+    }
+
+    /// Writes the copies that the lanes wait for.
+    pub(super) fn wait_copies(&mut self, shared: &mut Shared, newest: Option<u32>, active: u32) -> Result<(), Fault> {
+        for copy in std::mem::take(&mut self.copies) {
+            let due = match newest {
+                None => true,
+                Some(newest) => copy.group + newest < self.committed[copy.lane],
+            };
+            if active >> copy.lane & 1 != 0 && due {
+                self.lane = copy.lane;
+                shared.store(copy.to, &copy.bytes, &self.actor(copy.lane, false))?;
+            } else {
+                self.copies.push(copy);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_local(address: u64, bytes: u64, access: Access) -> Fault {
+    Fault::out_of_bounds(address, bytes, access, "the kernel has no local memory")
+}

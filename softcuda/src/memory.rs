@@ -1,0 +1,269 @@
+//! Checked device memory: every byte belongs to a live allocation and is read only after it was written.
+use crate::fault::{Access, Fault, Site};
+
+/// Where device addresses begin; below lie the windows of shared, local and parameter space.
+const BASE: u64 = 0x7f00_0000_0000;
+const GUARD: u64 = 64 * 1024;
+const ALIGNMENT: u64 = 256;
+/// Bytes of a sector, the unit in which memory traffic is counted.
+pub(crate) const SECTOR: u64 = 32;
+
+/// One bit a byte or sector.
+#[derive(Debug, Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn new(bits: u64) -> Self {
+        // Zeroed pages are not touched before use, so that sparse use of huge allocations stays cheap.
+        Self(vec![0; bits.div_ceil(64) as usize])
+    }
+
+    fn set_range(&mut self, from: usize, count: usize) {
+        self.for_range(from, count, |word, mask| *word |= mask);
+    }
+
+    fn clear_range(&mut self, from: usize, count: usize) {
+        self.for_range(from, count, |word, mask| *word &= !mask);
+    }
+
+    fn for_range(&mut self, from: usize, count: usize, change: impl Fn(&mut u64, u64)) {
+        let (mut at, end) = (from, from + count);
+        while at < end {
+            let bits = (64 - at % 64).min(end - at);
+            change(&mut self.0[at / 64], (u64::MAX >> (64 - bits)) << (at % 64));
+            at += bits;
+        }
+    }
+
+    fn get(&self, at: usize) -> bool {
+        self.0[at / 64] >> (at % 64) & 1 != 0
+    }
+
+    fn first_clear(&self, from: usize, count: usize) -> Option<usize> {
+        let (mut at, end) = (from, from + count);
+        while at < end {
+            if at % 64 == 0 && end - at >= 64 && self.0[at / 64] == u64::MAX {
+                at += 64;
+            } else if self.get(at) {
+                at += 1;
+            } else {
+                return Some(at);
+            }
+        }
+        None
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Allocation {
+    base: u64,
+    size: u64,
+    live: bool,
+    pub(crate) bytes: Vec<u8>,
+    written: Bits,
+    /// Sectors touched by the launch under way: read, written. Empty before the first touch.
+    sectors: [Bits; 2],
+}
+
+impl Allocation {
+    /// A naturally aligned access of at most 64 bytes lies in one word of the map.
+    fn written_mask(&self, offset: usize) -> u64 {
+        self.written.0[offset / 64] >> (offset % 64)
+    }
+}
+
+/// The memory of a device. Fresh bytes are poisoned: whoever reads one before it was written gets a fault.
+#[derive(Debug)]
+pub struct Memory {
+    capacity: u64,
+    used: u64,
+    next: u64,
+    /// Sorted by address, as addresses are never reused; freed ones stay, without their bytes, to be recognised.
+    allocations: Vec<Allocation>,
+    touched: Vec<usize>,
+}
+
+impl Memory {
+    /// An empty memory of `capacity` bytes.
+    pub fn new(capacity: u64) -> Self {
+        Self { capacity, used: 0, next: BASE, allocations: Vec::new(), touched: Vec::new() }
+    }
+
+    /// A fresh allocation, 256-byte aligned and at least 64 KiB away from every other one, past or present.
+    pub fn alloc(&mut self, bytes: u64) -> Result<u64, Fault> {
+        let free = self.capacity - self.used;
+        if bytes == 0 || bytes > free {
+            return Err(Fault::OutOfMemory { wanted: bytes, free });
+        }
+        let base = self.next;
+        self.next += bytes.next_multiple_of(ALIGNMENT) + GUARD;
+        self.used += bytes;
+        self.allocations.push(Allocation {
+            base,
+            size: bytes,
+            live: true,
+            bytes: vec![0; bytes as usize],
+            written: Bits::new(bytes),
+            sectors: Default::default(),
+        });
+        Ok(base)
+    }
+
+    /// Frees the allocation that starts at `address`.
+    pub fn free(&mut self, address: u64) -> Result<(), Fault> {
+        let found = self.allocations.binary_search_by_key(&address, |a| a.base);
+        match found.ok().map(|index| &mut self.allocations[index]).filter(|a| a.live) {
+            Some(allocation) => {
+                allocation.live = false;
+                allocation.bytes = Vec::new();
+                allocation.written = Bits::default();
+                self.used -= allocation.size;
+                Ok(())
+            }
+            None => Err(Fault::InvalidFree { address }),
+        }
+    }
+
+    /// Copies `bytes` to device address `address`.
+    pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let (index, offset) = self.locate(address, bytes.len() as u64, Access::Write, &mut 0)?;
+        let allocation = &mut self.allocations[index];
+        allocation.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
+        allocation.written.set_range(offset, bytes.len());
+        Ok(())
+    }
+
+    /// Copies from device address `address`; a byte nobody wrote is a fault.
+    pub fn read(&self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
+        let (index, offset) = self.locate(address, out.len() as u64, Access::Read, &mut 0)?;
+        let allocation = &self.allocations[index];
+        if let Some(bad) = allocation.written.first_clear(offset, out.len()) {
+            return Err(self.uninitialised(allocation.base + bad as u64, 1));
+        }
+        out.copy_from_slice(&allocation.bytes[offset..offset + out.len()]);
+        Ok(())
+    }
+
+    /// Sets `bytes` bytes to `value`.
+    pub fn set(&mut self, address: u64, value: u8, bytes: u64) -> Result<(), Fault> {
+        let (index, offset) = self.locate(address, bytes, Access::Write, &mut 0)?;
+        let allocation = &mut self.allocations[index];
+        allocation.bytes[offset..offset + bytes as usize].fill(value);
+        allocation.written.set_range(offset, bytes as usize);
+        Ok(())
+    }
+
+    /// Copies within the device. What was uninitialised at the source is so at the destination.
+    pub fn copy(&mut self, to: u64, from: u64, bytes: u64) -> Result<(), Fault> {
+        let (source, start) = self.locate(from, bytes, Access::Read, &mut 0)?;
+        let (target, offset) = self.locate(to, bytes, Access::Write, &mut 0)?;
+        let count = bytes as usize;
+        let content = self.allocations[source].bytes[start..start + count].to_vec();
+        let written: Vec<bool> = (start..start + count).map(|at| self.allocations[source].written.get(at)).collect();
+        let target = &mut self.allocations[target];
+        target.bytes[offset..offset + count].copy_from_slice(&content);
+        target.written.set_range(offset, count);
+        for at in (0..count).filter(|&at| !written[at]) {
+            target.written.clear_range(offset + at, 1);
+        }
+        Ok(())
+    }
+
+    /// Start and size of every live allocation.
+    pub fn live(&self) -> Vec<(u64, u64)> {
+        self.allocations.iter().filter(|a| a.live).map(|a| (a.base, a.size)).collect()
+    }
+
+    /// Bytes in live allocations.
+    pub fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// The bytes of a kernel's naturally aligned load. `used` has a bit for each byte that matters.
+    pub(crate) fn load(&mut self, address: u64, bytes: u64, used: u64, hint: &mut usize) -> Result<&[u8], Fault> {
+        let (index, offset) = self.locate(address, bytes, Access::Read, hint)?;
+        let allocation = &self.allocations[index];
+        if !allocation.written_mask(offset) & used != 0 {
+            return Err(self.uninitialised(address, bytes));
+        }
+        Ok(&self.allocations[index].bytes[offset..offset + bytes as usize])
+    }
+
+    /// A kernel's naturally aligned store.
+    pub(crate) fn store(&mut self, address: u64, bytes: &[u8], hint: &mut usize) -> Result<(), Fault> {
+        let (index, offset) = self.locate(address, bytes.len() as u64, Access::Write, hint)?;
+        let allocation = &mut self.allocations[index];
+        allocation.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
+        allocation.written.set_range(offset, bytes.len());
+        Ok(())
+    }
+
+    /// Whether an access of `bytes` at `address` would stay in one live allocation.
+    pub(crate) fn check(&self, address: u64, bytes: u64) -> Result<(), Fault> {
+        self.locate(address, bytes, Access::Read, &mut 0).map(drop)
+    }
+
+    /// Marks sectors, given as addresses over 32, as touched by the launch under way.
+    pub(crate) fn touch(&mut self, sectors: &[u64], access: Access, hint: &mut usize) {
+        for &sector in sectors {
+            // Base addresses are 256-byte aligned: a sector belongs to one allocation, which has just been accessed.
+            let Ok((index, offset)) = self.locate(sector * SECTOR, 0, access, hint) else { continue };
+            let allocation = &mut self.allocations[index];
+            if allocation.sectors[0].0.is_empty() {
+                let sectors = allocation.size.div_ceil(SECTOR);
+                allocation.sectors = [Bits::new(sectors), Bits::new(sectors)];
+                self.touched.push(index);
+            }
+            let sector = offset / SECTOR as usize;
+            allocation.sectors[access as usize].0[sector / 64] |= 1 << (sector % 64);
+        }
+    }
+
+    /// Distinct sectors read, written, and either, since the last call.
+    pub(crate) fn take_sectors(&mut self) -> [u64; 3] {
+        let mut counts = [0; 3];
+        for index in self.touched.drain(..) {
+            let [read, written] = std::mem::take(&mut self.allocations[index].sectors);
+            for (read, written) in read.0.iter().zip(&written.0) {
+                for (count, word) in counts.iter_mut().zip([*read, *written, read | written]) {
+                    *count += u64::from(word.count_ones());
+                }
+            }
+        }
+        counts
+    }
+
+    /// Index and offset of a range that lies in one live allocation. `hint` is the last index found.
+    fn locate(&self, address: u64, bytes: u64, access: Access, hint: &mut usize) -> Result<(usize, usize), Fault> {
+        let holds =
+            |a: &Allocation| a.live && address >= a.base && bytes <= a.size && address - a.base <= a.size - bytes;
+        if !self.allocations.get(*hint).is_some_and(holds) {
+            *hint = self.allocations.partition_point(|a| a.base <= address).saturating_sub(1);
+        }
+        match self.allocations.get(*hint) {
+            Some(a) if holds(a) => Ok((*hint, (address - a.base) as usize)),
+            Some(a) if !a.live && address >= a.base && address < a.base + a.size => {
+                let near = self.near(address);
+                Err(Fault::UseAfterFree { address, bytes, access, near, site: Site::default() })
+            }
+            _ => Err(Fault::out_of_bounds(address, bytes, access, self.near(address))),
+        }
+    }
+
+    fn uninitialised(&self, address: u64, bytes: u64) -> Fault {
+        let near = self.near(address);
+        Fault::UninitialisedRead { address, bytes, near, site: Site::default() }
+    }
+
+    fn near(&self, address: u64) -> String {
+        let after = self.allocations.partition_point(|a| a.base <= address);
+        match after.checked_sub(1).map(|index| &self.allocations[index]) {
+            None => "no allocation's address".to_owned(),
+            Some(a) => {
+                let state = if a.live { "" } else { "freed " };
+                let offset = address - a.base;
+                format!("byte {offset} of the {state}allocation of {} bytes at {:#x}", a.size, a.base)
+            }
+        }
+    }
+}

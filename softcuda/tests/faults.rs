@@ -1,0 +1,243 @@
+//! Seeded faults: each must be caught, by name, in every order of execution, and the sound kernel must pass.
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod device;
+
+use device::{Device, ORDERS, ptx};
+use softcuda::exec::Order;
+use softcuda::fault::{Access, Fault};
+use softcuda::memory::Memory;
+
+const MUTANTS: &str = include_str!("ptx/mutants.ptx");
+const ROWS: usize = 3;
+const COLUMNS: usize = 600;
+
+fn little(values: &[u64], ints: &[u32]) -> Vec<u8> {
+    let ints = ints.iter().flat_map(|value| value.to_le_bytes());
+    values.iter().flat_map(|value| value.to_le_bytes()).chain(ints).collect()
+}
+
+/// Runs one of the row sums; gives the sums or the fault.
+fn row_sums(kernel: &str, order: Order) -> Result<Vec<f32>, Fault> {
+    let mut device = Device::new(MUTANTS);
+    device.order = order;
+    let x: Vec<f32> = (0..ROWS * COLUMNS).map(|index| (index % 17) as f32).collect();
+    let x = device.upload_f32(&x);
+    let out = device.space(4 * ROWS as u64);
+    device.run_bytes(kernel, 1, 256, &little(&[x, out], &[ROWS as u32, COLUMNS as u32]))?;
+    Ok(device.f32s(out, ROWS))
+}
+
+fn want_sums() -> Vec<f32> {
+    let sum = |row: usize| (row * COLUMNS..(row + 1) * COLUMNS).map(|index| (index % 17) as f32).sum();
+    (0..ROWS).map(sum).collect()
+}
+
+/// A fault of a kernel with inputs of 96 floats, an output of 64, and perhaps an int.
+fn fault(kernel: &str, threads: u32, ints: &[u32], order: Order) -> Fault {
+    let mut device = Device::new(MUTANTS);
+    device.order = order;
+    let x = device.upload_f32(&(0..96).map(|index| index as f32).collect::<Vec<_>>());
+    let out = device.space(4 * 64);
+    let params = if kernel == "barrier_of_too_many" { vec![out] } else { vec![x, out] };
+    device.run_bytes(kernel, 1, threads, &little(&params, ints)).expect_err(kernel)
+}
+
+#[test]
+fn a_sound_kernel_passes_in_every_order() {
+    for order in ORDERS {
+        assert_eq!(row_sums("sound", order).unwrap(), want_sums());
+    }
+}
+
+#[test]
+fn a_missing_barrier_is_a_race() {
+    for order in ORDERS {
+        for kernel in ["missing_barrier", "missing_barrier_between_rows"] {
+            let fault = row_sums(kernel, order).expect_err(kernel);
+            // A warp that comes first reads what was not written yet.
+            let seen = matches!(fault, Fault::SharedRace { .. } | Fault::UninitialisedRead { .. });
+            assert!(seen, "{kernel}, {order:?}: {fault}");
+        }
+        let fault = row_sums("missing_barrier_between_rows", order).unwrap_err();
+        assert!(matches!(fault, Fault::SharedRace { .. }), "{order:?}: {fault}");
+    }
+}
+
+#[test]
+fn a_narrow_shuffle_gives_wrong_sums() {
+    assert_ne!(row_sums("narrow_shuffle", Order::Forward).unwrap(), want_sums());
+}
+
+#[test]
+fn an_uninitialised_slot_is_seen() {
+    let fault = row_sums("uninitialised_slots", Order::Forward).unwrap_err();
+    assert!(matches!(fault, Fault::UninitialisedRead { .. }), "{fault}");
+}
+
+#[test]
+fn one_element_too_many_is_out_of_bounds() {
+    // Within the rows it only reads the next row; the last row runs off the allocation.
+    let fault = row_sums("one_column_too_many", Order::Forward).unwrap_err();
+    let Fault::OutOfBounds { bytes: 4, access: Access::Read, ref site, .. } = fault else { panic!("{fault}") };
+    assert_eq!(site.0.as_ref().unwrap().thread, [COLUMNS as u32 % 256, 0, 0]);
+    let text = fault.to_string();
+    for part in ["one_column_too_many", "ld.global", "byte 7200 of the allocation of 7200 bytes", "block [0, 0, 0]"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn a_misaligned_vector_is_seen() {
+    let fault = fault("misaligned_vector", 8, &[], Order::Forward);
+    assert!(matches!(fault, Fault::Misaligned { bytes: 16, .. }), "{fault}");
+}
+
+#[test]
+fn shuffles_without_all_their_lanes_are_divergent() {
+    for order in ORDERS {
+        let found = fault("divergent_shuffle", 32, &[], order);
+        assert!(matches!(found, Fault::DivergentSync { .. }), "{found}");
+        let found = fault("shuffle_after_exit", 32, &[20], order);
+        assert!(matches!(found, Fault::DivergentSync { missing: 0xfff0_0000, .. }), "{found}");
+        let found = fault("shuffle_from_outside", 32, &[], order);
+        assert!(matches!(found, Fault::ShuffleSource { lane: 16, .. }), "{found}");
+    }
+}
+
+#[test]
+fn barriers_that_part_of_a_warp_reaches_are_seen() {
+    for order in ORDERS {
+        let found = fault("divergent_barrier", 64, &[], order);
+        assert!(matches!(found, Fault::DivergentSync { .. }), "{found}");
+        let found = fault("barrier_of_too_many", 64, &[], order);
+        assert!(matches!(found, Fault::Deadlock { waiting: 2, .. }), "{found}");
+    }
+}
+
+#[test]
+fn an_unwritten_tail_cannot_be_read_back() {
+    let mut device = Device::new(MUTANTS);
+    let x = device.upload_f32(&[1.0; 62]);
+    let out = device.space(4 * 62);
+    device.run_bytes("unwritten_tail", 1, 32, &little(&[x, out], &[62])).unwrap();
+    let mut bytes = [0; 4 * 62];
+    let fault = device.memory.read(out, &mut bytes).unwrap_err();
+    assert!(matches!(fault, Fault::UninitialisedRead { address, .. } if address == out + 4 * 60), "{fault}");
+    device.memory.read(out, &mut bytes[..4 * 60]).unwrap();
+}
+
+#[test]
+fn shared_arrays_end_where_they_end() {
+    for order in ORDERS {
+        let found = fault("shared_off_the_end", 64, &[], order);
+        assert!(matches!(found, Fault::OutOfBounds { .. }), "{found}");
+    }
+}
+
+#[test]
+fn lanes_of_a_warp_race_without_a_warp_sync() {
+    for order in ORDERS {
+        let found = fault("missing_warp_sync", 64, &[], order);
+        assert!(matches!(found, Fault::SharedRace { .. }), "{found}");
+        let found = fault("shared_values_collide", 64, &[], order);
+        assert!(matches!(found, Fault::SharedRace { access: Access::Write, other: Access::Write, .. }), "{found}");
+    }
+}
+
+#[test]
+fn local_arrays_end_where_they_end() {
+    let found = fault("local_off_the_end", 64, &[1], Order::Forward);
+    assert!(matches!(found, Fault::OutOfBounds { .. }), "{found}");
+}
+
+#[test]
+fn float_atomics_depend_on_the_order() {
+    let sums: Vec<u32> = ORDERS
+        .into_iter()
+        .map(|order| {
+            let mut device = Device::new(MUTANTS);
+            device.order = order;
+            let x = device.upload_f32(&(0..256).map(|index| 1.0 / (index as f32 + 1.0)).collect::<Vec<_>>());
+            let out = device.upload_f32(&[0.0]);
+            device.run("float_atomics", 4, 64, &[x, out]).unwrap();
+            device.u32s(out, 1)[0]
+        })
+        .collect();
+    assert_ne!(sums[0], sums[1]);
+}
+
+#[test]
+fn traps_and_unknown_instructions_name_their_place() {
+    let found = fault("trap_on_odd", 64, &[], Order::Forward);
+    let Fault::Trap { ref site } = found else { panic!("{found}") };
+    assert_eq!(site.0.as_ref().unwrap().thread, [33, 0, 0]);
+    let mut device = Device::kernel("", "mov.u32 %r1, 1;\nfrobnicate.b32 %r2, %r1;");
+    assert_eq!(device.module.unsupported("k").unwrap(), ["frobnicate.b32 %r2, %r1"]);
+    let found = device.run("k", 1, 1, &[]).unwrap_err();
+    assert!(
+        found.to_string().starts_with("unsupported instruction: frobnicate.b32 %r2, %r1; kernel k, line 13"),
+        "{found}"
+    );
+    // Modifiers are not passed over.
+    let device =
+        Device::kernel("", "mov.u32 %r1, 1; add.cc.u32 %r2, %r1, %r1; ld.global.L2::cache_hint.u32 %r1, [%d0], %d1;");
+    assert_eq!(device.module.unsupported("k").unwrap().len(), 2);
+}
+
+#[test]
+fn registers_without_a_value_are_seen() {
+    let mut device =
+        Device::kernel(".param .u64 out", "ld.param.u64 %d1, [out]; add.u32 %r2, %r1, 1; st.global.u32 [%d1], %r2;");
+    let out = device.space(4);
+    let found = device.run("k", 1, 1, &[out]).unwrap_err();
+    assert!(matches!(&found, Fault::UninitialisedRegister { register, .. } if register == "%r1"), "{found}");
+}
+
+#[test]
+fn memory_knows_freed_and_foreign_addresses() {
+    let mut device = Device::new(MUTANTS);
+    let x = device.upload_f32(&[1.0; 64]);
+    let out = device.space(256);
+    device.memory.free(x).unwrap();
+    let found = device.run("float_atomics", 1, 64, &[x, out]).unwrap_err();
+    assert!(matches!(found, Fault::UseAfterFree { .. }), "{found}");
+    assert_eq!(device.memory.free(x), Err(Fault::InvalidFree { address: x }));
+    let next = device.space(256);
+    assert!(next >= out + 256 + 65536 && next % 256 == 0, "addresses are not reused: {next:#x} after {out:#x}");
+    let found = device.run("float_atomics", 1, 64, &[x + 8, 0]).unwrap_err();
+    assert!(matches!(found, Fault::UseAfterFree { .. }), "{found}");
+    let found = device.run("float_atomics", 1, 64, &[0, out]).unwrap_err();
+    assert!(matches!(found, Fault::OutOfBounds { address: 0, .. }), "{found}");
+}
+
+#[test]
+fn copies_carry_what_was_never_written() {
+    let mut memory = Memory::new(1 << 20);
+    let (from, to) = (memory.alloc(300).unwrap(), memory.alloc(300).unwrap());
+    memory.set(from, 7, 300).unwrap();
+    memory.set(to, 1, 300).unwrap();
+    let half = memory.alloc(300).unwrap();
+    memory.write(half + 100, &[3; 50]).unwrap();
+    memory.copy(to, half, 300).unwrap();
+    let mut bytes = [0; 50];
+    memory.read(to + 100, &mut bytes).unwrap();
+    assert_eq!(bytes, [3; 50]);
+    assert!(matches!(memory.read(to + 101, &mut bytes), Err(Fault::UninitialisedRead { .. })));
+    assert!(matches!(memory.read(to + 50, &mut bytes), Err(Fault::UninitialisedRead { .. })));
+    assert!(matches!(memory.copy(to, from, 301), Err(Fault::OutOfBounds { .. })));
+    assert!(matches!(memory.alloc(1 << 20), Err(Fault::OutOfMemory { .. })));
+    assert_eq!((memory.used(), memory.live().len()), (900, 3));
+}
+
+#[test]
+fn launches_that_cannot_be_are_refused() {
+    let mut device = Device::new(&ptx(".param .u64 out", ""));
+    for (grid, block, params) in [(0, 32, 1), (1, 0, 1), (1, 1025, 1), (1, 32, 2)] {
+        let found = device.run("k", grid, block, &vec![0; params]).unwrap_err();
+        assert!(matches!(found, Fault::BadLaunch { .. }), "{found}");
+    }
+    device.dynamic_shared = 228 * 1024;
+    assert!(matches!(device.run("k", 1, 32, &[0]), Err(Fault::BadLaunch { .. })));
+    assert!(matches!(device.run("absent", 1, 32, &[0]), Err(Fault::BadLaunch { .. })));
+}

@@ -1,0 +1,144 @@
+//! Made from `kernels/abi.h` by bindgen; `tests/abi.rs` says how and catches drift.
+#![allow(missing_docs, non_camel_case_types, non_upper_case_globals, dead_code)]
+
+
+pub const ALA_NO_ROW: i32 = -1;
+pub const ALA_LABEL_U8: u32 = 0;
+pub const ALA_LABEL_I32: u32 = 1;
+pub const ALA_LABEL_U32: u32 = 2;
+pub const ALA_LABEL_I64: u32 = 3;
+pub const ALA_REDUCTION_SUM: u32 = 0;
+pub const ALA_REDUCTION_MEAN: u32 = 1;
+pub const ALA_HAS_IGNORE: u32 = 1;
+pub const ALA_COUNTED: u32 = 2;
+pub const ALA_WEIGHTED: u32 = 4;
+pub const ALA_UPSTREAM_PER_ROW: u32 = 8;
+pub const ALA_FOCAL: u32 = 16;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AlaTarget {
+    pub extra_slope: f32,
+    pub bias: f32,
+    pub gradient_slope: f32,
+    pub weight: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AlaTarget"][::core::mem::size_of::<AlaTarget>() - 16usize];
+    ["Alignment of AlaTarget"][::core::mem::align_of::<AlaTarget>() - 4usize];
+    ["Offset of field: AlaTarget::extra_slope"]
+        [::core::mem::offset_of!(AlaTarget, extra_slope) - 0usize];
+    ["Offset of field: AlaTarget::bias"][::core::mem::offset_of!(AlaTarget, bias) - 4usize];
+    ["Offset of field: AlaTarget::gradient_slope"]
+        [::core::mem::offset_of!(AlaTarget, gradient_slope) - 8usize];
+    ["Offset of field: AlaTarget::weight"][::core::mem::offset_of!(AlaTarget, weight) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AlaAffine {
+    pub slope: f32,
+    pub bias: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AlaAffine"][::core::mem::size_of::<AlaAffine>() - 8usize];
+    ["Alignment of AlaAffine"][::core::mem::align_of::<AlaAffine>() - 4usize];
+    ["Offset of field: AlaAffine::slope"][::core::mem::offset_of!(AlaAffine, slope) - 0usize];
+    ["Offset of field: AlaAffine::bias"][::core::mem::offset_of!(AlaAffine, bias) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AlaState {
+    pub loss: f64,
+    pub total_weight: f64,
+    pub counted_rows: u64,
+    pub bad_row: u64,
+    pub bad_label: i64,
+    pub step_bad_row: u64,
+    pub blocks_done: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AlaState"][::core::mem::size_of::<AlaState>() - 56usize];
+    ["Alignment of AlaState"][::core::mem::align_of::<AlaState>() - 8usize];
+    ["Offset of field: AlaState::loss"][::core::mem::offset_of!(AlaState, loss) - 0usize];
+    ["Offset of field: AlaState::total_weight"]
+        [::core::mem::offset_of!(AlaState, total_weight) - 8usize];
+    ["Offset of field: AlaState::counted_rows"]
+        [::core::mem::offset_of!(AlaState, counted_rows) - 16usize];
+    ["Offset of field: AlaState::bad_row"][::core::mem::offset_of!(AlaState, bad_row) - 24usize];
+    ["Offset of field: AlaState::bad_label"]
+        [::core::mem::offset_of!(AlaState, bad_label) - 32usize];
+    ["Offset of field: AlaState::step_bad_row"]
+        [::core::mem::offset_of!(AlaState, step_bad_row) - 40usize];
+    ["Offset of field: AlaState::blocks_done"]
+        [::core::mem::offset_of!(AlaState, blocks_done) - 48usize];
+    ["Offset of field: AlaState::reserved"][::core::mem::offset_of!(AlaState, reserved) - 52usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AlaParams {
+    pub logits: u64,
+    pub gradient: u64,
+    pub labels: u64,
+    pub targets: u64,
+    pub others: u64,
+    pub upstream: u64,
+    pub row_losses: u64,
+    pub hits: u64,
+    pub state: u64,
+    pub scratch: u64,
+    pub row_scratch: u64,
+    pub rows: u64,
+    pub logits_stride: u64,
+    pub gradient_stride: u64,
+    pub ignore_label: i64,
+    pub classes: u32,
+    pub label_type: u32,
+    pub reduction: u32,
+    pub flags: u32,
+    pub slope: f32,
+    pub focal_gamma: f32,
+    pub gradient_scale: f32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 152usize];
+    ["Alignment of AlaParams"][::core::mem::align_of::<AlaParams>() - 8usize];
+    ["Offset of field: AlaParams::logits"][::core::mem::offset_of!(AlaParams, logits) - 0usize];
+    ["Offset of field: AlaParams::gradient"][::core::mem::offset_of!(AlaParams, gradient) - 8usize];
+    ["Offset of field: AlaParams::labels"][::core::mem::offset_of!(AlaParams, labels) - 16usize];
+    ["Offset of field: AlaParams::targets"][::core::mem::offset_of!(AlaParams, targets) - 24usize];
+    ["Offset of field: AlaParams::others"][::core::mem::offset_of!(AlaParams, others) - 32usize];
+    ["Offset of field: AlaParams::upstream"]
+        [::core::mem::offset_of!(AlaParams, upstream) - 40usize];
+    ["Offset of field: AlaParams::row_losses"]
+        [::core::mem::offset_of!(AlaParams, row_losses) - 48usize];
+    ["Offset of field: AlaParams::hits"][::core::mem::offset_of!(AlaParams, hits) - 56usize];
+    ["Offset of field: AlaParams::state"][::core::mem::offset_of!(AlaParams, state) - 64usize];
+    ["Offset of field: AlaParams::scratch"][::core::mem::offset_of!(AlaParams, scratch) - 72usize];
+    ["Offset of field: AlaParams::row_scratch"]
+        [::core::mem::offset_of!(AlaParams, row_scratch) - 80usize];
+    ["Offset of field: AlaParams::rows"][::core::mem::offset_of!(AlaParams, rows) - 88usize];
+    ["Offset of field: AlaParams::logits_stride"]
+        [::core::mem::offset_of!(AlaParams, logits_stride) - 96usize];
+    ["Offset of field: AlaParams::gradient_stride"]
+        [::core::mem::offset_of!(AlaParams, gradient_stride) - 104usize];
+    ["Offset of field: AlaParams::ignore_label"]
+        [::core::mem::offset_of!(AlaParams, ignore_label) - 112usize];
+    ["Offset of field: AlaParams::classes"][::core::mem::offset_of!(AlaParams, classes) - 120usize];
+    ["Offset of field: AlaParams::label_type"]
+        [::core::mem::offset_of!(AlaParams, label_type) - 124usize];
+    ["Offset of field: AlaParams::reduction"]
+        [::core::mem::offset_of!(AlaParams, reduction) - 128usize];
+    ["Offset of field: AlaParams::flags"][::core::mem::offset_of!(AlaParams, flags) - 132usize];
+    ["Offset of field: AlaParams::slope"][::core::mem::offset_of!(AlaParams, slope) - 136usize];
+    ["Offset of field: AlaParams::focal_gamma"]
+        [::core::mem::offset_of!(AlaParams, focal_gamma) - 140usize];
+    ["Offset of field: AlaParams::gradient_scale"]
+        [::core::mem::offset_of!(AlaParams, gradient_scale) - 144usize];
+    ["Offset of field: AlaParams::reserved"]
+        [::core::mem::offset_of!(AlaParams, reserved) - 148usize];
+};

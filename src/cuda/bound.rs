@@ -1,0 +1,480 @@
+use std::sync::Arc;
+
+use cudarc::driver::{
+    CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop, sys,
+};
+
+use super::abi::AlaParams;
+use super::error::{CudaError, driver};
+use super::kernels::{self, ElementType, Kernels, MOST_CLASSES};
+use super::launch::{self, Constants, OwnAddresses, RawStep, RawUpstream};
+use super::step::{CudaElement, CudaLabel, Inputs, Outputs, Upstream};
+use super::table;
+use super::workspace::{ROW_LOSSES, Workspace};
+use crate::error::Error;
+use crate::loss::{Loss, Reduction};
+use crate::shape::{check_length, check_rows};
+
+/// A [`Loss`] bound to a CUDA context: kernels loaded, table uploaded. `Send + Sync`; made by [`Loss::cuda`].
+#[derive(Debug)]
+pub struct CudaLoss {
+    loss: Loss,
+    context: Arc<CudaContext>,
+    kernels: [Kernels; 3],
+    targets: CudaSlice<u8>,
+    others: Option<CudaSlice<u8>>,
+    targets_address: u64,
+    others_address: u64,
+    constants: Constants,
+}
+
+impl Loss {
+    /// Binds the loss to a context: loads the kernels at the context's first use and uploads the class table.
+    ///
+    /// # Errors
+    /// [`CudaError::NoDriver`], [`CudaError::NotBuilt`], [`CudaError::TooManyClasses`], [`CudaError::Driver`].
+    pub fn cuda(&self, context: &Arc<CudaContext>) -> Result<CudaLoss, Error> {
+        if u32::try_from(self.classes()).map_or(true, |classes| classes > MOST_CLASSES) {
+            return Err(CudaError::TooManyClasses {
+                classes: self.classes(),
+                most: MOST_CLASSES,
+            }
+            .into());
+        }
+        let packed = table::pack(self.table());
+        let kernels = kernels::load(context, !packed.others.is_empty())?;
+        let stream = context.new_stream().map_err(driver("cuStreamCreate"))?;
+        let upload = |bytes: &[u8]| {
+            stream
+                .clone_htod(bytes)
+                .map_err(driver("uploading the class table"))
+        };
+        let targets = upload(bytes_of(&packed.targets))?;
+        let others = match packed.others.as_slice() {
+            [] => None,
+            others => Some(upload(bytes_of(others))?),
+        };
+        // Every stream may use the table from here on, whether or not cudarc tracks events.
+        stream
+            .synchronize()
+            .map_err(driver("uploading the class table"))?;
+        Ok(CudaLoss {
+            loss: self.clone(),
+            context: Arc::clone(context),
+            kernels,
+            targets_address: address_of(&targets, &stream),
+            others_address: others
+                .as_ref()
+                .map_or(0, |others| address_of(others, &stream)),
+            targets,
+            others,
+            constants: Constants {
+                slope: packed.slope,
+                weighted: packed.weighted,
+            },
+        })
+    }
+}
+
+/// A slice's address, for calls that no guard follows.
+pub(super) fn address_of(slice: &CudaSlice<u8>, stream: &CudaStream) -> u64 {
+    slice.device_ptr(stream).0
+}
+
+fn bytes_of<T: Copy>(entries: &[T]) -> &[u8] {
+    // SAFETY: the table's entries are `f32` alone, without padding, and u8 has no alignment.
+    unsafe { std::slice::from_raw_parts(entries.as_ptr().cast(), size_of_val(entries)) }
+}
+
+/// The most buffers that a step has.
+const MOST_BUFFERS: usize = 10;
+
+/// Keeps cudarc's guards until the launch is enqueued; they then record that their buffers are in use.
+/// No heap: the launch path allocates nothing.
+#[derive(Default)]
+struct Guards<'a> {
+    kept: [Option<SyncOnDrop<'a>>; MOST_BUFFERS],
+    used: usize,
+}
+
+impl<'a> Guards<'a> {
+    fn keep(&mut self, (address, guard): (sys::CUdeviceptr, SyncOnDrop<'a>)) -> u64 {
+        self.kept[self.used] = Some(guard);
+        self.used += 1;
+        address
+    }
+}
+
+impl CudaLoss {
+    /// The loss that is bound.
+    pub fn loss(&self) -> &Loss {
+        &self.loss
+    }
+
+    /// The context that it is bound to.
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    /// Allocates a workspace for batches of up to `rows` rows.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn workspace(&self, stream: &Arc<CudaStream>, rows: usize) -> Result<Workspace, Error> {
+        // SAFETY: the state is written before anything reads it, the row losses by each launch.
+        let memory = unsafe { stream.alloc::<u8>(Workspace::bytes(rows)) }
+            .map_err(driver("allocating the workspace"))?;
+        self.workspace_in(stream, memory)
+    }
+
+    /// A workspace in the caller's memory, [`Workspace::bytes`] for as many rows as it is to serve.
+    ///
+    /// # Errors
+    /// [`Error::Length`] where not even the state fits, [`CudaError::OtherContext`], [`CudaError::Driver`].
+    pub fn workspace_in(
+        &self,
+        stream: &Arc<CudaStream>,
+        memory: CudaSlice<u8>,
+    ) -> Result<Workspace, Error> {
+        self.check_context("workspace", &memory)?;
+        Workspace::new(stream, &self.loss, memory)
+    }
+
+    /// Enqueues loss and gradient on `stream`. Allocates no device memory and waits for nothing.
+    ///
+    /// # Errors
+    /// Those of [`Loss::cpu_into`] but for labels, which [`Workspace::read`] reports; and
+    /// [`CudaError::WorkspaceTooSmall`], [`CudaError::OtherContext`], [`CudaError::Driver`]. Nothing is launched then.
+    pub fn launch<T: CudaElement, L: CudaLabel>(
+        &self,
+        stream: &Arc<CudaStream>,
+        inputs: Inputs<'_, T, L>,
+        outputs: Outputs<'_, T>,
+        workspace: &mut Workspace,
+    ) -> Result<(), Error> {
+        let Some(logits) = inputs.logits else {
+            return Err(Error::Length {
+                name: "logits",
+                got: 0,
+                expected: inputs.labels.len() * self.loss.classes(),
+            });
+        };
+        self.enqueue(
+            stream,
+            Logits::Read(logits),
+            inputs,
+            outputs,
+            workspace,
+            None,
+        )
+    }
+
+    /// [`launch`](Self::launch), the gradient written **over the logits**.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch), and [`Error::GradientBufferInPlace`] where `outputs` has a gradient buffer.
+    pub fn launch_in_place<T: CudaElement, L: CudaLabel>(
+        &self,
+        stream: &Arc<CudaStream>,
+        logits: &mut impl DevicePtrMut<T>,
+        inputs: Inputs<'_, T, L>,
+        outputs: Outputs<'_, T>,
+        workspace: &mut Workspace,
+    ) -> Result<(), Error> {
+        if outputs.gradient.is_some() {
+            return Err(Error::GradientBufferInPlace);
+        }
+        self.enqueue(
+            stream,
+            Logits::Over(logits),
+            inputs,
+            outputs,
+            workspace,
+            None,
+        )
+    }
+
+    /// The same result by the unfused baseline, one kernel an operation: what benchmarks compare with.
+    /// `scratch` holds at least `N C + 2 N` numbers.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    pub fn launch_unfused<T: CudaElement, L: CudaLabel>(
+        &self,
+        stream: &Arc<CudaStream>,
+        inputs: Inputs<'_, T, L>,
+        outputs: Outputs<'_, T>,
+        workspace: &mut Workspace,
+        scratch: &mut CudaSlice<f32>,
+    ) -> Result<(), Error> {
+        let (rows, classes) = (inputs.labels.len(), self.loss.classes());
+        let expected = rows
+            .checked_mul(classes)
+            .and_then(|n| n.checked_add(2 * rows))
+            .ok_or(Error::ShapeOverflow {
+                rows,
+                stride: classes,
+            })?;
+        if scratch.len() < expected {
+            return Err(Error::Length {
+                name: "scratch",
+                got: scratch.len(),
+                expected,
+            });
+        }
+        let Some(logits) = inputs.logits else {
+            return Err(Error::Length {
+                name: "logits",
+                got: 0,
+                expected: rows * classes,
+            });
+        };
+        self.enqueue(
+            stream,
+            Logits::Read(logits),
+            inputs,
+            outputs,
+            workspace,
+            Some(scratch),
+        )
+    }
+
+    /// Enqueues a step given by device addresses on any stream of this context.
+    ///
+    /// # Errors
+    /// [`Error::Stride`], [`CudaError::Address`], [`CudaError::WorkspaceTooSmall`],
+    /// [`Error::UpstreamNeedsNoReduction`], [`CudaError::Driver`]. Nothing is launched then.
+    ///
+    /// # Safety
+    /// Every address must be valid for its shape and element type, in this context, until the stream has passed the
+    /// launch, as must this loss and the workspace; no buffer may overlap another but a gradient that is given
+    /// the logits' own address and stride; `stream` must be a stream of this context.
+    pub unsafe fn launch_raw<T: CudaElement, L: CudaLabel>(
+        &self,
+        stream: sys::CUstream,
+        step: &RawStep,
+        workspace: &mut Workspace,
+    ) -> Result<(), Error> {
+        let classes = self.loss.classes();
+        for (name, stride) in [
+            ("logits", step.logits_stride),
+            ("gradient", step.gradient_stride),
+        ] {
+            if stride < classes && (name == "logits" || step.gradient.is_some()) {
+                return Err(Error::Stride {
+                    name,
+                    stride,
+                    classes,
+                });
+            }
+        }
+        let (upstream, per_row) = match step.upstream {
+            RawUpstream::One => (None, false),
+            RawUpstream::Scalar(address) => (Some(address), false),
+            RawUpstream::PerRow(address) => (Some(address), true),
+        };
+        self.check_upstream(per_row)?;
+        let element = align_of::<T>() as u64;
+        let given = [
+            ("logits", Some(step.logits), element),
+            ("labels", Some(step.labels), align_of::<L>() as u64),
+            ("gradient", step.gradient, element),
+            ("row losses", step.row_losses, 4),
+            ("hits", step.hits, 1),
+            ("upstream gradient", upstream, 4),
+        ];
+        for (buffer, address, alignment) in given {
+            if let Some(address) = address.filter(|_| step.rows > 0)
+                && (address == 0 || address % alignment != 0)
+            {
+                return Err(CudaError::Address {
+                    buffer,
+                    address,
+                    alignment,
+                }
+                .into());
+            }
+        }
+        check_capacity(workspace, step.rows)?;
+        self.bind()?;
+        // The caller keeps the loss and the workspace alive, so no event needs to be recorded for them.
+        let own = OwnAddresses {
+            targets: self.targets_address,
+            others: self.others_address,
+            state: workspace.address,
+            row_losses: workspace.address + ROW_LOSSES as u64,
+        };
+        let parameters = launch::parameters(&self.loss, self.constants, own, step, L::TYPE);
+        // SAFETY: the caller's promise; the context was made current above.
+        unsafe { launch::fused(self.kernels_of(T::TYPE.0), stream, &parameters) }
+    }
+
+    fn enqueue<T: CudaElement, L: CudaLabel>(
+        &self,
+        stream: &Arc<CudaStream>,
+        logits: Logits<'_, T>,
+        inputs: Inputs<'_, T, L>,
+        outputs: Outputs<'_, T>,
+        workspace: &mut Workspace,
+        scratch: Option<&mut CudaSlice<f32>>,
+    ) -> Result<(), Error> {
+        let (rows, classes) = (inputs.labels.len(), self.loss.classes());
+        let (length, owner) = logits.shape();
+        let logits_stride = check_rows("logits", length, rows, classes, inputs.stride)?;
+        self.check_owner("logits", owner)?;
+        self.check_owner("labels", inputs.labels.stream())?;
+        if **stream.context() != *self.context {
+            return Err(CudaError::OtherContext { buffer: "stream" }.into());
+        }
+        let mut gradient_stride = logits_stride;
+        if let Some(gradient) = &outputs.gradient {
+            gradient_stride = check_rows(
+                "gradient",
+                gradient.len(),
+                rows,
+                classes,
+                outputs.gradient_stride,
+            )?;
+            self.check_owner("gradient", gradient.stream())?;
+        }
+        if let Some(losses) = &outputs.row_losses {
+            check_length("row losses", Some(losses.len()), rows)?;
+            self.check_owner("row losses", losses.stream())?;
+        }
+        if let Some(hits) = &outputs.hits {
+            check_length("hits", Some(hits.len()), rows)?;
+            self.check_owner("hits", hits.stream())?;
+        }
+        match &inputs.upstream {
+            Some(Upstream::Scalar(upstream)) => {
+                check_length("upstream gradient", Some(upstream.len()), 1)?;
+                self.check_owner("upstream gradient", upstream.stream())?;
+            }
+            Some(Upstream::PerRow(upstream)) => {
+                self.check_upstream(true)?;
+                check_length("upstream gradient", Some(upstream.len()), rows)?;
+                self.check_owner("upstream gradient", upstream.stream())?;
+            }
+            None => {}
+        }
+        check_capacity(workspace, rows)?;
+        self.check_context("workspace", &workspace.memory)?;
+        self.bind()?;
+
+        // The guards record what the launch reads and writes when they are dropped, after it.
+        let mut guards = Guards::default();
+        let (logits, in_place) = match logits {
+            Logits::Read(logits) => (guards.keep(logits.device_ptr(stream)), false),
+            Logits::Over(logits) => (guards.keep(logits.device_ptr_mut(stream)), true),
+        };
+        let upstream = match inputs.upstream {
+            None => RawUpstream::One,
+            Some(Upstream::Scalar(u)) => RawUpstream::Scalar(guards.keep(u.device_ptr(stream))),
+            Some(Upstream::PerRow(u)) => RawUpstream::PerRow(guards.keep(u.device_ptr(stream))),
+        };
+        let labels = guards.keep(inputs.labels.device_ptr(stream));
+        let targets = guards.keep(self.targets.device_ptr(stream));
+        let others = match &self.others {
+            Some(others) => guards.keep(others.device_ptr(stream)),
+            None => 0,
+        };
+        let state = guards.keep(workspace.memory.device_ptr_mut(stream));
+        let gradient = match outputs.gradient {
+            Some(gradient) => Some(guards.keep(gradient.device_ptr_mut(stream))),
+            None => in_place.then_some(logits),
+        };
+        let row_losses = outputs
+            .row_losses
+            .map(|losses| guards.keep(losses.device_ptr_mut(stream)));
+        let hits = outputs
+            .hits
+            .map(|hits| guards.keep(hits.device_ptr_mut(stream)));
+        let step = RawStep {
+            rows,
+            logits,
+            logits_stride,
+            labels,
+            gradient,
+            gradient_stride,
+            row_losses,
+            hits,
+            upstream,
+            gradient_scale: inputs.gradient_scale,
+        };
+        let own = OwnAddresses {
+            targets,
+            others,
+            state,
+            row_losses: state + ROW_LOSSES as u64,
+        };
+        let mut parameters: AlaParams =
+            launch::parameters(&self.loss, self.constants, own, &step, L::TYPE);
+        let kernels = self.kernels_of(T::TYPE.0);
+        match scratch {
+            // SAFETY: every buffer was checked above, lives in this context, and is kept in order by its guard.
+            None => unsafe { launch::fused(kernels, stream.cu_stream(), &parameters) },
+            Some(scratch) => {
+                parameters.scratch = guards.keep(scratch.device_ptr_mut(stream));
+                parameters.row_scratch = parameters.scratch + 4 * (rows * classes) as u64;
+                // SAFETY: as above; the scratch was checked by the caller, and no gradient is in place here.
+                unsafe { launch::unfused(kernels, stream.cu_stream(), &parameters) }
+            }
+        }
+    }
+
+    fn kernels_of(&self, element: ElementType) -> &Kernels {
+        &self.kernels[element as usize]
+    }
+
+    fn bind(&self) -> Result<(), Error> {
+        self.context
+            .bind_to_thread()
+            .map_err(driver("cuCtxSetCurrent"))
+    }
+
+    fn check_context<T>(&self, buffer: &'static str, slice: &CudaSlice<T>) -> Result<(), Error> {
+        self.check_owner(buffer, slice.stream())
+    }
+
+    fn check_owner(&self, buffer: &'static str, stream: &Arc<CudaStream>) -> Result<(), Error> {
+        if **stream.context() == *self.context {
+            Ok(())
+        } else {
+            Err(CudaError::OtherContext { buffer }.into())
+        }
+    }
+
+    fn check_upstream(&self, per_row: bool) -> Result<(), Error> {
+        let reduction = self.loss.reduction();
+        if per_row && reduction != Reduction::None {
+            return Err(Error::UpstreamNeedsNoReduction(reduction.name()));
+        }
+        Ok(())
+    }
+}
+
+fn check_capacity(workspace: &Workspace, rows: usize) -> Result<(), Error> {
+    if workspace.capacity < rows {
+        return Err(CudaError::WorkspaceTooSmall {
+            capacity: workspace.capacity,
+            rows,
+        }
+        .into());
+    }
+    Ok(())
+}
+
+/// The logits, and whether the gradient goes over them.
+enum Logits<'a, T> {
+    Read(&'a dyn DevicePtr<T>),
+    Over(&'a mut dyn DevicePtrMut<T>),
+}
+
+impl<T> Logits<'_, T> {
+    fn shape(&self) -> (usize, &Arc<CudaStream>) {
+        match self {
+            Self::Read(logits) => (logits.len(), logits.stream()),
+            Self::Over(logits) => (logits.len(), logits.stream()),
+        }
+    }
+}

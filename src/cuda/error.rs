@@ -1,0 +1,90 @@
+use cudarc::driver::DriverError;
+use thiserror::Error as ThisError;
+
+/// What can go wrong between the crate and a CUDA device.
+#[derive(Debug, Clone, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+pub enum CudaError {
+    /// The driver library is not on this machine.
+    #[error(
+        "no CUDA driver: {library} cannot be loaded ({reason}); install an NVIDIA driver, or use the CPU path"
+    )]
+    NoDriver {
+        /// The library's name.
+        library: &'static str,
+        /// What the loader said.
+        reason: String,
+    },
+    /// The crate was built without nvcc.
+    #[error(
+        "the CUDA kernels were not compiled, since the build found no nvcc: install the CUDA toolkit (https://developer.nvidia.com/cuda-downloads) or the PyPI packages nvidia-cuda-nvcc, nvidia-cuda-crt, nvidia-nvvm, nvidia-cuda-runtime and nvidia-cuda-cccl, put nvcc in PATH or set NVCC, and build again"
+    )]
+    NotBuilt,
+    /// A driver call failed.
+    #[error("{call} failed with CUresult {code}")]
+    Driver {
+        /// What was being done.
+        call: &'static str,
+        /// The driver's own number (`CUresult`).
+        code: u32,
+    },
+    /// A buffer lives on another device or in another context than the loss was bound to.
+    #[error("the {buffer} is in another CUDA context than the loss: bind the loss to that context")]
+    OtherContext {
+        /// Which buffer.
+        buffer: &'static str,
+    },
+    /// A workspace was made for fewer rows.
+    #[error("the workspace holds {capacity} rows: {rows} are needed")]
+    WorkspaceTooSmall {
+        /// Rows it was made for.
+        capacity: usize,
+        /// Rows of the batch.
+        rows: usize,
+    },
+    /// The kernels count classes in 32 bits.
+    #[error("{classes} classes: the kernels take at most {most}")]
+    TooManyClasses {
+        /// Classes of the loss.
+        classes: usize,
+        /// The largest number.
+        most: u32,
+    },
+    /// A raw address is null or not aligned to its elements.
+    #[error(
+        "the {buffer} is at address {address:#x}: it must be a multiple of {alignment} and not null"
+    )]
+    Address {
+        /// Which buffer.
+        buffer: &'static str,
+        /// The address given.
+        address: u64,
+        /// The elements' alignment in bytes.
+        alignment: u64,
+    },
+}
+
+/// cudarc's error as this crate's, by its number alone: cudarc's own calls the driver when it is formatted, and
+/// panics where there is none.
+///
+/// ```
+/// use ala_loss::{Error, cuda};
+/// use cudarc::driver::{DriverError, sys::CUresult};
+///
+/// let error = cuda::driver_error(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY));
+/// assert_eq!(error.to_string(), "a driver call failed with CUresult 2");
+/// ```
+pub fn driver_error(error: DriverError) -> crate::Error {
+    driver("a driver call")(error)
+}
+
+/// [`driver_error`], saying what was being done.
+pub(super) fn driver(call: &'static str) -> impl Fn(DriverError) -> crate::Error {
+    move |error| {
+        CudaError::Driver {
+            call,
+            code: error.0 as u32,
+        }
+        .into()
+    }
+}

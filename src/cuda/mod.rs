@@ -1,0 +1,105 @@
+//! The loss on an NVIDIA GPU, through cudarc (feature `cuda`).
+//!
+//! [`Loss::cuda`] binds a loss to a context: the kernels are loaded once a context, the class table is uploaded
+//! once. [`CudaLoss::launch`] then enqueues loss **and** gradient on the caller's stream: one kernel, or two where a
+//! mean must count its rows first (ignore label or class weights). It allocates nothing, waits for nothing and uses
+//! no other stream, so it can be captured into a CUDA graph. [`Workspace::read`] is the explicit call that waits
+//! and hands out the result; a label out of range surfaces there as the CPU's error.
+//!
+//! ```no_run
+//! use ala_loss::cuda::{self, Inputs, Outputs};
+//! use ala_loss::{ClassCounts, Loss, Objective};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let context = cuda::context(0)?; // an Err, not a panic, where there is no driver
+//! let stream = context.new_stream()?;
+//! let loss = Loss::builder(Objective::ala(), &ClassCounts::new([500, 50, 5])?).build()?;
+//! let loss = loss.cuda(&context)?;
+//!
+//! let cosines = stream.clone_htod(&[0.8f32, 0.1, -0.3, 0.2, 0.4, 0.1])?; // [N = 2, C = 3], not yet scaled
+//! let labels = stream.clone_htod(&[0i64, 2])?;
+//! let mut gradient = stream.alloc_zeros::<f32>(6)?;
+//! let mut workspace = loss.workspace(&stream, 2)?;
+//! loss.launch(&stream, Inputs::new(&cosines, &labels), Outputs::new().gradient(&mut gradient), &mut workspace)?;
+//! println!("{}", workspace.read(&stream)?.loss);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Logits are `f32`, [`half::f16`] or [`half::bf16`], labels `u8`, `i32`, `u32` or `i64`. Everything is computed in
+//! `f32` and the gradient rounded once; row losses are `f32`, their sum `f64` in a fixed order. What happens at the
+//! edges is the CPU path's table, but that a row with a label out of range has loss NaN and gradient 0.
+
+#[rustfmt::skip]
+mod abi;
+mod bound;
+mod error;
+mod kernels;
+mod launch;
+mod step;
+mod table;
+mod workspace;
+
+pub use bound::CudaLoss;
+pub use error::{CudaError, driver_error};
+pub use kernels::{TIERS, Tier};
+pub use launch::{RawStep, RawUpstream};
+pub use step::{CudaElement, CudaLabel, Inputs, Outputs};
+pub use workspace::Workspace;
+
+use std::sync::Arc;
+
+use cudarc::driver::CudaContext;
+
+use crate::Error;
+
+#[cfg(windows)]
+const DRIVER: &str = "nvcuda.dll";
+#[cfg(not(windows))]
+const DRIVER: &str = "libcuda.so.1";
+
+/// Whether the driver library can be loaded, without calling it.
+///
+/// cudarc panics at its first call where the library is missing: ask this first.
+///
+/// # Errors
+/// [`CudaError::NoDriver`].
+///
+/// ```
+/// match ala_loss::cuda::probe_driver() {
+///     Ok(()) => println!("there is a driver"),
+///     Err(error) => println!("{error}"),
+/// }
+/// ```
+pub fn probe_driver() -> Result<(), Error> {
+    // SAFETY: loading the driver runs its initialisers, as cudarc's own loading would.
+    match unsafe { libloading::Library::new(DRIVER) } {
+        Ok(library) => {
+            // Kept loaded: cudarc will ask for it again.
+            std::mem::forget(library);
+            Ok(())
+        }
+        Err(error) => Err(CudaError::NoDriver {
+            library: DRIVER,
+            // The loader's own words are one level down.
+            reason: std::error::Error::source(&error)
+                .map_or_else(|| error.to_string(), ToString::to_string),
+        }
+        .into()),
+    }
+}
+
+/// The primary context of a device, after [`probe_driver`].
+///
+/// # Errors
+/// [`CudaError::NoDriver`] where there is no driver, [`CudaError::Driver`] where it has no such device.
+///
+/// ```
+/// // On a machine without a GPU this is an error, never a panic.
+/// let context = ala_loss::cuda::context(0);
+/// println!("{:?}", context.map(|context| context.ordinal()));
+/// ```
+pub fn context(ordinal: usize) -> Result<Arc<CudaContext>, Error> {
+    probe_driver()?;
+    CudaContext::new(ordinal).map_err(error::driver("opening the device"))
+}

@@ -1,0 +1,121 @@
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaStream};
+
+use super::abi::{ALA_NO_ROW, AlaState};
+use super::error::driver;
+use crate::outcome::Summary;
+use crate::{Error, Loss};
+
+/// Device memory that a launch needs besides the caller's buffers: the result and one `f32` for each row.
+///
+/// Made by [`CudaLoss::workspace`](super::CudaLoss::workspace), or by
+/// [`CudaLoss::workspace_in`](super::CudaLoss::workspace_in) in the caller's memory, for as many rows as a batch may
+/// have. Launches that may overlap need a workspace each.
+#[derive(Debug)]
+pub struct Workspace {
+    /// The state, then the row losses.
+    pub(super) memory: CudaSlice<u8>,
+    pub(super) address: u64,
+    pub(super) capacity: usize,
+    /// Of the loss that it was made for, for error messages.
+    classes: usize,
+}
+
+/// Where the row losses begin.
+pub(super) const ROW_LOSSES: usize = size_of::<AlaState>();
+
+impl Workspace {
+    /// Bytes of device memory that a workspace for `rows` rows takes.
+    pub const fn bytes(rows: usize) -> usize {
+        ROW_LOSSES + size_of::<f32>() * rows
+    }
+
+    pub(super) fn new(
+        stream: &Arc<CudaStream>,
+        loss: &Loss,
+        mut memory: CudaSlice<u8>,
+    ) -> Result<Self, Error> {
+        let capacity = memory.len().saturating_sub(ROW_LOSSES) / size_of::<f32>();
+        if memory.len() < ROW_LOSSES {
+            return Err(Error::Length {
+                name: "workspace",
+                got: memory.len(),
+                expected: ROW_LOSSES,
+            });
+        }
+        stream
+            .memcpy_htod(&bytes_of(&CLEARED), &mut memory.slice_mut(..ROW_LOSSES))
+            .map_err(driver("preparing the workspace"))?;
+        Ok(Self {
+            address: super::bound::address_of(&memory, stream),
+            memory,
+            capacity,
+            classes: loss.classes(),
+        })
+    }
+
+    /// The largest batch that it serves.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Waits for the stream and returns the last launch's result.
+    ///
+    /// # Errors
+    /// [`Error::Label`] where, since the last read, a launch met a label that is neither a class nor the ignore label:
+    /// the first such row of the first such launch. Reading clears the status.
+    /// [`CudaError::Driver`](super::CudaError::Driver) where the driver reports a failure, of earlier work too.
+    pub fn read(&mut self, stream: &Arc<CudaStream>) -> Result<Summary, Error> {
+        let mut bytes = [0u8; ROW_LOSSES];
+        stream
+            .memcpy_dtoh(&self.memory.slice(..ROW_LOSSES), &mut bytes)
+            .map_err(driver("reading the result"))?;
+        stream
+            .synchronize()
+            .map_err(driver("waiting for the result"))?;
+        let state = from_bytes(bytes);
+        if state.bad_row != NO_ROW {
+            stream
+                .memcpy_htod(
+                    &bytes_of(&CLEARED),
+                    &mut self.memory.slice_mut(..ROW_LOSSES),
+                )
+                .map_err(driver("clearing the status"))?;
+            return Err(Error::Label {
+                row: state.bad_row as usize,
+                label: state.bad_label.into(),
+                classes: self.classes,
+            });
+        }
+        Ok(Summary {
+            loss: state.loss,
+            counted_rows: state.counted_rows as usize,
+            total_weight: state.total_weight,
+        })
+    }
+}
+
+/// bindgen types a macro by its value, here -1.
+const NO_ROW: u64 = ALA_NO_ROW as u64;
+
+const CLEARED: AlaState = AlaState {
+    loss: 0.0,
+    total_weight: 0.0,
+    counted_rows: 0,
+    bad_row: NO_ROW,
+    bad_label: 0,
+    step_bad_row: NO_ROW,
+    blocks_done: 0,
+    reserved: 0,
+};
+
+fn bytes_of(state: &AlaState) -> [u8; ROW_LOSSES] {
+    // SAFETY: AlaState is plain numbers without padding; a test adds its fields up to its size.
+    unsafe { std::mem::transmute_copy(state) }
+}
+
+fn from_bytes(bytes: [u8; ROW_LOSSES]) -> AlaState {
+    // SAFETY: any bytes are valid numbers.
+    unsafe { std::mem::transmute_copy(&bytes) }
+}

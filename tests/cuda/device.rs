@@ -1,0 +1,265 @@
+//! A device to test on, and one step on it with poisoned outputs.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use ala_loss::cuda::{self, CudaElement, CudaLabel, CudaLoss, Inputs, Outputs};
+use ala_loss::{Error, Loss, Summary};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView, DeviceRepr};
+use softcuda::client::SoftCuda;
+
+/// One test at a time: the driver in software has one set of counters, and a GPU has one memory.
+static TURN: Mutex<()> = Mutex::new(());
+
+pub struct Device {
+    pub context: Arc<CudaContext>,
+    pub stream: Arc<CudaStream>,
+    /// The driver in software, where it stands in for a GPU.
+    pub soft: Option<SoftCuda>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// The GPU, or the driver in software.
+pub fn device() -> Device {
+    static SOFT: OnceLock<Option<SoftCuda>> = OnceLock::new();
+    static CONTEXT: OnceLock<Arc<CudaContext>> = OnceLock::new();
+    let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let soft = *SOFT.get_or_init(|| {
+        let required = std::env::var_os("ALA_REQUIRE_GPU").is_some_and(|value| value != "0");
+        let gpu = cuda::context(0);
+        if gpu.is_ok() {
+            return None;
+        }
+        assert!(
+            !required,
+            "ALA_REQUIRE_GPU is set, and there is no GPU: {gpu:?}"
+        );
+        let path = SoftCuda::locate().expect("softcuda is built beside the tests");
+        Some(SoftCuda::load(&path).expect("softcuda loads"))
+    });
+    let context = CONTEXT.get_or_init(|| cuda::context(0).expect("a GPU, or softcuda"));
+    context.bind_to_thread().expect("the context is alive");
+    let stream = context.new_stream().expect("a stream");
+    Device {
+        context: Arc::clone(context),
+        stream,
+        soft,
+        _turn: turn,
+    }
+}
+
+/// A step to run: everything but the loss.
+#[derive(Clone)]
+pub struct Step<T, L> {
+    /// `[N, C]` at `stride`, without what lies before the first row.
+    pub logits: Vec<T>,
+    pub labels: Vec<L>,
+    pub stride: usize,
+    /// Elements before the first row, so that rows start off alignment.
+    pub offset: usize,
+    pub gradient_stride: usize,
+    pub gradient_offset: usize,
+    pub mode: Mode,
+    pub upstream: Option<Vec<f32>>,
+    pub per_row: bool,
+    pub gradient_scale: f32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    Fused,
+    InPlace,
+    Unfused,
+    LossOnly,
+}
+
+impl<T: CudaElement, L: CudaLabel> Step<T, L> {
+    pub fn contiguous(logits: Vec<T>, labels: Vec<L>, classes: usize) -> Self {
+        Self {
+            logits,
+            labels,
+            stride: classes,
+            offset: 0,
+            gradient_stride: classes,
+            gradient_offset: 0,
+            mode: Mode::Fused,
+            upstream: None,
+            per_row: false,
+            gradient_scale: 1.0,
+        }
+    }
+}
+
+impl<T: CudaElement, L: CudaLabel> Step<T, L> {
+    fn set<'a>(
+        &self,
+        inputs: Inputs<'a, T, L>,
+        upstream: Option<&'a CudaView<'a, f32>>,
+    ) -> Inputs<'a, T, L> {
+        let inputs = inputs
+            .stride(self.stride)
+            .gradient_scale(self.gradient_scale);
+        match upstream {
+            Some(upstream) if self.per_row => inputs.upstream_per_row(upstream),
+            Some(upstream) => inputs.upstream(upstream),
+            None => inputs,
+        }
+    }
+}
+
+/// What a step left behind.
+pub struct Got<T> {
+    pub summary: Result<Summary, Error>,
+    pub row_losses: Vec<f32>,
+    /// `[N, C]`, gathered from the strided buffer; empty for [`Mode::LossOnly`].
+    pub gradient: Vec<T>,
+    pub hits: Vec<bool>,
+}
+
+const POISON: f64 = 77.0;
+/// Elements behind each output that must stay as they are.
+const BEYOND: usize = 19;
+
+impl Device {
+    pub fn upload<V: DeviceRepr>(&self, values: &[V]) -> CudaSlice<V> {
+        // An empty allocation has no address to take a view of.
+        assert!(!values.is_empty());
+        self.stream
+            .clone_htod(values)
+            .expect("a copy to the device")
+    }
+
+    pub fn download<V: DeviceRepr + Clone + Default>(&self, slice: &CudaSlice<V>) -> Vec<V> {
+        let values = self.stream.clone_dtoh(slice).expect("a copy to the host");
+        self.stream.synchronize().expect("the stream ends");
+        values
+    }
+
+    pub fn bind(&self, loss: &Loss) -> CudaLoss {
+        loss.cuda(&self.context).expect("the loss binds")
+    }
+
+    /// Runs a step with every output poisoned and checks that nothing but the rows was written.
+    pub fn run<T, L>(&self, loss: &CudaLoss, step: &Step<T, L>) -> Got<T>
+    where
+        T: CudaElement + DeviceRepr + Default,
+        L: CudaLabel + DeviceRepr + Default,
+    {
+        let (rows, classes) = (step.labels.len(), loss.loss().classes());
+        let poison = T::from_f64(POISON);
+        let extent = |stride: usize| {
+            if rows == 0 {
+                0
+            } else {
+                (rows - 1) * stride + classes
+            }
+        };
+
+        let mut buffer = vec![poison; step.offset];
+        buffer.extend_from_slice(&step.logits);
+        buffer.resize(step.offset + extent(step.stride) + BEYOND, poison);
+        let mut logits = self.upload(&buffer);
+        let span = step.offset..step.offset + extent(step.stride);
+
+        let mut labels = step.labels.clone();
+        labels.push(L::default());
+        let labels = self.upload(&labels);
+        let labels = labels.slice(..rows);
+
+        let gradient_span =
+            step.gradient_offset..step.gradient_offset + extent(step.gradient_stride);
+        let mut gradient = self.upload(&vec![poison; gradient_span.end + BEYOND]);
+        let mut losses = self.upload(&vec![POISON as f32; rows + BEYOND]);
+        let mut hits = self.upload(&vec![77u8; rows + BEYOND]);
+        let upstream = step.upstream.as_ref().map(|values| self.upload(values));
+        let mut workspace = loss.workspace(&self.stream, rows).expect("a workspace");
+
+        let upstream = upstream.as_ref().map(|values| values.slice(..));
+        let launched = {
+            let mut losses = losses.slice_mut(..rows);
+            let mut hits = hits.slice_mut(..rows);
+            let mut gradient = gradient.slice_mut(gradient_span.clone());
+            let mut outputs = Outputs::new().row_losses(&mut losses).hits(&mut hits);
+            if matches!(step.mode, Mode::Fused | Mode::Unfused) {
+                outputs = outputs.gradient_strided(&mut gradient, step.gradient_stride);
+            }
+            if step.mode == Mode::InPlace {
+                let mut over = logits.slice_mut(span);
+                let inputs = step.set(Inputs::in_place(&labels), upstream.as_ref());
+                loss.launch_in_place(&self.stream, &mut over, inputs, outputs, &mut workspace)
+            } else {
+                let logits = logits.slice(span);
+                let inputs = step.set(Inputs::new(&logits, &labels), upstream.as_ref());
+                if step.mode == Mode::Unfused {
+                    let scratch = vec![POISON as f32; rows * classes + 2 * rows + 1];
+                    let mut scratch = self.upload(&scratch);
+                    loss.launch_unfused(&self.stream, inputs, outputs, &mut workspace, &mut scratch)
+                } else {
+                    loss.launch(&self.stream, inputs, outputs, &mut workspace)
+                }
+            }
+        };
+        let summary = launched.and_then(|()| workspace.read(&self.stream));
+
+        let row_losses = self.download(&losses);
+        let hits = self.download(&hits);
+        assert_eq!(
+            row_losses[rows..],
+            [POISON as f32; BEYOND],
+            "row losses written beyond their end"
+        );
+        assert_eq!(
+            hits[rows..],
+            [77u8; BEYOND],
+            "hits written beyond their end"
+        );
+        let logits_after = self.download(&logits);
+        let gradient_after = self.download(&gradient);
+        let (written, row_stride, origin, mut untouched) = match step.mode {
+            Mode::InPlace => {
+                assert!(gradient_after.iter().all(|&g| g == poison));
+                (logits_after, step.stride, step.offset, buffer)
+            }
+            _ => {
+                let before = vec![poison; gradient_after.len()];
+                assert!(same(&logits_after, &buffer), "the logits were written");
+                (
+                    gradient_after,
+                    step.gradient_stride,
+                    step.gradient_offset,
+                    before,
+                )
+            }
+        };
+        let mut gathered = Vec::new();
+        if step.mode != Mode::LossOnly {
+            for row in 0..rows {
+                let span = origin + row * row_stride..origin + row * row_stride + classes;
+                gathered.extend_from_slice(&written[span.clone()]);
+                untouched[span.clone()].copy_from_slice(&written[span]);
+            }
+        }
+        assert!(same(&written, &untouched), "written outside the rows");
+        Got {
+            summary,
+            row_losses: row_losses[..rows].to_vec(),
+            gradient: gathered,
+            hits: hits_of(&hits[..rows]),
+        }
+    }
+}
+
+fn same<T: CudaElement>(a: &[T], b: &[T]) -> bool {
+    // By value, since inputs may hold NaN.
+    let bits = |v: &[T]| v.iter().map(|v| v.to_f64().to_bits()).collect::<Vec<_>>();
+    bits(a) == bits(b)
+}
+
+fn hits_of(bytes: &[u8]) -> Vec<bool> {
+    bytes
+        .iter()
+        .map(|&byte| {
+            assert!(byte <= 1, "a hit is 0 or 1, not {byte}");
+            byte == 1
+        })
+        .collect()
+}

@@ -1,0 +1,134 @@
+//! What a step costs in driver calls: launches, and nothing that waits or allocates.
+
+use ala_loss::cuda::{Inputs, Outputs};
+use ala_loss::{ClassCounts, Loss, Objective, Reduction};
+use cudarc::driver::sys;
+
+use crate::device::{Mode, Step, device};
+
+fn loss(reduction: Reduction, ignore: bool) -> Loss {
+    let counts = ClassCounts::new([100, 30, 10]).expect("valid");
+    let builder = Loss::builder(Objective::ala(), &counts).reduction(reduction);
+    match ignore {
+        true => builder.ignore_label(-100),
+        false => builder,
+    }
+    .build()
+    .expect("valid")
+}
+
+/// Driver calls that would make a launch wait, allocate or leave the caller's stream.
+const FORBIDDEN: [&str; 13] = [
+    "cuCtxSynchronize",
+    "cuStreamSynchronize",
+    "cuEventSynchronize",
+    "cuStreamCreate",
+    "cuMemAlloc_v2",
+    "cuMemAllocAsync",
+    "cuMemFree_v2",
+    "cuMemFreeAsync",
+    "cuMemcpyHtoD_v2",
+    "cuMemcpyDtoH_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuModuleLoadData",
+];
+
+#[test]
+fn one_launch_a_step_and_two_with_a_counted_mean() {
+    let device = device();
+    let Some(soft) = device.soft else {
+        eprintln!("driver calls are counted in software only");
+        return;
+    };
+    let x = device.upload(&[0.5f32; 6]);
+    let y = device.upload(&[0i64, 1]);
+    let mut gradient = device.upload(&[0.0f32; 6]);
+    for (reduction, ignore, launches) in [
+        (Reduction::Mean, false, 1),
+        (Reduction::Sum, false, 1),
+        (Reduction::None, true, 1),
+        (Reduction::Sum, true, 1),
+        (Reduction::Mean, true, 2),
+    ] {
+        let bound = device.bind(&loss(reduction, ignore));
+        let mut workspace = bound.workspace(&device.stream, 2).expect("a workspace");
+        let count = |name: &str| soft.driver_calls(name);
+        let before = FORBIDDEN.map(count);
+        let launched = count("cuLaunchKernel");
+        let outputs = Outputs::new().gradient(&mut gradient);
+        bound
+            .launch(&device.stream, Inputs::new(&x, &y), outputs, &mut workspace)
+            .expect("launches");
+        assert_eq!(
+            count("cuLaunchKernel") - launched,
+            launches,
+            "{reduction:?} {ignore}"
+        );
+        assert_eq!(FORBIDDEN.map(count), before, "{FORBIDDEN:?}");
+        assert!(workspace.read(&device.stream).is_ok());
+    }
+}
+
+#[test]
+fn the_unfused_baseline_takes_eight_launches() {
+    let device = device();
+    let Some(soft) = device.soft else {
+        eprintln!("driver calls are counted in software only");
+        return;
+    };
+    let before = soft.driver_calls("cuLaunchKernel");
+    let step = Step {
+        mode: Mode::Unfused,
+        ..Step::contiguous(vec![0.5f32; 6], vec![0i64, 1], 3)
+    };
+    device.run(&device.bind(&loss(Reduction::Mean, false)), &step);
+    assert_eq!(soft.driver_calls("cuLaunchKernel") - before, 8);
+}
+
+/// A captured graph replays the step on whatever the buffers hold by then.
+#[test]
+fn a_step_can_be_captured_into_a_graph() {
+    let device = device();
+    // Events that cudarc records on its slices cannot be waited for inside a capture.
+    // SAFETY: everything below uses one stream.
+    unsafe { device.context.disable_event_tracking() };
+    let stream = &device.stream;
+    let bound = device.bind(&loss(Reduction::Mean, true));
+    let mut workspace = bound.workspace(stream, 2).expect("a workspace");
+    let rows = [
+        [0.8f32, 0.1, -0.3, 0.2, 0.4, 0.1],
+        [-0.5, 0.9, 0.2, 0.3, 0.3, -0.7],
+    ];
+    let labels = [[0i64, 2], [1, -100]];
+    let mut x = device.upload(&rows[0]);
+    let mut y = device.upload(&labels[0]);
+    let mut gradient = device.upload(&[0.0f32; 6]);
+
+    stream
+        .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .expect("capture begins");
+    let outputs = Outputs::new().gradient(&mut gradient);
+    bound
+        .launch(stream, Inputs::new(&x, &y), outputs, &mut workspace)
+        .expect("capturable");
+    let graph = stream
+        .end_capture(sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)
+        .expect("capture ends")
+        .expect("a graph");
+    for (rows, labels) in rows.iter().zip(&labels) {
+        stream.memcpy_htod(rows, &mut x).expect("a copy");
+        stream.memcpy_htod(labels, &mut y).expect("a copy");
+        graph.launch().expect("replays");
+        let summary = workspace.read(stream).expect("no bad label");
+        let cpu = bound.loss().cpu(rows, labels).expect("valid");
+        assert!((summary.loss - cpu.loss).abs() <= crate::problem::loss_bound(cpu.loss));
+        assert_eq!(summary.counted_rows, cpu.counted_rows);
+        for (got, exact) in device.download(&gradient).iter().zip(&cpu.gradient) {
+            assert!((got - exact).abs() <= 1e-5 * exact.abs() + 1e-5);
+        }
+    }
+    drop(graph);
+    // SAFETY: as above.
+    unsafe { device.context.enable_event_tracking() };
+}

@@ -1,0 +1,142 @@
+//! Machines that lack something: no driver, no nvcc. Neither may panic or fail to start.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use softcuda::client::SoftCuda;
+
+use crate::problem::{assert_within, loss_bound};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A program on a machine without a driver: the loader's path holds no libcuda.
+fn without_driver(program: &Path) -> Output {
+    Command::new(program)
+        .env_remove("LD_PRELOAD")
+        .output()
+        .expect("it starts")
+}
+
+/// A program on a machine whose driver is the one in software.
+fn with_softcuda(program: &Path) -> Output {
+    let driver = SoftCuda::locate().expect("softcuda is built beside the tests");
+    Command::new(program)
+        .env("LD_PRELOAD", driver)
+        .output()
+        .expect("it starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The example. cargo builds it with all targets, but not where only this test is asked for.
+fn quickstart() -> PathBuf {
+    let tests = env::current_exe().expect("a test has a path");
+    let profile = tests
+        .ancestors()
+        .nth(2)
+        .expect("target/<profile>/deps/<test>");
+    let example = profile.join("examples/cuda_quickstart");
+    if !example.exists() {
+        let mut build = Command::new(env!("CARGO"));
+        build.args([
+            "build",
+            "--features",
+            "cuda",
+            "--example",
+            "cuda_quickstart",
+        ]);
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        let output = build.current_dir(root()).output().expect("cargo runs");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    example
+}
+
+fn has_gpu() -> bool {
+    Command::new("nvidia-smi")
+        .arg("-L")
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn a_binary_with_the_cuda_path_starts_without_a_driver_and_says_so() {
+    if has_gpu() {
+        eprintln!("this machine has a driver");
+        return;
+    }
+    let output = without_driver(&quickstart());
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(
+        error.contains("no CUDA driver") && error.contains("libcuda.so.1"),
+        "{error}"
+    );
+    assert!(!error.contains("panicked"), "{error}");
+}
+
+#[test]
+fn the_quickstart_runs_unchanged_in_software() {
+    let output = with_softcuda(&quickstart());
+    let printed = text(&output.stdout);
+    assert!(output.status.success(), "{printed}{}", text(&output.stderr));
+    let losses = printed.lines().next().expect("a line for the loss");
+    let numbers: Vec<f64> = losses
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let [gpu, cpu] = numbers[..] else {
+        panic!("{printed}")
+    };
+    assert_within(gpu, cpu, loss_bound(cpu), &|| printed.clone());
+}
+
+#[test]
+fn without_nvcc_the_build_passes_with_a_warning_and_the_op_says_what_to_do() {
+    let project = root().join("tests/without_nvcc");
+    let target = root().join("target/without_nvcc");
+    // The same versions as everywhere else.
+    std::fs::copy(root().join("Cargo.lock"), project.join("Cargo.lock")).expect("a lock file");
+    let path = env::var_os("PATH").expect("a PATH");
+    let path =
+        env::join_paths(env::split_paths(&path).filter(|folder| !folder.join("nvcc").exists()));
+    let mut build = Command::new(env!("CARGO"));
+    for variable in [
+        "NVCC",
+        "CUDA_HOME",
+        "CUDA_PATH",
+        "CUDA_ROOT",
+        "CUDA_TOOLKIT_ROOT_DIR",
+        "RUSTFLAGS",
+    ] {
+        build.env_remove(variable);
+    }
+    let output = build
+        .args(["build", "--manifest-path"])
+        .arg(project.join("Cargo.toml"))
+        .env("CARGO_TARGET_DIR", &target)
+        .env("PATH", path.expect("no separators in folders"))
+        .output()
+        .expect("cargo runs");
+    let printed = text(&output.stderr);
+    assert!(output.status.success(), "{printed}");
+    if Path::new("/usr/local/cuda/bin/nvcc").exists() || Path::new("/opt/cuda/bin/nvcc").exists() {
+        eprintln!("build.rs finds nvcc in its usual folder on this machine");
+        return;
+    }
+    assert!(printed.contains("no nvcc found"), "{printed}");
+    let program = target.join("debug/without-nvcc");
+    let answer = text(&with_softcuda(&program).stdout);
+    assert!(answer.contains("Cuda(NotBuilt)"), "{answer}");
+    if !has_gpu() {
+        let answer = text(&without_driver(&program).stdout);
+        assert!(answer.contains("NoDriver"), "{answer}");
+    }
+}
