@@ -168,6 +168,9 @@ fn exact_sum((n, e): (i128, i32), (m, f): (i128, i32)) -> Option<(i128, i32)> {
     Some((scale(n, e)? + scale(m, f)?, low))
 }
 
+/// The exact result of three operands' bits, as `n * 2^e`.
+type Exactly<'a> = &'a dyn Fn(u64, u64, u64) -> Option<(i128, i32)>;
+
 #[test]
 fn single_precision_arithmetic_rounds_once_in_every_mode() {
     // Exponents near each other, so that a sum is exact in 127 bits; the last group makes subnormal results.
@@ -191,7 +194,7 @@ fn single_precision_arithmetic_rounds_once_in_every_mode() {
             let ((n, e), (m, f)) = (value(a), value(b));
             (n * m, e + f)
         };
-        let cases: [(&str, usize, &dyn Fn(u64, u64, u64) -> Option<(i128, i32)>); 3] = [
+        let cases: [(&str, usize, Exactly); 3] = [
             ("add", 2, &|a, b, _| exact_sum(value(a), value(b))),
             ("mul", 2, &|a, b, _| Some(product(a, b))),
             ("fma", 3, &|a, b, c| exact_sum(product(a, b), value(c))),
@@ -308,7 +311,7 @@ fn half_precision_arithmetic_rounds_once() {
                 None => round_apart(z, x * y, format),
             }
         };
-        check(&format!("fma.rn.{ty}"), &[16; 4], &inputs, |a, b, c| one(a, b, c));
+        check(&format!("fma.rn.{ty}"), &[16; 4], &inputs, one);
         check(&format!("fma.rn.{ty}x2"), &[32; 4], &inputs, |a, b, c| {
             one(a, b, c) | one(a >> 16, b >> 16, c >> 16) << 16
         });
@@ -463,7 +466,8 @@ fn approximations_are_within_two_units_and_exact_where_it_matters() {
     let mut source = Random(11);
     let rows: Vec<[u64; 3]> =
         (0..4000).map(|_| [u64::from(((source.next() as i32) as f32 / 2e7).to_bits()), 0, 0]).collect();
-    let cases: [(&str, fn(f64) -> f64); 6] = [
+    type Reference = fn(f64) -> f64;
+    let cases: [(&str, Reference); 6] = [
         ("ex2.approx.f32", f64::exp2),
         ("lg2.approx.f32", f64::log2),
         ("rcp.approx.f32", |x| 1.0 / x),

@@ -87,6 +87,18 @@ fn diverged_lanes_meet_again_at_the_join() {
 }
 
 #[test]
+fn a_sync_waits_for_lanes_that_come_later() {
+    // The lower half comes to the shuffle in the first round of the loop, the upper half in the second.
+    let body = "mov.u32 %r1, 0; mov.u32 %r9, 0; shr.u32 %r2, %r0, 4;
+        LOOP: setp.ne.u32 %p1, %r1, %r2; @%p1 bra NEXT;
+        shfl.sync.bfly.b32 %r3, %r0, 16, 31, -1; add.u32 %r9, %r9, %r3;
+        NEXT: add.u32 %r1, %r1, 1; setp.lt.u32 %p2, %r1, 2; @%p2 bra LOOP;";
+    let (values, counters) = warp(body);
+    assert_eq!(values, each(|lane| lane ^ 16));
+    assert_eq!(counters.shuffles, 1);
+}
+
+#[test]
 fn ragged_loops_break_and_rejoin() {
     let lengths: Vec<u32> = (0..32).map(|lane| lane * 5 % 37).collect();
     let want: Vec<u32> = (0u32..32)

@@ -1,6 +1,6 @@
 //! The loss on an NVIDIA GPU, through cudarc (feature `cuda`).
 //!
-//! [`Loss::cuda`] binds a loss to a context: the kernels are loaded once a context, the class table is uploaded
+//! [`Loss::cuda`](crate::Loss::cuda) binds a loss to a context: the kernels are loaded once a context, the class table is uploaded
 //! once. [`CudaLoss::launch`] then enqueues loss **and** gradient on the caller's stream: one kernel, or two where a
 //! mean must count its rows first (ignore label or class weights). It allocates nothing, waits for nothing and uses
 //! no other stream, so it can be captured into a CUDA graph. [`Workspace::read`] is the explicit call that waits
