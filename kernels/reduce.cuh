@@ -17,13 +17,17 @@ struct Sum {
     static constexpr float IDENTITY = 0.0f;
 };
 
-// Every lane gets the result: a butterfly adds the same pairs in every lane.
-template <typename Op, typename V> __device__ __forceinline__ V warp_reduce(V value) {
+// Over each part of `PART` lanes; every lane gets its part's result: a butterfly adds the same pairs in every lane.
+template <typename Op, int PART, typename V> __device__ __forceinline__ V part_reduce(V value) {
 #pragma unroll
-    for (int offset = WARP / 2; offset > 0; offset /= 2) {
+    for (int offset = PART / 2; offset > 0; offset /= 2) {
         value = Op::of(value, __shfl_xor_sync(FULL_WARP, value, offset));
     }
     return value;
+}
+
+template <typename Op, typename V> __device__ __forceinline__ V warp_reduce(V value) {
+    return part_reduce<Op, WARP>(value);
 }
 
 // Every thread gets the result. `slots` is one value a warp; two reductions that follow each other need

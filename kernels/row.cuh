@@ -13,6 +13,18 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
+__device__ __forceinline__ float log2_fast(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// ln(1 + q) for q >= 0, within 3e-7 absolute and, below 0.01, relative: the library's takes registers that the row needs.
+__device__ __forceinline__ float log1p_fast(float q) {
+    const float small = q * fmaf(q, fmaf(q, 1.0f / 3.0f, -0.5f), 1.0f);
+    return q < 0.01f ? small : LN_2 * log2_fast(1.0f + q);
+}
+
 __device__ __forceinline__ int64_t read_label(const AlaParams& p, uint64_t row) {
     switch (p.label_type) {
         case ALA_LABEL_U8: return reinterpret_cast<const uint8_t*>(p.labels)[row];
@@ -33,26 +45,51 @@ __device__ __forceinline__ bool is_class(const AlaParams& p, int64_t label) {
 
 // The affine maps off the target. `exponent` is u_j - shift with one rounding for the product: added to a bias first,
 // a large shift would swallow the logit's digits.
+//
+// Lanes beyond a row's end go along with a logit of -inf and any class.
 struct Uniform {
+    static constexpr bool ORDERED = true;
+    // Elements a lane holds in registers; more would spill.
+    static constexpr int MOST_ELEMENTS = 16;
     float slope;
     __device__ explicit Uniform(const AlaParams& p) : slope(p.slope) {}
     __device__ float at(float x, uint32_t) const { return slope * x; }
-    __device__ float exponent(float x, uint32_t, float shift) const { return fmaf(slope, x, -shift); }
+    // ORDERED: the maximum of logits is that of their exponents, as the slope is positive: one product a row.
+    __device__ float order(float x, uint32_t, uint32_t) const { return x; }
+    __device__ float from_order(float max) const { return slope * max; }
+    __device__ float exponent(float x, uint32_t, float shift, uint32_t) const { return fmaf(slope, x, -shift); }
     __device__ AlaAffine map(uint32_t) const { return {slope, 0.0f}; }
-    __device__ float gradient_slope(uint32_t) const { return 1.0f; }
+    __device__ float gradient_slope(uint32_t, uint32_t) const { return 1.0f; }
     // What a row's scale holds, so that no element pays for it.
     __device__ float common_slope() const { return slope * LN_2; }
 };
 
 struct PerClass {
+    static constexpr bool ORDERED = false;
+    static constexpr int MOST_ELEMENTS = 8;
     const AlaAffine* maps;
     __device__ explicit PerClass(const AlaParams& p) : maps(reinterpret_cast<const AlaAffine*>(p.others)) {}
-    __device__ float at(float x, uint32_t j) const { return fmaf(maps[j].slope, x, maps[j].bias); }
-    __device__ float exponent(float x, uint32_t j, float shift) const {
-        return fmaf(maps[j].slope, x, -shift) + maps[j].bias;
+    __device__ AlaAffine map(uint32_t j) const {
+        // Volatile, or the compiler keeps the maps of every element over the row instead of reading them again from L1,
+        // and spills.
+        AlaAffine a;
+        asm volatile("ld.global.nc.v2.f32 {%0, %1}, [%2];" : "=f"(a.slope), "=f"(a.bias) : "l"(maps + j));
+        return a;
     }
-    __device__ AlaAffine map(uint32_t j) const { return maps[j]; }
-    __device__ float gradient_slope(uint32_t j) const { return maps[j].slope; }
+    __device__ AlaAffine map(uint32_t j, uint32_t classes) const {
+        return j < classes ? map(j) : AlaAffine{1.0f, 0.0f};
+    }
+    __device__ float at(float x, uint32_t j) const { return fmaf(map(j).slope, x, map(j).bias); }
+    __device__ float order(float x, uint32_t j, uint32_t classes) const {
+        const AlaAffine a = map(j, classes);
+        return fmaf(a.slope, x, a.bias);
+    }
+    __device__ float from_order(float max) const { return max; }
+    __device__ float exponent(float x, uint32_t j, float shift, uint32_t classes) const {
+        const AlaAffine a = map(j, classes);
+        return fmaf(a.slope, x, -shift) + a.bias;
+    }
+    __device__ float gradient_slope(uint32_t j, uint32_t classes) const { return map(j, classes).slope; }
     __device__ float common_slope() const { return LN_2; }
 };
 
@@ -81,39 +118,50 @@ __device__ __forceinline__ float target_exponent(float x, AlaAffine map, const A
     return sum + error;
 }
 
-// What one row comes to.
-struct RowResult {
-    float loss;            // w_y L
-    float scale;           // dL/dx_j = scale * gradient_slope(j) * exp2(exponent_j)
-    float target_gradient; // dL/dx_y
+// A row's sums: `others` is S, without the target's term; `place` is u_y - shift.
+struct RowSums {
+    float others;
+    float place;
+    __device__ float own() const { return exp2_fast(place); }
+    __device__ float sum() const { return others + own(); }
+    // 1 - p = S/d, never formed as 1 - p.
+    __device__ float miss() const { return others / sum(); }
+    // -ln p; log1p where the target leads, so that a confident row's loss keeps its digits.
+    __device__ float cross_entropy() const {
+        return place > -1.0f ? log1p_fast(others / own()) : LN_2 * (log2_fast(sum()) - place);
+    }
 };
 
-// `others` is S, without the target's term; `exponent` is the target's; `factor` is all that scales the gradient but w_y.
-__device__ __forceinline__ RowResult solve_row(
-    const AlaParams& p, const AlaTarget& target, float common_slope, float others, float exponent, float factor) {
-    const float own = exp2_fast(exponent);
-    const float sum = others + own;
-    // 1 - p, never formed as 1 - p.
-    const float miss = others / sum;
-    // log1p where the target leads, so that a confident row's loss keeps its digits.
-    const float cross_entropy =
-        exponent > -1.0f ? log1pf(others / own) : fmaf(-exponent, LN_2, logf(sum));
-    float loss = cross_entropy;
-    float slope = 1.0f;
+// (1-p)^gamma for gamma > 0.
+__device__ __forceinline__ float focal_modulation(const AlaParams& p, float miss) {
+    return exp2_fast(p.focal_gamma * log2f(miss));
+}
+
+// w_y L.
+__device__ __forceinline__ float row_loss(const AlaParams& p, const AlaTarget& target, RowSums row) {
+    const float focal = (p.flags & ALA_FOCAL) ? focal_modulation(p, row.miss()) : 1.0f;
+    return target.weight * (focal * row.cross_entropy());
+}
+
+// dL/dx_j = scale * gradient_slope(j) * exp2(exponent_j) off the target, and dL/dx_y.
+struct RowGradient {
+    float scale;
+    float at_target;
+};
+
+// `factor` is all that scales the gradient but w_y.
+__device__ __forceinline__ RowGradient row_gradient(
+    const AlaParams& p, const AlaTarget& target, float common_slope, RowSums row, float factor) {
+    const float miss = row.miss();
+    float weight = target.weight * factor;
     if (p.flags & ALA_FOCAL) {
-        const float modulation = powf(miss, p.focal_gamma);
-        loss *= modulation;
         // (1-p)^(gamma-1) ln p as (1-p)^gamma (ln p)/(1-p), with its limits at p = 1 and p = 0.
+        const float cross_entropy = row.cross_entropy();
         const float ratio = miss > 0.0f ? cross_entropy / miss : 1.0f;
-        const float entropy = cross_entropy == INFINITY ? 0.0f : own / sum * ratio;
-        slope = modulation * fmaf(p.focal_gamma, entropy, 1.0f);
+        const float entropy = cross_entropy == INFINITY ? 0.0f : row.own() / row.sum() * ratio;
+        weight *= focal_modulation(p, miss) * fmaf(p.focal_gamma, entropy, 1.0f);
     }
-    const float weight = target.weight * factor * slope;
-    return {
-        target.weight * loss,
-        weight * common_slope / sum,
-        -weight * target.gradient_slope * miss,
-    };
+    return {weight * common_slope / row.sum(), -weight * target.gradient_slope * miss};
 }
 
 // Upstream gradient, gradient scale and reduction of one row.

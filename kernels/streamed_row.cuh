@@ -1,6 +1,8 @@
-// One block a row of any length: maximum and sum in one pass with rescaling, the gradient in a second.
+// One block a row of any length: maximum and sum in one pass with rescaling, the gradient in a second, which reads the
+// logits again.
 #pragma once
-#include "block_row.cuh"
+#include "reduce.cuh"
+#include "walk.cuh"
 
 namespace ala {
 
@@ -42,72 +44,146 @@ template <int THREADS> __device__ Online merge_block(Online mine, float* max_slo
     return merge_warp({has ? max_slots[lane] : -INFINITY, has ? sum_slots[lane] : 0.0f});
 }
 
+// Calls `vector(first class, logits, place)` for the row's whole vectors and `single(class, logit)` for head and tail.
+template <typename T, int THREADS, typename Single, typename Vector>
+__device__ __forceinline__ void each_vector(const T* logits, const Span& span, Single single, Vector vector) {
+    if (threadIdx.x < span.head + span.tail) {
+        const uint32_t j = threadIdx.x < span.head ? threadIdx.x : threadIdx.x + span.vectors * WIDTH<T>;
+        single(j, widen(logits[j]));
+    }
+    for (uint32_t i = threadIdx.x; i < span.vectors; i += THREADS) {
+        float x[WIDTH<T>];
+        load_vector(logits + span.head + i * WIDTH<T>, x);
+        vector(span.head + i * WIDTH<T>, x);
+    }
+}
+
 template <typename T, typename Map, int THREADS> __device__ void streamed_row(const AlaParams& p) {
+    constexpr int V = WIDTH<T>;
+    static_assert(2 * (V - 1) <= THREADS, "head and tail are one access each");
     __shared__ float max_slots[THREADS / WARP];
     __shared__ float sum_slots[THREADS / WARP];
     const Map map(p);
-    walk_rows<THREADS>(p, [&](uint64_t row) {
+    for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         const int64_t label = read_label(p, row);
-        if (skip_row<T, THREADS>(p, row, label)) {
-            return;
+        if (!has_target(p, label)) {
+            skip_row<T>(p, row, label, threadIdx.x, THREADS);
+            continue;
         }
         const T* logits = logits_row<T>(p, row);
+        const Span span = split(logits, p.classes);
         const uint32_t y = static_cast<uint32_t>(label);
         const float x_target = widen(logits[y]);
-        const AlaTarget target = reinterpret_cast<const AlaTarget*>(p.targets)[y];
+        const AlaTarget target = read_target(p, y);
 
         Online mine = {-INFINITY, 0.0f};
-        bool outdone = false;
+        bool outdone = x_target != x_target;
+        // The running maximum drops a NaN, and inf - inf would come late: the row is told here.
         bool invalid = false;
-        for (uint32_t j = threadIdx.x; j < p.classes; j += THREADS) {
-            if (j == y) {
-                continue;
-            }
-            const float x = widen(logits[j]);
-            outdone |= p.hits != 0 && outdoes(x, j, x_target, y);
-            const float u = map.at(x, j);
-            // The running maximum drops a NaN, and inf - inf below would come late: the row is told here.
-            invalid |= u != u || u == INFINITY;
+        const auto raise = [&](float u) {
             if (u > mine.max) {
-                // -inf - u is -inf: the empty sum stays 0.
+                // An empty sum stays 0: exp2(-inf) is.
                 mine.sum *= exp2_fast(mine.max - u);
                 mine.max = u;
             }
-            if (u > -INFINITY) {
-                mine.sum += exp2_fast(map.exponent(x, j, mine.max));
+        };
+        const auto add = [&](float x, uint32_t j) {
+            if (mine.max > -INFINITY) {
+                mine.sum += exp2_fast(map.exponent(x, j, mine.max, p.classes));
             }
-        }
+        };
+        each_vector<T, THREADS>(
+            logits, span,
+            [&](uint32_t j, float x) {
+                outdone |= p.hits != 0 && outdoes(x, j, x_target, y);
+                if (j != y) {
+                    const float u = map.at(x, j);
+                    invalid |= !(u < INFINITY);
+                    raise(u);
+                    add(x, j);
+                }
+            },
+            [&](uint32_t first, float (&x)[V]) {
+                if (p.hits != 0) {
+#pragma unroll
+                    for (int k = 0; k < V; k++) {
+                        outdone |= outdoes(x[k], first + k, x_target, y);
+                    }
+                }
+                if (y - first < V) {
+#pragma unroll
+                    for (int k = 0; k < V; k++) {
+                        x[k] = y - first == k ? -INFINITY : x[k];
+                    }
+                }
+                float most = -INFINITY;
+#pragma unroll
+                for (int k = 0; k < V; k++) {
+                    most = Max::of(most, map.order(x[k], first + k, p.classes));
+                    invalid |= x[k] != x[k];
+                }
+                const float u = map.from_order(most);
+                invalid |= u == INFINITY;
+                raise(u);
+#pragma unroll
+                for (int k = 0; k < V; k++) {
+                    add(x[k], first + k);
+                }
+            });
         if (invalid) {
             mine.sum = NAN;
         }
-        Online all = merge_block<THREADS>(mine, max_slots, sum_slots);
+        const Online all = merge_block<THREADS>(mine, max_slots, sum_slots);
         const float shift = fmaxf(all.max, target_exponent(x_target, map.map(y), target, 0.0f));
-        // The target may lead by so much that the others' maximum is no shift for it.
-        const float rescale = all.max == -INFINITY ? (all.sum == 0.0f ? 0.0f : NAN) : exp2_fast(all.max - shift);
-        const float others = shift == -INFINITY ? NAN : all.sum * rescale;
-        const RowResult result = solve_row(
-            p, target, map.common_slope(), others, target_exponent(x_target, map.map(y), target, shift),
-            row_factor(p, row));
+        // Where there was nothing above -inf the sum is 0, or NaN where something was invalid.
+        const float rescaled = all.max == -INFINITY ? all.sum : all.sum * exp2_fast(all.max - shift);
+        const float others = shift == -INFINITY ? NAN : rescaled;
+        const RowSums sums = {others, target_exponent(x_target, map.map(y), target, shift)};
+        const RowGradient result = row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
         if (p.gradient != 0) {
             T* gradient = gradient_row<T>(p, row);
-            for (uint32_t j = threadIdx.x; j < p.classes; j += THREADS) {
-                const float e = exp2_fast(map.exponent(widen(logits[j]), j, shift));
-                gradient[j] = round_to<T>(
-                    j == y ? result.target_gradient : result.scale * map.gradient_slope(j) * e);
-            }
+            const bool whole = in_phase<T>(gradient, logits);
+            const auto at = [&](float x, uint32_t j) {
+                return result.scale * map.gradient_slope(j, p.classes) *
+                    exp2_fast(map.exponent(x, j, shift, p.classes));
+            };
+            each_vector<T, THREADS>(
+                logits, span,
+                [&](uint32_t j, float x) {
+                    gradient[j] = round_to<T>(j == y ? result.at_target : at(x, j));
+                },
+                [&](uint32_t first, float (&x)[V]) {
+#pragma unroll
+                    for (int k = 0; k < V; k++) {
+                        x[k] = at(x[k], first + k);
+                    }
+                    if (whole) {
+                        store_vector(gradient + first, x);
+                    } else {
+#pragma unroll
+                        for (int k = 0; k < V; k++) {
+                            gradient[first + k] = round_to<T>(x[k]);
+                        }
+                    }
+                    if (y - first < V) {
+                        // After this thread's own store of the vector around it.
+                        gradient[y] = round_to<T>(result.at_target);
+                    }
+                });
         }
         if (threadIdx.x == 0) {
-            reinterpret_cast<float*>(p.row_losses)[row] = result.loss;
+            reinterpret_cast<float*>(p.row_losses)[row] = row_loss(p, target, sums);
         }
         if (p.hits != 0) {
-            const bool any = __syncthreads_or(outdone || x_target != x_target);
+            const bool any = __syncthreads_or(outdone);
             if (threadIdx.x == 0) {
                 reinterpret_cast<uint8_t*>(p.hits)[row] = !any;
             }
         }
         // Slow warps have read their slots before the next row's are written.
         __syncthreads();
-    });
+    }
+    finish<THREADS>(p);
 }
 
 }  // namespace ala

@@ -1,7 +1,8 @@
 // The baseline that the fused kernels are measured against: the same loss, one operation a kernel, every intermediate
 // matrix in memory. Held to the same parity tests.
 #pragma once
-#include "block_row.cuh"
+#include "reduce.cuh"
+#include "walk.cuh"
 
 namespace ala {
 namespace unfused {
@@ -25,10 +26,6 @@ template <typename Body> __device__ void each_row(const AlaParams& p, Body body)
 __device__ __forceinline__ float* values(const AlaParams& p) { return reinterpret_cast<float*>(p.scratch); }
 __device__ __forceinline__ float* row_max(const AlaParams& p) { return reinterpret_cast<float*>(p.row_scratch); }
 __device__ __forceinline__ float* row_sum(const AlaParams& p) { return row_max(p) + p.rows; }
-
-__device__ __forceinline__ bool has_target(const AlaParams& p, int64_t label) {
-    return !is_ignored(p, label) && is_class(p, label);
-}
 
 // The target's exponent against the row's maximum, as every later operation needs it.
 template <typename T, typename Map>
@@ -80,7 +77,7 @@ template <typename T, typename Map> __device__ void exponentiate(const AlaParams
         const int64_t label = read_label(p, row);
         values(p)[i] = label == j
             ? 0.0f
-            : exp2_fast(map.exponent(widen(logits_row<T>(p, row)[j]), j, row_max(p)[row]));
+            : exp2_fast(map.exponent(widen(logits_row<T>(p, row)[j]), j, row_max(p)[row], p.classes));
     });
 }
 
@@ -102,11 +99,8 @@ template <int THREADS> __device__ void sum(const AlaParams& p) {
 }
 
 template <typename T, typename Map>
-__device__ __forceinline__ RowResult solve(const AlaParams& p, const Map& map, uint64_t row, int64_t label) {
-    const uint32_t y = static_cast<uint32_t>(label);
-    return solve_row(
-        p, reinterpret_cast<const AlaTarget*>(p.targets)[y], map.common_slope(), row_sum(p)[row],
-        own_exponent<T>(p, map, row, y, row_max(p)[row]), row_factor(p, row));
+__device__ __forceinline__ RowSums sums(const AlaParams& p, const Map& map, uint64_t row, uint32_t y) {
+    return {row_sum(p)[row], own_exponent<T>(p, map, row, y, row_max(p)[row])};
 }
 
 // 6: the row's loss, and its hit.
@@ -118,10 +112,10 @@ template <typename T, typename Map> __device__ void loss(const AlaParams& p) {
             report_row_without_target(p, row, label);
             return;
         }
-        reinterpret_cast<float*>(p.row_losses)[row] = solve<T>(p, map, row, label).loss;
+        const uint32_t y = static_cast<uint32_t>(label);
+        reinterpret_cast<float*>(p.row_losses)[row] = row_loss(p, read_target(p, y), sums<T>(p, map, row, y));
         if (p.hits != 0) {
             const T* logits = logits_row<T>(p, row);
-            const uint32_t y = static_cast<uint32_t>(label);
             const float own = widen(logits[y]);
             bool hit = own == own;
             for (uint32_t j = 0; j < p.classes; j++) {
@@ -139,8 +133,10 @@ template <typename T, typename Map> __device__ void gradient(const AlaParams& p)
         const int64_t label = read_label(p, row);
         float g = 0.0f;
         if (has_target(p, label)) {
-            const RowResult result = solve<T>(p, map, row, label);
-            g = label == j ? result.target_gradient : result.scale * map.gradient_slope(j) * values(p)[i];
+            const uint32_t y = static_cast<uint32_t>(label);
+            const RowGradient result = row_gradient(
+                p, read_target(p, y), map.common_slope(), sums<T>(p, map, row, y), row_factor(p, row));
+            g = label == j ? result.at_target : result.scale * map.gradient_slope(j, p.classes) * values(p)[i];
         }
         gradient_row<T>(p, row)[j] = round_to<T>(g);
     });

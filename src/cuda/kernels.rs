@@ -8,35 +8,74 @@ use cudarc::driver::{CudaContext, result, sys};
 use super::error::{CudaError, driver};
 use crate::Error;
 
-/// One launch tier: which rows it takes and how.
+/// One launch tier: which rows it takes and how. `kernels/ala.cu` lists the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tier {
     /// The part of the kernels' names.
     pub name: &'static str,
-    /// The most classes that it takes.
-    pub most_classes: u32,
+    /// The most classes that it takes where the slope is uniform; a map for each class takes
+    /// [`per_class`](Self::per_class).
+    pub uniform: u32,
+    /// The most classes that it takes where each class has a map of its own.
+    pub per_class: u32,
+    /// Rows that a block works on at a time.
+    pub rows: u32,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Whether rows must be contiguous, of logits and gradient alike.
+    pub contiguous: bool,
+}
+
+const fn tier(name: &'static str, most: [u32; 2], rows: u32, threads: u32) -> Tier {
+    Tier {
+        name,
+        uniform: most[0],
+        per_class: most[1],
+        rows,
+        threads,
+        contiguous: false,
+    }
 }
 
 /// The tiers in ascending order; a row goes to the first that takes it.
 pub const TIERS: &[Tier] = &[
     Tier {
-        name: "block4",
-        most_classes: 4 * THREADS,
+        contiguous: true,
+        ..tier("packed", [48, 48], 128, 128)
     },
-    Tier {
-        name: "block16",
-        most_classes: 16 * THREADS,
-    },
-    Tier {
-        name: "streamed",
-        most_classes: MOST_CLASSES,
-    },
+    tier("octet8", [64, 64], 16, 128),
+    tier("half8", [128, 128], 8, 128),
+    tier("warp8", [256, 256], 4, 128),
+    tier("warp16", [512, 256], 4, 128),
+    tier("block64", [1024, 512], 1, 64),
+    tier("block128", [2048, 1024], 1, 128),
+    tier("block256", [4096, 2048], 1, 256),
+    tier("block512", [8192, 4096], 1, 512),
+    tier("block1024", [16384, 8192], 1, 1024),
+    tier("streamed", [MOST_CLASSES, MOST_CLASSES], 1, 512),
 ];
 
-/// Threads of every block: `ALA_THREADS` in `kernels/ala.cu`.
+impl Tier {
+    /// The place in [`TIERS`] of the tier that takes rows of `classes` classes.
+    pub fn of(classes: u32, per_class: bool, contiguous: bool) -> usize {
+        TIERS
+            .iter()
+            .position(|tier| {
+                let most = if per_class {
+                    tier.per_class
+                } else {
+                    tier.uniform
+                };
+                classes <= most && (contiguous || !tier.contiguous)
+            })
+            .unwrap_or(TIERS.len() - 1)
+    }
+}
+
+/// Threads of the kernels that are no tier.
 pub(super) const THREADS: u32 = 256;
 /// Class indices are 32 bits in the kernels, and the last step of a stride over them must not wrap.
-pub(super) const MOST_CLASSES: u32 = u32::MAX - THREADS;
+pub(super) const MOST_CLASSES: u32 = u32::MAX - (1 << 16);
 
 /// The steps of the unfused baseline, one kernel each; those marked have no element type.
 pub(super) const UNFUSED: [(&str, bool); 8] = [

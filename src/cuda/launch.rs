@@ -9,7 +9,7 @@ use super::abi::{
     ALA_UPSTREAM_PER_ROW, ALA_WEIGHTED, AlaParams,
 };
 use super::error::driver;
-use super::kernels::{Kernel, Kernels, THREADS, TIERS};
+use super::kernels::{Kernel, Kernels, THREADS, TIERS, Tier};
 use crate::Error;
 use crate::loss::{Loss, Reduction};
 
@@ -85,7 +85,11 @@ pub(super) fn parameters(
         ALA_UPSTREAM_PER_ROW,
         matches!(step.upstream, RawUpstream::PerRow(_)),
     );
-    set(ALA_FOCAL, loss.table().focal_gamma().is_some());
+    // With gamma 0 focal loss is cross-entropy, and 0^0 is not to be taken on the device.
+    set(
+        ALA_FOCAL,
+        loss.table().focal_gamma().is_some_and(|gamma| gamma > 0.0),
+    );
     let counted = loss.ignore_label().is_some() || constants.weighted;
     set(ALA_COUNTED, loss.reduction() == Reduction::Mean && counted);
     AlaParams {
@@ -133,21 +137,18 @@ pub(super) unsafe fn fused(
 ) -> Result<(), Error> {
     if parameters.flags & ALA_COUNTED != 0 {
         // SAFETY: the caller's promise.
-        unsafe { launch(kernels.count, 1, stream, parameters)? };
+        unsafe { launch(kernels.count, Shape::plain(1), stream, parameters)? };
     }
-    let tier = TIERS
-        .iter()
-        .position(|tier| parameters.classes <= tier.most_classes)
-        .unwrap_or(TIERS.len() - 1);
+    let contiguous = parameters.logits_stride == u64::from(parameters.classes)
+        && (parameters.gradient == 0 || parameters.gradient_stride == parameters.logits_stride);
+    let index = Tier::of(parameters.classes, parameters.others != 0, contiguous);
+    let tier = TIERS[index];
+    let shape = Shape {
+        blocks: blocks(kernels, parameters.rows.div_ceil(tier.rows.into())),
+        threads: tier.threads,
+    };
     // SAFETY: the caller's promise.
-    unsafe {
-        launch(
-            kernels.tiers[tier],
-            blocks(kernels, parameters.rows),
-            stream,
-            parameters,
-        )
-    }
+    unsafe { launch(kernels.tiers[index], shape, stream, parameters) }
 }
 
 /// The same by the unfused baseline, one kernel an operation.
@@ -161,7 +162,7 @@ pub(super) unsafe fn unfused(
 ) -> Result<(), Error> {
     if parameters.flags & ALA_COUNTED != 0 {
         // SAFETY: the caller's promise.
-        unsafe { launch(kernels.count, 1, stream, parameters)? };
+        unsafe { launch(kernels.count, Shape::plain(1), stream, parameters)? };
     }
     for (&kernel, (step, _)) in kernels.unfused.iter().zip(super::kernels::UNFUSED) {
         let blocks = match step {
@@ -170,23 +171,39 @@ pub(super) unsafe fn unfused(
             _ => blocks(kernels, parameters.rows),
         };
         // SAFETY: the caller's promise.
-        unsafe { launch(kernel, blocks, stream, parameters)? };
+        unsafe { launch(kernel, Shape::plain(blocks), stream, parameters)? };
     }
     Ok(())
 }
 
-/// One block a row up to several waves of the device; at least one, which also settles a batch without rows.
-fn blocks(kernels: &Kernels, rows: u64) -> u32 {
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    blocks: u32,
+    threads: u32,
+}
+
+impl Shape {
+    fn plain(blocks: u32) -> Self {
+        Self {
+            blocks,
+            threads: THREADS,
+        }
+    }
+}
+
+/// As many blocks as there is work for, up to several waves of the device; at least one, which also settles a batch
+/// without rows.
+fn blocks(kernels: &Kernels, work: u64) -> u32 {
     const WAVES: u32 = 8;
     let most = kernels.multiprocessors.saturating_mul(WAVES);
-    u32::try_from(rows).unwrap_or(u32::MAX).clamp(1, most)
+    u32::try_from(work).unwrap_or(u32::MAX).clamp(1, most)
 }
 
 /// # Safety
 /// As [`fused`].
 unsafe fn launch(
     kernel: Kernel,
-    blocks: u32,
+    shape: Shape,
     stream: sys::CUstream,
     parameters: &AlaParams,
 ) -> Result<(), Error> {
@@ -196,8 +213,8 @@ unsafe fn launch(
     unsafe {
         result::launch_kernel(
             kernel.0,
-            (blocks, 1, 1),
-            (THREADS, 1, 1),
+            (shape.blocks, 1, 1),
+            (shape.threads, 1, 1),
             0,
             stream,
             &mut arguments,

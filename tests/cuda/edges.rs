@@ -10,8 +10,8 @@ use crate::problem::{
     self, assert_within, build, gradient_bound, loss_bound, objectives, slope, widen,
 };
 
-/// A class count in each tier.
-const CLASSES: [usize; 3] = [3, 1100, 4200];
+/// A class count in each kind of tier: packed, part of a warp, warp, block, streamed.
+const CLASSES: [usize; 5] = [3, 60, 300, 1100, 16_500];
 const MODES: [Mode; 2] = [Mode::Fused, Mode::Unfused];
 
 /// Three rows of logits and a loss whose margins differ by class.

@@ -1,6 +1,6 @@
 //! Every kernel against the `f64` reference and the CPU path, within the stated bounds, over every tier's borders.
 
-use ala_loss::cuda::{CudaElement, CudaLabel, Inputs, Outputs};
+use ala_loss::cuda::{CudaElement, CudaLabel, Inputs, Outputs, TIERS};
 use ala_loss::{ClassCounts, Loss, Objective, Options, Real, Reduction, Upstream, reference};
 use cudarc::driver::DeviceRepr;
 use half::{bf16, f16};
@@ -168,6 +168,44 @@ fn f16_at_every_class_count() {
 #[test]
 fn bf16_at_every_class_count() {
     every_class_count::<bf16>(Mode::Fused, 43, usize::MAX);
+}
+
+/// C - 1, C and C + 1 at the limit of each tier, for both kinds of map, contiguous and not, aligned and not.
+#[test]
+fn every_tier_at_its_borders() {
+    fn check<T: CudaElement + DeviceRepr + Default>(device: &Device, seed: u64) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for objective in [Objective::ala(), Objective::LogitAdjustment { tau: 1.0 }] {
+            let limits = TIERS.iter().map(|tier| match objective {
+                Objective::Ala(_) => tier.uniform,
+                _ => tier.per_class,
+            });
+            for limit in limits.filter(|&limit| limit < 100_000) {
+                for classes in [limit - 1, limit, limit + 1] {
+                    let classes = classes as usize;
+                    let counts = counts(&mut rng, classes);
+                    let loss = Loss::builder(objective, &counts).build().expect("valid");
+                    for (pad, offset) in [(0, 0), (3, 1)] {
+                        let stride = classes + pad;
+                        let (x, y) = random::<T>(&mut rng, 2, stride, 1.0);
+                        let step = Step {
+                            labels: y.into_iter().map(|y| y % classes as i64).collect(),
+                            stride,
+                            offset,
+                            gradient_stride: stride,
+                            gradient_offset: offset,
+                            ..Step::contiguous(x, Vec::<i64>::new(), classes)
+                        };
+                        assert_step(device, &loss, &step);
+                    }
+                }
+            }
+        }
+    }
+    let device = device();
+    check::<f32>(&device, 58);
+    check::<f16>(&device, 59);
+    check::<bf16>(&device, 60);
 }
 
 #[test]
@@ -358,7 +396,8 @@ fn a_mean_over_counted_rows() {
 fn blocks_take_row_after_row() {
     let device = device();
     let mut rng = fastrand::Rng::with_seed(57);
-    for (rows, classes) in [(1100, 1030), (1100, 4100)] {
+    // Rows a tile, a row a block in registers, a row a block in two passes.
+    for (rows, classes) in [(140_000, 3), (1100, 600), (1100, 16_400)] {
         let loss = Loss::builder(Objective::ala(), &counts(&mut rng, classes))
             .ignore_label(1)
             .build()

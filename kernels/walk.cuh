@@ -1,0 +1,48 @@
+// What every tier shares: where a row is, rows without a target, hits.
+#pragma once
+#include "element.cuh"
+#include "finish.cuh"
+#include "row.cuh"
+
+namespace ala {
+
+template <typename T> __device__ __forceinline__ const T* logits_row(const AlaParams& p, uint64_t row) {
+    // 64-bit: rows * stride passes 2^31 elements.
+    return reinterpret_cast<const T*>(p.logits) + row * p.logits_stride;
+}
+
+template <typename T> __device__ __forceinline__ T* gradient_row(const AlaParams& p, uint64_t row) {
+    return reinterpret_cast<T*>(p.gradient) + row * p.gradient_stride;
+}
+
+__device__ __forceinline__ bool has_target(const AlaParams& p, int64_t label) {
+    return !is_ignored(p, label) && is_class(p, label);
+}
+
+// An ignored or bad row: zero gradient by the `threads` that share it, and one of them reports.
+template <typename T>
+__device__ __forceinline__ void skip_row(
+    const AlaParams& p, uint64_t row, int64_t label, uint32_t thread, uint32_t threads) {
+    if (p.gradient != 0) {
+        T* gradient = gradient_row<T>(p, row);
+        for (uint32_t j = thread; j < p.classes; j += threads) {
+            gradient[j] = round_to<T>(0.0f);
+        }
+    }
+    if (thread == 0) {
+        report_row_without_target(p, row, label);
+    }
+}
+
+// Whether a logit beats the target's: it is larger, or equal at a lower class. A NaN beats everything.
+__device__ __forceinline__ bool outdoes(float x, uint32_t j, float own, uint32_t y) {
+    return !(x < own || (x == own && j >= y));
+}
+
+__device__ __forceinline__ AlaTarget read_target(const AlaParams& p, uint32_t y) {
+    // One 16-byte load: the table is an allocation of its own, its entries 16 bytes.
+    const float4 raw = __ldg(reinterpret_cast<const float4*>(p.targets) + y);
+    return {raw.x, raw.y, raw.z, raw.w};
+}
+
+}  // namespace ala
