@@ -31,8 +31,33 @@ typedef struct AlaState {
     int64_t bad_label;     /* its label, sign-extended (u64 labels: as their bits) */
     uint64_t step_bad_row; /* first bad row of the launch under way */
     uint32_t blocks_done;  /* of the launch under way */
-    uint32_t reserved;
+    uint32_t tickets;      /* given out to the blocks of the launch under way, where several share a row */
 } AlaState;
+
+/* Blocks of a launch, at most. */
+#define ALA_MOST_BLOCKS 4096u
+
+/* What the rows of one block add up to. */
+typedef struct AlaTotals {
+    double loss;
+    double weight;    /* of the counted rows, and their number: only where nobody counted before and it is asked for */
+    uint64_t counted;
+} AlaTotals;
+
+/* One block's part of a row: its maximum u_j off the target, their sum of exp2(u_j - maximum). */
+typedef struct AlaPart {
+    float max;
+    float sum;
+    uint32_t outdone; /* whether a logit in it beats the target's */
+    uint32_t reserved;
+} AlaPart;
+
+/* What the blocks of a launch tell one another. One for each workspace, behind the state. */
+typedef struct AlaBlocks {
+    AlaTotals totals[ALA_MOST_BLOCKS];
+    AlaPart parts[2][ALA_MOST_BLOCKS];  /* of a group's rows by turns: who is a row ahead must not write over the last */
+    uint32_t arrived[ALA_MOST_BLOCKS];  /* parts that a group's blocks have written, over all its rows; 0 between launches */
+} AlaBlocks;
 
 /* AlaParams::label_type */
 #define ALA_LABEL_U8 0u
@@ -50,6 +75,7 @@ typedef struct AlaState {
 #define ALA_WEIGHTED 4u          /* not every w_y is 1 */
 #define ALA_UPSTREAM_PER_ROW 8u  /* upstream is [N], else one number */
 #define ALA_FOCAL 16u            /* focal_gamma is to be used */
+#define ALA_OUT_OF_PHASE 32u      /* a row's gradient may begin elsewhere within 16 bytes than its logits */
 
 /* Kernel parameter. Strides are in elements; every pointer is a device address; 0 where something is left out. */
 typedef struct AlaParams {
@@ -62,19 +88,22 @@ typedef struct AlaParams {
     uint64_t row_losses;  /* float[rows]; never 0 */
     uint64_t hits;        /* uint8_t[rows], or 0 */
     uint64_t state;       /* AlaState */
+    uint64_t blocks;      /* AlaBlocks */
     uint64_t scratch;     /* float[rows, classes]: the unfused kernels' intermediate values */
     uint64_t row_scratch; /* float[2, rows]: the unfused kernels' maximum and sum */
     uint64_t rows;
     uint64_t logits_stride;
     uint64_t gradient_stride;
-    int64_t ignore_label;
+    int64_t ignore_label; /* -1, which is no class either, where there is none */
     uint32_t classes;
     uint32_t label_type;  /* ALA_LABEL_* */
     uint32_t reduction;   /* ALA_REDUCTION_* */
     uint32_t flags;
     float slope;          /* of every class off the target, where it is uniform */
     float focal_gamma;
-    float gradient_scale;
+    float gradient_factor; /* the gradient's scale; divided by the rows already, where a mean is over them all */
+    uint32_t parts;       /* blocks that share a row, where the tier splits rows */
+    uint32_t part_vectors; /* whole 16-byte vectors of a row that each of them takes, at most */
     uint32_t reserved;
 } AlaParams;
 

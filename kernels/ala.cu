@@ -5,61 +5,74 @@
 #include "count.cuh"
 #include "packed_rows.cuh"
 #include "register_row.cuh"
+#include "staged_row.cuh"
 #include "streamed_row.cuh"
 #include "unfused.cuh"
 
-// 1,024 threads an SM: registers for half occupancy where an SM holds 2,048 threads, and without this bound ptxas aims
-// for so few registers on some architectures that it spills.
-#define KERNEL(name, threads, body)                                                                                 \
-    extern "C" __global__ void __launch_bounds__(threads, 1024 / threads) name(const __grid_constant__ AlaParams p) { \
-        body(p);                                                                                                    \
+// Half the threads that an SM of the architecture holds: the occupancy that the registers must allow. Without a bound
+// ptxas aims for so few registers on some architectures that it spills.
+#if __CUDA_ARCH__ == 750
+#define HALF_AN_SM 512
+#elif __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
+#define HALF_AN_SM 768
+#else
+#define HALF_AN_SM 1024
+#endif
+
+#define KERNEL(name, threads, ...)                                                                                     \
+    extern "C" __global__ void __launch_bounds__(threads, (HALF_AN_SM + threads - 1) / threads) name(                  \
+        const __grid_constant__ AlaParams p) {                                                                         \
+        __VA_ARGS__(p);                                                                                                \
     }
 
-// No comma may stand in a macro argument, so each body gets a short name first.
-#define BODY(name, ...) \
-    __device__ __forceinline__ void name(const AlaParams& p) { __VA_ARGS__(p); }
-#define TIER(tier, type, map, threads) KERNEL(ala_##tier##_##type##_##map, threads, type##_##map::tier)
+// A row in the registers of `group` lanes, `elements` each.
+#define ROW(group, elements, threads, type, T, map, Map) \
+    KERNEL(ala_row##group##x##elements##_##type##_##map, threads, ala::register_row<T, Map, group, elements>)
 
-// A register tier's numbers: lanes a row, elements a lane, threads a block.
-#define INSTANCES(type, T, map_name, Map)                                                      \
-    namespace type##_##map_name {                                                              \
-    BODY(packed, ala::packed_rows<T, Map, 48, 128>)                                            \
-    BODY(octet8, ala::register_row<T, Map, 8, 8 / ala::WIDTH<T>, 128>)                         \
-    BODY(half8, ala::register_row<T, Map, 16, 8 / ala::WIDTH<T>, 128>)                         \
-    BODY(warp8, ala::register_row<T, Map, 32, 8 / ala::WIDTH<T>, 128>)                         \
-    BODY(warp16, ala::register_row<T, Map, 32, Map::MOST_ELEMENTS / ala::WIDTH<T>, 128>)       \
-    BODY(block64, ala::register_row<T, Map, 64, Map::MOST_ELEMENTS / ala::WIDTH<T>, 64>)       \
-    BODY(block128, ala::register_row<T, Map, 128, Map::MOST_ELEMENTS / ala::WIDTH<T>, 128>)    \
-    BODY(block256, ala::register_row<T, Map, 256, Map::MOST_ELEMENTS / ala::WIDTH<T>, 256>)    \
-    BODY(block512, ala::register_row<T, Map, 512, Map::MOST_ELEMENTS / ala::WIDTH<T>, 512>)    \
-    BODY(block1024, ala::register_row<T, Map, 1024, Map::MOST_ELEMENTS / ala::WIDTH<T>, 1024>) \
-    BODY(streamed, ala::streamed_row<T, Map, 512>)                                             \
-    BODY(scale, ala::unfused::scale<T, Map>)                                                   \
-    BODY(margin, ala::unfused::margin<T, Map>)                                                 \
-    BODY(exponentiate, ala::unfused::exponentiate<T, Map>)                                     \
-    BODY(loss, ala::unfused::loss<T, Map>)                                                     \
-    BODY(gradient, ala::unfused::gradient<T, Map>)                                             \
-    }                                                                                          \
-    TIER(packed, type, map_name, 128)                                                          \
-    TIER(octet8, type, map_name, 128)                                                          \
-    TIER(half8, type, map_name, 128)                                                           \
-    TIER(warp8, type, map_name, 128)                                                           \
-    TIER(warp16, type, map_name, 128)                                                          \
-    TIER(block64, type, map_name, 64)                                                          \
-    TIER(block128, type, map_name, 128)                                                        \
-    TIER(block256, type, map_name, 256)                                                        \
-    TIER(block512, type, map_name, 512)                                                        \
-    TIER(block1024, type, map_name, 1024)                                                      \
-    TIER(streamed, type, map_name, 512)                                                        \
-    KERNEL(ala_unfused_scale_##type##_##map_name, 256, type##_##map_name::scale)               \
-    KERNEL(ala_unfused_margin_##type##_##map_name, 256, type##_##map_name::margin)             \
-    KERNEL(ala_unfused_exponentiate_##type##_##map_name, 256, type##_##map_name::exponentiate) \
-    KERNEL(ala_unfused_loss_##type##_##map_name, 256, type##_##map_name::loss)                 \
-    KERNEL(ala_unfused_gradient_##type##_##map_name, 256, type##_##map_name::gradient)
+#define EVERY_MAP(type, T, map, Map)                                                     \
+    KERNEL(ala_packed_##type##_##map, 128, ala::packed_rows<T, Map, 24, 128>)            \
+    ROW(4, 16, 128, type, T, map, Map)                                                   \
+    KERNEL(ala_staged_##type##_##map, 512, ala::staged_row<T, Map, 512>)                 \
+    KERNEL(ala_streamed_##type##_##map, 512, ala::streamed_row<T, Map, 512>)             \
+    KERNEL(ala_unfused_scale_##type##_##map, 256, ala::unfused::scale<T, Map>)           \
+    KERNEL(ala_unfused_margin_##type##_##map, 256, ala::unfused::margin<T, Map>)         \
+    KERNEL(ala_unfused_exponentiate_##type##_##map, 256, ala::unfused::exponentiate<T, Map>) \
+    KERNEL(ala_unfused_loss_##type##_##map, 256, ala::unfused::loss<T, Map>)             \
+    KERNEL(ala_unfused_gradient_##type##_##map, 256, ala::unfused::gradient<T, Map>)
 
-#define MAPS(type, T)                           \
-    INSTANCES(type, T, uniform, ala::Uniform)   \
-    INSTANCES(type, T, per_class, ala::PerClass)
+#define UNIFORM(type, T, map, Map)      \
+    EVERY_MAP(type, T, map, Map)        \
+    /* What leaves ptxas registers on every architecture. */ \
+    KERNEL(ala_row4_##type##_##map, 128, ala::register_row<T, Map, 4, sizeof(T) == sizeof(float) ? 28 : 32>) \
+    ROW(8, 24, 128, type, T, map, Map)  \
+    ROW(8, 32, 128, type, T, map, Map)  \
+    ROW(16, 24, 128, type, T, map, Map) \
+    ROW(16, 32, 128, type, T, map, Map) \
+    ROW(32, 24, 128, type, T, map, Map) \
+    ROW(32, 32, 128, type, T, map, Map) \
+    ROW(64, 24, 64, type, T, map, Map)  \
+    ROW(64, 32, 64, type, T, map, Map)  \
+    ROW(128, 24, 128, type, T, map, Map) \
+    ROW(128, 32, 128, type, T, map, Map) \
+    ROW(256, 24, 256, type, T, map, Map) \
+    ROW(256, 32, 256, type, T, map, Map) \
+    ROW(512, 24, 512, type, T, map, Map) \
+    ROW(512, 32, 512, type, T, map, Map)
+
+// The maps of a lane's own elements take registers too.
+#define PER_CLASS(type, T, map, Map)     \
+    EVERY_MAP(type, T, map, Map)         \
+    ROW(8, 16, 128, type, T, map, Map)   \
+    ROW(16, 16, 128, type, T, map, Map)  \
+    ROW(32, 16, 128, type, T, map, Map)  \
+    ROW(64, 16, 64, type, T, map, Map)   \
+    ROW(128, 16, 128, type, T, map, Map) \
+    ROW(256, 16, 256, type, T, map, Map) \
+    ROW(512, 16, 512, type, T, map, Map)
+
+#define MAPS(type, T)                       \
+    UNIFORM(type, T, uniform, ala::Uniform) \
+    PER_CLASS(type, T, per_class, ala::PerClass)
 
 MAPS(f32, float)
 MAPS(f16, __half)

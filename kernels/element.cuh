@@ -4,6 +4,8 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
+#include <type_traits>
+
 namespace ala {
 
 // What one lane moves at a time.
@@ -24,14 +26,14 @@ template <> __device__ __forceinline__ __nv_bfloat16 round_to<__nv_bfloat16>(flo
 // The elements of one 32-bit word.
 __device__ __forceinline__ void unpack(uint32_t word, float (&x)[1], float) { x[0] = __uint_as_float(word); }
 __device__ __forceinline__ void unpack(uint32_t word, float (&x)[2], __half) {
-    const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word));
-    x[0] = pair.x;
-    x[1] = pair.y;
+    asm("{\n\t.reg .b16 low, high;\n\tmov.b32 {low, high}, %2;\n\tcvt.f32.f16 %0, low;\n\tcvt.f32.f16 %1, high;\n\t}"
+        : "=f"(x[0]), "=f"(x[1])
+        : "r"(word));
 }
 __device__ __forceinline__ void unpack(uint32_t word, float (&x)[2], __nv_bfloat16) {
-    // A bf16 is the upper half of its f32.
-    x[0] = __uint_as_float(word << 16);
-    x[1] = __uint_as_float(word & 0xffff0000u);
+    // A bf16 is the upper half of its f32. By instruction: as integers they would be moved once more.
+    asm("shl.b32 %0, %1, 16;" : "=f"(x[0]) : "r"(word));
+    asm("and.b32 %0, %1, 0xffff0000;" : "=f"(x[1]) : "r"(word));
 }
 __device__ __forceinline__ uint32_t pack(const float (&x)[1], float) { return __float_as_uint(x[0]); }
 __device__ __forceinline__ uint32_t pack(const float (&x)[2], __half) {
@@ -43,15 +45,45 @@ __device__ __forceinline__ uint32_t pack(const float (&x)[2], __nv_bfloat16) {
     return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-// Reads 16 aligned bytes that nobody reads again soon.
-template <typename T> __device__ __forceinline__ void load_vector(const T* from, float (&x)[WIDTH<T>]) {
+// -inf in every element of a word.
+__device__ constexpr uint32_t minus_infinity(float) { return 0xff800000u; }
+__device__ constexpr uint32_t minus_infinity(__half) { return 0xfc00fc00u; }
+__device__ constexpr uint32_t minus_infinity(__nv_bfloat16) { return 0xff80ff80u; }
+
+// The larger of each pair of elements; of a NaN and a number the number.
+__device__ __forceinline__ uint32_t max_of_words(uint32_t a, uint32_t b, float) {
+    return __float_as_uint(fmaxf(__uint_as_float(a), __uint_as_float(b)));
+}
+template <typename T> __device__ __forceinline__ uint32_t max_of_words(uint32_t a, uint32_t b, T) {
+    static_assert(sizeof(T) == 2, "two elements a word");
+#if __CUDA_ARCH__ >= 800
+    uint32_t max;
+    if constexpr (std::is_same_v<T, __half>) {
+        asm("max.f16x2 %0, %1, %2;" : "=r"(max) : "r"(a), "r"(b));
+    } else {
+        asm("max.bf16x2 %0, %1, %2;" : "=r"(max) : "r"(a), "r"(b));
+    }
+    return max;
+#else
+    float x[2], y[2];
+    unpack(a, x, T());
+    unpack(b, y, T());
+    const float both[2] = {fmaxf(x[0], y[0]), fmaxf(x[1], y[1])};
+    return pack(both, T());
+#endif
+}
+
+// 16 bytes of logits, as they are in memory.
+struct Words {
+    uint32_t word[4];
+};
+
+template <typename T> __device__ __forceinline__ void unpack(const Words& words, float (&x)[WIDTH<T>]) {
     constexpr int EACH = WIDTH<T> / 4;
-    const uint4 raw = __ldcs(reinterpret_cast<const uint4*>(from));
-    const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
     for (int w = 0; w < 4; w++) {
         float some[EACH];
-        unpack(words[w], some, T());
+        unpack(words.word[w], some, T());
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             x[w * EACH + i] = some[i];
@@ -59,9 +91,9 @@ template <typename T> __device__ __forceinline__ void load_vector(const T* from,
     }
 }
 
-template <typename T> __device__ __forceinline__ void store_vector(T* to, const float (&x)[WIDTH<T>]) {
+template <typename T> __device__ __forceinline__ Words pack(const float (&x)[WIDTH<T>]) {
     constexpr int EACH = WIDTH<T> / 4;
-    uint32_t words[4];
+    Words words;
 #pragma unroll
     for (int w = 0; w < 4; w++) {
         float some[EACH];
@@ -69,9 +101,95 @@ template <typename T> __device__ __forceinline__ void store_vector(T* to, const 
         for (int i = 0; i < EACH; i++) {
             some[i] = x[w * EACH + i];
         }
-        words[w] = pack(some, T());
+        words.word[w] = pack(some, T());
     }
-    __stcs(reinterpret_cast<uint4*>(to), make_uint4(words[0], words[1], words[2], words[3]));
+    return words;
+}
+
+// The words with -inf in the place of an element.
+template <typename T> __device__ __forceinline__ Words erase(const Words& words, uint32_t element) {
+    constexpr uint32_t EACH = WIDTH<T> / 4;
+    // The element's bits, where a word has two.
+    const uint32_t bits = EACH == 1 ? 0xffffffffu : 0xffffu << element % EACH * 16;
+    const uint32_t at = element / EACH;
+    const auto one = [&](uint32_t w) {
+        return at == w ? (words.word[w] & ~bits) | (minus_infinity(T()) & bits) : words.word[w];
+    };
+    return {{one(0), one(1), one(2), one(3)}};
+}
+
+// The vectors of a row that a group of `STEP` threads shares: thread t takes t, t + STEP, ... of those from `begin` to
+// `end`. `begin` is 0, or 1 where the row's vectors begin in the middle of a 32-byte sector and the group is small, so
+// that no two of its accesses touch the same sector.
+struct Share {
+    uint32_t begin;
+    uint32_t thread;
+    // Vectors from the thread's first place to the end.
+    int left;
+
+    template <int AT, int STEP> __device__ __forceinline__ bool has() const {
+        return left > AT * STEP && (AT > 0 || thread >= begin);
+    }
+};
+
+// Vector `AT` of a thread's share: 16 aligned bytes that nobody reads again soon. `from` is the thread's first; the
+// distance is part of the instruction.
+template <int AT, int STEP, typename T> __device__ __forceinline__ Words load_whole(const T* from) {
+    Words w;
+    asm volatile("ld.global.cs.v4.b32 {%0, %1, %2, %3}, [%4+%5];"
+                 : "=r"(w.word[0]), "=r"(w.word[1]), "=r"(w.word[2]), "=r"(w.word[3])
+                 : "l"(from), "n"(AT * STEP * VECTOR_BYTES));
+    return w;
+}
+
+// The same where the thread has one, else -inf. One predicated load, since a branch around it would keep the next from
+// being issued.
+template <int AT, int STEP, typename T> __device__ __forceinline__ Words load_if(const Share& share, const T* from) {
+    Words w;
+    w.word[0] = w.word[1] = w.word[2] = w.word[3] = minus_infinity(T());
+    if constexpr (AT == 0) {
+        asm volatile(
+            "{\n\t"
+            ".reg .pred mine;\n\t"
+            "setp.gt.s32 mine, %4, 0;\n\t"
+            "setp.ge.and.u32 mine, %5, %6, mine;\n\t"
+            "@mine ld.global.cs.v4.b32 {%0, %1, %2, %3}, [%7];\n\t"
+            "}"
+            : "+r"(w.word[0]), "+r"(w.word[1]), "+r"(w.word[2]), "+r"(w.word[3])
+            : "r"(share.left), "r"(share.thread), "r"(share.begin), "l"(from));
+    } else {
+        asm volatile(
+            "{\n\t"
+            ".reg .pred mine;\n\t"
+            "setp.gt.s32 mine, %4, %5;\n\t"
+            "@mine ld.global.cs.v4.b32 {%0, %1, %2, %3}, [%6+%7];\n\t"
+            "}"
+            : "+r"(w.word[0]), "+r"(w.word[1]), "+r"(w.word[2]), "+r"(w.word[3])
+            : "r"(share.left), "n"(AT * STEP), "l"(from), "n"(AT * STEP * VECTOR_BYTES));
+    }
+    return w;
+}
+
+template <int AT, int STEP, typename T> __device__ __forceinline__ void store_whole(T* to, const Words& w) {
+    asm volatile("st.global.cs.v4.b32 [%0+%1], {%2, %3, %4, %5};"
+                 :
+                 : "l"(to), "n"(AT * STEP * VECTOR_BYTES), "r"(w.word[0]), "r"(w.word[1]), "r"(w.word[2]), "r"(w.word[3])
+                 : "memory");
+}
+
+__device__ __forceinline__ Words load_words(const void* from) {
+    const uint4 raw = __ldcs(reinterpret_cast<const uint4*>(from));
+    return {{raw.x, raw.y, raw.z, raw.w}};
+}
+
+// Reads 16 aligned bytes that nobody reads again soon.
+template <typename T> __device__ __forceinline__ void load_vector(const T* from, float (&x)[WIDTH<T>]) {
+    unpack<T>(load_words(from), x);
+}
+
+template <typename T> __device__ __forceinline__ void store_vector(T* to, const float (&x)[WIDTH<T>]) {
+    const Words w = pack<T>(x);
+    __stcs(reinterpret_cast<uint4*>(to), make_uint4(w.word[0], w.word[1], w.word[2], w.word[3]));
 }
 
 // How a span of elements falls on 16-byte boundaries: a head before the first, whole vectors, a tail.
@@ -82,11 +200,17 @@ struct Span {
 };
 
 template <typename T> __device__ __forceinline__ Span split(const T* from, uint32_t count) {
-    const uint32_t misaligned = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(from)) % VECTOR_BYTES;
-    uint32_t head = (VECTOR_BYTES - misaligned) % VECTOR_BYTES / static_cast<uint32_t>(sizeof(T));
-    head = head < count ? head : count;
+    // Elements from `from` to the next boundary: what its address lacks, modulo a vector.
+    const uint32_t place = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(from)) / static_cast<uint32_t>(sizeof(T));
+    const uint32_t lacks = (0u - place) % WIDTH<T>;
+    const uint32_t head = lacks < count ? lacks : count;
     const uint32_t rest = count - head;
     return {head, rest / WIDTH<T>, rest % WIDTH<T>};
+}
+
+// 1 where the first whole vector of a row is the second half of its 32-byte sector.
+template <typename T> __device__ __forceinline__ uint32_t sector_phase(const T* row) {
+    return (static_cast<uint32_t>(reinterpret_cast<uintptr_t>(row)) + VECTOR_BYTES - 1) / VECTOR_BYTES % 2;
 }
 
 // Whether two rows' vectors begin at the same elements.

@@ -1,4 +1,4 @@
-// The end of a launch: its last block adds the rows up in a fixed order and writes the state.
+// The end of a launch: each block leaves what its rows add up to, and the last one adds the blocks up in their order.
 #pragma once
 #include "abi.h"
 #include "reduce.cuh"
@@ -6,73 +6,51 @@
 
 namespace ala {
 
-struct Totals {
-    double loss;
-    double weight;
-    uint64_t counted;
-};
-
-// Adds up the rows, thread t taking rows t, t + THREADS, ... in order; the block's tree follows.
-template <int THREADS> __device__ Totals add_rows(const AlaParams& p, bool with_losses, bool with_labels) {
-    __shared__ double loss_slots[THREADS / WARP];
-    __shared__ double weight_slots[THREADS / WARP];
-    __shared__ unsigned long long counted_slots[THREADS / WARP];
-    const float* losses = reinterpret_cast<const float*>(p.row_losses);
-    const AlaTarget* targets = reinterpret_cast<const AlaTarget*>(p.targets);
-    double loss = 0.0;
-    double weight = 0.0;
-    unsigned long long counted = 0;
-    for (uint64_t row = threadIdx.x; row < p.rows; row += THREADS) {
-        if (with_losses) {
-            // Written by other blocks of this launch: read past this SM's L1.
-            loss += static_cast<double>(__ldcg(losses + row));
-        }
-        if (with_labels) {
-            const int64_t label = read_label(p, row);
-            if (!is_ignored(p, label) && is_class(p, label)) {
-                weight += static_cast<double>(targets[label].weight);
-                counted += 1;
-            }
-        }
-    }
-    Totals totals;
-    totals.loss = with_losses ? block_reduce<Sum, THREADS>(loss, loss_slots) : 0.0;
-    if (with_labels) {
-        totals.weight = block_reduce<Sum, THREADS>(weight, weight_slots);
-        totals.counted = block_reduce<Sum, THREADS>(counted, counted_slots);
-    } else {
-        totals.weight = static_cast<double>(p.rows);
-        totals.counted = p.rows;
-    }
-    return totals;
+__device__ __forceinline__ void add_totals(AlaTotals& sum, const AlaTotals& more) {
+    sum.loss += more.loss;
+    sum.weight += more.weight;
+    sum.counted += more.counted;
 }
 
-// Called by every thread of every block when the block's rows are done.
-template <int THREADS> __device__ void finish(const AlaParams& p) {
-    AlaState* state = reinterpret_cast<AlaState*>(p.state);
-    __shared__ bool last;
-    // The block's row losses are visible to the device before the block counts itself done.
-    __threadfence();
-    // No thread of the block is still writing when thread 0 counts.
+__device__ __forceinline__ AlaTotals no_rows() { return {0.0, 0.0, 0}; }
+
+// Adds one row.
+__device__ __forceinline__ void add_row(AlaTotals& totals, float loss, float weight) {
+    totals.loss += static_cast<double>(loss);
+    totals.weight += static_cast<double>(weight);
+    totals.counted += 1;
+}
+
+// The sum over a block's threads, in thread 0.
+__device__ inline AlaTotals block_totals(AlaTotals mine) {
+    __shared__ AlaTotals slots[1024 / WARP];
+#pragma unroll 1
+    for (int offset = WARP / 2; offset > 0; offset /= 2) {
+        mine.loss += __shfl_down_sync(FULL_WARP, mine.loss, offset);
+        mine.weight += __shfl_down_sync(FULL_WARP, mine.weight, offset);
+        mine.counted += __shfl_down_sync(FULL_WARP, static_cast<unsigned long long>(mine.counted), offset);
+    }
+    if (threadIdx.x % WARP == 0) {
+        slots[threadIdx.x / WARP] = mine;
+    }
+    // Every warp's sum is in its slot before thread 0 adds them.
     __syncthreads();
     if (threadIdx.x == 0) {
-        last = atomicAdd(&state->blocks_done, 1u) == gridDim.x - 1;
+#pragma unroll 1
+        for (uint32_t warp = 1; warp < blockDim.x / WARP; warp++) {
+            add_totals(mine, slots[warp]);
+        }
     }
-    // Every thread sees the decision of thread 0.
-    __syncthreads();
-    if (!last) {
-        return;
-    }
-    // The other blocks' row losses are read after their counts.
-    __threadfence();
-    const bool counted_here = (p.flags & (ALA_HAS_IGNORE | ALA_WEIGHTED)) != 0 && (p.flags & ALA_COUNTED) == 0;
-    const Totals totals = add_rows<THREADS>(p, true, counted_here);
-    if (threadIdx.x != 0) {
-        return;
-    }
+    return mine;
+}
+
+// What the last block leaves for the host and for the next launch. Called by its thread 0.
+__device__ inline void settle(const AlaParams& p, const AlaTotals& totals) {
+    AlaState* state = reinterpret_cast<AlaState*>(p.state);
     if ((p.flags & ALA_COUNTED) == 0) {
-        state->total_weight = totals.weight;
-        state->counted_rows = totals.counted;
+        const bool counts = (p.flags & (ALA_HAS_IGNORE | ALA_WEIGHTED)) != 0;
+        state->total_weight = counts ? totals.weight : static_cast<double>(p.rows);
+        state->counted_rows = counts ? totals.counted : p.rows;
     }
     const double divisor =
         p.reduction == ALA_REDUCTION_MEAN && state->total_weight > 0.0 ? state->total_weight : 1.0;
@@ -85,8 +63,76 @@ template <int THREADS> __device__ void finish(const AlaParams& p) {
         state->bad_row = bad_row;
         state->bad_label = read_label(p, bad_row);
     }
-    // Ready for the next launch on this workspace.
     state->blocks_done = 0;
+    state->tickets = 0;
+}
+
+// Called by every thread of every block when the block's rows are done. `totals` are in shared memory and have been
+// written, each by one thread (one total only, by thread 0, where there are not `SEVERAL`): few of them are added up by the first warp with far fewer instructions than it takes all
+// threads to shuffle.
+template <bool SEVERAL = true> __device__ void finish(const AlaParams& p, AlaTotals* totals, uint32_t count) {
+    AlaState* state = reinterpret_cast<AlaState*>(p.state);
+    AlaBlocks* blocks = reinterpret_cast<AlaBlocks*>(p.blocks);
+    __shared__ bool last;
+    if constexpr (SEVERAL) {
+        // Every thread's totals are there before the first warp reads them.
+        __syncthreads();
+    }
+    if (SEVERAL && threadIdx.x < WARP && count > WARP) {
+        AlaTotals& own = totals[threadIdx.x];
+        for (uint32_t i = threadIdx.x + WARP; i < count; i += WARP) {
+            add_totals(own, totals[i]);
+        }
+        // Every lane's sum is there before lane 0 reads it.
+        __syncwarp();
+    }
+    if (threadIdx.x == 0) {
+        AlaTotals of_block = totals[0];
+        const uint32_t left = SEVERAL ? min(count, static_cast<uint32_t>(WARP)) : 1;
+        // The rest is the rows' number where every one counts.
+        const bool counts = (p.flags & (ALA_HAS_IGNORE | ALA_WEIGHTED)) != 0;
+#pragma unroll 4
+        for (uint32_t i = 1; i < left; i++) {
+            of_block.loss += totals[i].loss;
+        }
+        if (counts) {
+#pragma unroll 1
+            for (uint32_t i = 1; i < left; i++) {
+                of_block.weight += totals[i].weight;
+                of_block.counted += totals[i].counted;
+            }
+        }
+        blocks->totals[blockIdx.x] = of_block;
+        // The block's totals are visible to the device before it counts itself done.
+        __threadfence();
+        last = atomicAdd(&state->blocks_done, 1u) == gridDim.x - 1;
+    }
+    // Every thread sees the decision of thread 0.
+    __syncthreads();
+    if (!last) {
+        return;
+    }
+    // The other blocks' totals are read after their counts.
+    __threadfence();
+    AlaTotals some = no_rows();
+    for (uint32_t block = threadIdx.x; block < gridDim.x; block += blockDim.x) {
+        // Written by other blocks of this launch: read past this SM's L1.
+        const AlaTotals* from = &blocks->totals[block];
+        const AlaTotals more = {
+            __ldcg(&from->loss), __ldcg(&from->weight),
+            __ldcg(reinterpret_cast<const unsigned long long*>(&from->counted))};
+        add_totals(some, more);
+    }
+    if (p.parts > 1) {
+        // No block waits for another any more.
+        for (uint32_t group = threadIdx.x; group < gridDim.x / p.parts; group += blockDim.x) {
+            blocks->arrived[group] = 0;
+        }
+    }
+    const AlaTotals all = block_totals(some);
+    if (threadIdx.x == 0) {
+        settle(p, all);
+    }
 }
 
 }  // namespace ala

@@ -1,235 +1,343 @@
 // A row in the registers of a group of lanes, from 8 lanes of a warp to a whole block: every logit is read once and
 // every gradient written once, 16 bytes a lane. Head and tail of a row that starts off a 16-byte boundary are taken by
 // one access of several lanes each.
+//
+// Each lane takes its exponentials against its own maximum, so that no lane waits for another before it: the row's
+// maximum is found meanwhile, and one factor a lane makes up for the difference. A row of a block costs one barrier.
 #pragma once
-#include "reduce.cuh"
+#include "finish.cuh"
 #include "walk.cuh"
 
 namespace ala {
 
-template <typename T, typename Map, int GROUP, int ITEMS, int THREADS>
-__device__ void register_row(const AlaParams& p) {
-    static_assert(GROUP == THREADS || (GROUP <= WARP && WARP % GROUP == 0), "a part of a warp, or a block");
+// What a leader keeps of its row's target while the registers are the row's.
+struct Held {
+    AlaTarget target;
+    float x;
+};
+
+// The same number, but the compiler does not know it: what was computed from it is computed again rather than kept in
+// registers.
+__device__ __forceinline__ uint32_t opaque(uint32_t x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
+// threadIdx.x, read again for the same reason.
+__device__ __forceinline__ uint32_t thread_again() {
+    uint32_t x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
+}
+
+template <int I> struct Item {
+    __device__ constexpr operator int() const { return I; }
+};
+
+// Calls `body` with each of 0..ITEMS as a constant.
+template <int ITEMS, int I = 0, typename Body> __device__ __forceinline__ void each_item(Body body) {
+    if constexpr (I < ITEMS) {
+        body(Item<I>());
+        each_item<ITEMS, I + 1>(body);
+    }
+}
+
+// The same as long as `is` says so: what it denies is the last that it is asked.
+template <int ITEMS, int I = 0, typename Is, typename Body>
+__device__ __forceinline__ void while_item(Is is, Body body) {
+    if constexpr (I < ITEMS) {
+        if (is(I)) {
+            body(Item<I>());
+            while_item<ITEMS, I + 1>(is, body);
+        }
+    }
+}
+
+// `GROUP` lanes a row, `ELEMENTS` a lane. A group of more than a warp is the block; of smaller ones a block has as many
+// as it has threads for.
+template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void register_row(const AlaParams& p) {
     constexpr bool BLOCK = GROUP > WARP;
+    static_assert(BLOCK ? GROUP % WARP == 0 : WARP % GROUP == 0, "a part of a warp, or whole warps");
     constexpr int V = WIDTH<T>;
+    constexpr int ITEMS = ELEMENTS / V;
+    static_assert(ITEMS * V == ELEMENTS && ITEMS > 0, "whole vectors");
     // Head and tail together have up to 2 (V - 1) elements.
     constexpr int EDGES = (2 * (V - 1) + GROUP - 1) / GROUP;
-    constexpr int ROWS = THREADS / GROUP;
-    // A row's two reductions alternate between them: each one's barrier also keeps the next row's writes to the other
-    // behind the last reads, so that rows need no barrier between them.
-    __shared__ float max_slots[BLOCK ? THREADS / WARP : 1];
-    __shared__ float sum_slots[BLOCK ? THREADS / WARP : 1];
-    __shared__ float rival_slots[BLOCK ? THREADS / WARP : 1];
+    // Lanes that shuffles reach.
+    constexpr int PART = BLOCK ? WARP : GROUP;
+    constexpr int PARTS = GROUP / PART;
+    // By turns: a warp that is a row ahead must not write over what a slow one still reads.
+    __shared__ __align__(16) float max_slots[2][PARTS];
+    __shared__ __align__(16) float sum_slots[2][PARTS];
+    // Each thread's own: the registers are the row's.
+    __shared__ float edge_slots[EDGES][BLOCK ? GROUP : 4 * WARP];
+    __shared__ Held held_of[BLOCK ? PARTS : WARP / GROUP * 4];
+    __shared__ AlaTotals totals[BLOCK ? 1 : WARP / GROUP * 4];
 
     const Map map(p);
-    const uint32_t lane = threadIdx.x % GROUP;
-    // One lane of each warp or smaller group does what is done once a row, and tells the others by shuffle.
-    constexpr int PART = BLOCK ? WARP : GROUP;
+    const uint32_t lane = BLOCK ? threadIdx.x : threadIdx.x % GROUP;
+    const uint32_t group = BLOCK ? 0 : threadIdx.x / GROUP;
+    const uint32_t groups = BLOCK ? 1 : blockDim.x / GROUP;
+    // One lane of each part does what is done once a row, and tells the others.
     const bool leader = threadIdx.x % PART == 0;
+    const auto held = [&]() -> Held& { return held_of[thread_again() / PART]; };
+    if (lane == 0) {
+        totals[group] = no_rows();
+    }
 
-    for (uint64_t first = static_cast<uint64_t>(blockIdx.x) * ROWS; first < p.rows;
-         first += static_cast<uint64_t>(gridDim.x) * ROWS) {
-        const uint64_t row = first + threadIdx.x / GROUP;
-        const bool live = row < p.rows;
-        const int64_t label = live ? read_label(p, row) : 0;
-        const bool valid = live && has_target(p, label);
-        if (live && !valid) {
-            skip_row<T>(p, row, label, lane, GROUP);
+    // 32 bits hold every row (the host sees to it), and leave registers to the logits; offsets are 64 bits.
+    const uint32_t rows = static_cast<uint32_t>(p.rows);
+    uint32_t turn = 0;
+    for (uint32_t first = blockIdx.x * groups; first < rows; first += gridDim.x * groups) {
+        // Groups without a row go along with the last one, for the shuffles of the warp's other groups.
+        const bool live = BLOCK || first + group < rows;
+        const uint32_t row = live ? first + group : rows - 1;
+        int64_t label = 0;
+        if (leader) {
+            label = read_label(p, row);
         }
-        if (BLOCK && !valid) {
-            // The whole block: no one waits at the barriers below.
-            continue;
-        }
-        // Groups without a row go along, for the shuffles of the warp's other groups.
-        const uint32_t y = static_cast<uint32_t>(label);
-        const T* logits = logits_row<T>(p, valid ? row : 0);
-        const Span span = split(logits, valid ? p.classes : 0);
 
-        // Loads first, as many in flight as there are.
+        // The row's loads do not wait for its label.
+        const T* logits = logits_row<T>(p, row);
+        const Span span = split(logits, p.classes);
+        // Small groups begin at a sector; where all places are taken the row's own phase has to do.
+        const uint32_t phase = GROUP < WARP && span.vectors < GROUP * ITEMS ? sector_phase(logits) : 0;
+        const uint32_t end = span.vectors + phase;
+        const Share share = {phase, lane, static_cast<int>(end - lane)};
+        // Of this lane's first vector.
+        const uint32_t first_class = span.head + (lane - phase) * V;
+        const auto class_of = [&](int i, int k) { return first_class + i * GROUP * V + k; };
+        const T* body = logits + static_cast<int>(first_class);
+        Words raw[ITEMS];
+        if (GROUP < WARP ? end >= (ITEMS - 2) * GROUP : end >= (ITEMS - 1) * GROUP) {
+            // Most often all lanes have all but the last, and where the groups are small all but the first and last two.
+            constexpr int FIRST = GROUP < WARP ? 1 : 0;
+            each_item<ITEMS>([&](auto i) {
+                constexpr bool WHOLE = i >= FIRST && i < ITEMS - 1 - FIRST;
+                raw[i] = WHOLE ? load_whole<i, GROUP>(body) : load_if<i, GROUP>(share, body);
+            });
+        } else {
+            each_item<ITEMS>([&](auto i) { raw[i] = load_if<i, GROUP>(share, body); });
+        }
         float edge[EDGES];
-        uint32_t edge_class[EDGES];
-#pragma unroll
-        for (int i = 0; i < EDGES; i++) {
+        const uint32_t edges = span.head + span.tail;
+        // A block's are its first warp's, and the others do not look for them.
+        const bool may_have_edge = !BLOCK || threadIdx.x < WARP;
+        const auto has_edge = [&](int i) { return lane + i * GROUP < edges; };
+        // Calls `body` with each edge element of this lane.
+        const auto each_edge = [&](auto body) {
+            if (may_have_edge) {
+                while_item<EDGES>(has_edge, body);
+            }
+        };
+        const auto edge_class = [&](int i) {
             const uint32_t place = lane + i * GROUP;
-            edge_class[i] = place < span.head ? place : place + span.vectors * V;
-            const bool mine = place < span.head + span.tail;
-            edge[i] = mine ? widen(logits[edge_class[i]]) : -INFINITY;
-            if (!mine) {
-                edge_class[i] = UINT32_MAX;
+            return place < span.head ? place : place + span.vectors * V;
+        };
+        // Also where there is none: what is only sometimes defined takes its register through the whole loop.
+        each_item<EDGES>([&](auto i) { edge[i] = -INFINITY; });
+        each_edge([&](auto i) { edge[i] = widen(body[static_cast<int>(edge_class(i) - first_class)]); });
+
+        constexpr uint32_t NO_TARGET = UINT32_MAX;
+        const uint32_t y = from_first<PART>(live && has_target(p, label) ? static_cast<uint32_t>(label) : NO_TARGET);
+        if (y == NO_TARGET) {
+            if (live) {
+                skip_row<T>(p, row, lane, GROUP);
+            }
+            if constexpr (BLOCK) {
+                // The whole block: no one waits at the barrier below.
+                continue;
             }
         }
-        float x[ITEMS][V];
-#pragma unroll
-        for (int i = 0; i < ITEMS; i++) {
-            const uint32_t vector = lane + i * GROUP;
-            if (vector < span.vectors) {
-                load_vector(logits + span.head + vector * V, x[i]);
-            } else {
-#pragma unroll
-                for (int k = 0; k < V; k++) {
-                    x[i][k] = -INFINITY;
-                }
-            }
-        }
-        float x_target = 0.0f;
-        AlaTarget target = {};
-        if (leader && valid) {
-            x_target = widen(logits[y]);
-            target = read_target(p, y);
+        const bool valid = BLOCK || y != NO_TARGET;
+        Held arriving = {};
+        if (leader) {
+            const uint32_t any = valid ? y : 0;
+            arriving = {read_target(p, any), widen(logits[any])};
         }
 
-        // The target's own term is kept apart: whoever holds its logit takes it out of the others.
-        const uint32_t y_place = y - span.head;
-        const uint32_t y_vector = y_place / V;
-        const bool in_vector = y >= span.head && y_vector < span.vectors;
-        const bool owner = valid && in_vector && y_vector % GROUP == lane;
+        // The target's own term is kept apart: whoever holds its logit takes it out of the others. Of every class one lane
+        // is the owner, be it in a vector, in the head or in the tail.
+        const uint32_t y_place = y - first_class;
+        const bool owner = y_place % (GROUP * V) < V;
         if (owner) {
+            each_item<ITEMS>([&](auto i) {
+                if (y_place / (GROUP * V) == i) {
+                    raw[i] = erase<T>(raw[i], y_place % V);
+                }
+            });
+        }
+
+        // Several maxima and sums at a time: a chain of one would wait for itself.
+        float max = -INFINITY;
+        if constexpr (Map::ORDERED) {
+            Words most = raw[0];
+            each_item<ITEMS>([&](auto i) {
 #pragma unroll
-            for (int i = 0; i < ITEMS; i++) {
+                for (int w = 0; w < 4; w++) {
+                    most.word[w] = i == 0 ? raw[0].word[w] : max_of_words(most.word[w], raw[i].word[w], T());
+                }
+            });
+            const uint32_t word = max_of_words(
+                max_of_words(most.word[0], most.word[1], T()), max_of_words(most.word[2], most.word[3], T()), T());
+            float last[V / 4];
+            unpack(word, last, T());
+            max = Max::of(last[0], last[V / 4 - 1]);
+        } else {
+            each_item<ITEMS>([&](auto i) {
+                // Vectors that are not there are left out: a map is two loads.
+                if (share.template has<i, GROUP>()) {
+                    float x[V];
+                    unpack<T>(raw[i], x);
 #pragma unroll
-                for (int k = 0; k < V; k++) {
-                    if (i * V + k == static_cast<int>(y_vector / GROUP * V + y_place % V)) {
-                        x[i][k] = -INFINITY;
+                    for (int k = 0; k < V; k++) {
+                        max = Max::of(max, map.order(x[k], class_of(i, k)));
                     }
                 }
-            }
+            });
         }
-#pragma unroll
-        for (int i = 0; i < EDGES; i++) {
-            if (edge_class[i] == y) {
-                edge[i] = -INFINITY;
-            }
+        each_edge([&](auto i) {
+            const uint32_t j = edge_class(i);
+            edge[i] = j == y ? -INFINITY : edge[i];
+            max = Max::of(max, map.order(edge[i], j));
+        });
+        const float mine = shift_of(map.from_order(max));
+        if (leader) {
+            // By now it is there, like the row.
+            held() = arriving;
         }
 
-        const auto class_of = [&](int i, int k) { return span.head + (lane + i * GROUP) * V + k; };
-        float max = -INFINITY;
-#pragma unroll
-        for (int i = 0; i < EDGES; i++) {
-            max = Max::of(max, map.order(edge[i], edge_class[i], p.classes));
-        }
-#pragma unroll
-        for (int i = 0; i < ITEMS; i++) {
+        float x[ITEMS][V];
+        float sums_of[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        each_item<ITEMS>([&](auto i) {
+            unpack<T>(raw[i], x[i]);
 #pragma unroll
             for (int k = 0; k < V; k++) {
-                max = Max::of(max, map.order(x[i][k], class_of(i, k), p.classes));
-            }
-        }
-        // The largest logit of the others, for the hit: with one slope for all the row's own maximum.
-        float rival = -INFINITY;
-        if (!Map::ORDERED && p.hits != 0) {
-#pragma unroll
-            for (int i = 0; i < EDGES; i++) {
-                rival = Max::of(rival, edge[i]);
-            }
-#pragma unroll
-            for (int i = 0; i < ITEMS; i++) {
-#pragma unroll
-                for (int k = 0; k < V; k++) {
-                    rival = Max::of(rival, x[i][k]);
+                if (Map::ORDERED || share.template has<i, GROUP>()) {
+                    x[i][k] = exp2_fast(map.exponent(x[i][k], class_of(i, k), mine));
+                    sums_of[k % 4] = i == 0 && k < 4 ? x[i][k] : sums_of[k % 4] + x[i][k];
                 }
             }
-            rival = BLOCK ? block_reduce<Max, THREADS>(rival, rival_slots) : part_reduce<Max, PART>(rival);
-        }
-        max = BLOCK ? block_reduce<Max, THREADS>(max, max_slots) : part_reduce<Max, PART>(max);
-        if (Map::ORDERED) {
-            rival = max;
-        }
-        // All that is kept of the target over the exponentials, which need the registers.
-        float target_place = 0.0f;
-        if (leader && valid) {
-            target_place = target_exponent(x_target, map.map(y), target, 0.0f);
-        }
-        const float shift = Max::of(map.from_order(max), __shfl_sync(FULL_WARP, target_place, 0, PART));
-        if (leader && valid) {
-            target_place = target_exponent(x_target, map.map(y), target, shift);
-        }
+        });
+        float sum = (sums_of[0] + sums_of[1]) + (sums_of[2] + sums_of[3]);
+        each_edge([&](auto i) {
+            const float e = exp2_fast(map.exponent(edge[i], edge_class(i), mine));
+            sum += e;
+            edge_slots[i][threadIdx.x] = e;
+        });
 
-        float sum = 0.0f;
-#pragma unroll
-        for (int i = 0; i < EDGES; i++) {
-            edge[i] = exp2_fast(map.exponent(edge[i], edge_class[i], shift, p.classes));
-            sum += edge[i];
-        }
-#pragma unroll
-        for (int i = 0; i < ITEMS; i++) {
-#pragma unroll
-            for (int k = 0; k < V; k++) {
-                x[i][k] = exp2_fast(map.exponent(x[i][k], class_of(i, k), shift, p.classes));
-                sum += x[i][k];
+        float all = part_reduce<Max, PART>(mine);
+        sum = part_reduce<Sum, PART>(sum * exp2_fast(mine - all));
+        if constexpr (BLOCK) {
+            if (leader) {
+                max_slots[turn][threadIdx.x / WARP] = all;
+                sum_slots[turn][threadIdx.x / WARP] = sum;
             }
-        }
-        const float others = BLOCK ? block_reduce<Sum, THREADS>(sum, sum_slots) : part_reduce<Sum, PART>(sum);
-
-        const RowSums sums = {others, target_place};
-        if (lane == 0 && valid) {
-            reinterpret_cast<float*>(p.row_losses)[row] = row_loss(p, read_target(p, y), sums);
+            // All warps' values are in their slots before any warp reads them.
+            __syncthreads();
+            all = max_of_slots<PARTS>(max_slots[turn]);
         }
         if (p.hits != 0) {
-            const float own = __shfl_sync(FULL_WARP, x_target, 0, PART);
-            bool outdone = !(rival < own);
-            // A tie goes to the lowest class, and a NaN is not in the maximum: the row is looked at again.
-            if (valid && (rival == own || others != others)) {
-                outdone = own != own;
+            const float own = from_first<PART>(leader ? held().x : 0.0f);
+            // With one slope for all the row's maximum settles it; a NaN is not in the maximum, but in the sum.
+            const float own_order = map.from_order(own);
+            bool outdone = Map::ORDERED && (!(all <= own_order) || sum != sum);
+            if (!Map::ORDERED || all == own_order || own_order == -INFINITY) {
+                // A tie goes to the lowest class: the row is looked at again, one logit at a time for the registers' sake.
+                outdone |= own != own;
+                const T* again = logits_row<T>(p, opaque(row));
+#pragma unroll 1
                 for (uint32_t j = lane; j < p.classes; j += GROUP) {
-                    outdone |= outdoes(widen(logits[j]), j, own, y);
+                    outdone |= outdoes(widen(again[j]), j, own, y);
                 }
             }
             // Also keeps the gradient, which may go over the logits, behind these reads.
             bool any;
-            if (BLOCK) {
+            if constexpr (BLOCK) {
                 any = __syncthreads_or(outdone);
             } else {
-                const unsigned mine = (PART == WARP ? FULL_WARP : (1u << PART % WARP) - 1)
+                const unsigned part = (PART == WARP ? FULL_WARP : (1u << PART % WARP) - 1)
                     << (threadIdx.x % WARP / PART * PART);
-                any = (__ballot_sync(FULL_WARP, outdone) & mine) != 0;
+                any = (__ballot_sync(FULL_WARP, outdone) & part) != 0;
             }
             if (lane == 0 && valid) {
                 reinterpret_cast<uint8_t*>(p.hits)[row] = !any;
             }
         }
-        if (p.gradient != 0) {
-            RowGradient result = {};
-            if (leader && valid) {
-                result = row_gradient(p, read_target(p, y), map.common_slope(), sums, row_factor(p, row));
+
+        RowGradient result = {};
+        if (leader) {
+            if constexpr (BLOCK) {
+                sum = 0.0f;
+#pragma unroll 1
+                for (int i = 0; i < PARTS; i++) {
+                    sum = fmaf(sum_slots[turn][i], exp2_fast(max_slots[turn][i] - all), sum);
+                }
             }
-            const float scale = __shfl_sync(FULL_WARP, result.scale, 0, PART);
-            const float at_target = __shfl_sync(FULL_WARP, result.at_target, 0, PART);
-            if (valid) {
-                T* gradient = gradient_row<T>(p, row);
-                const bool whole = in_phase<T>(gradient, logits);
-#pragma unroll
-                for (int i = 0; i < EDGES; i++) {
-                    if (edge_class[i] != UINT32_MAX) {
-                        const float g = scale * map.gradient_slope(edge_class[i], p.classes) * edge[i];
-                        gradient[edge_class[i]] = round_to<T>(edge_class[i] == y ? at_target : g);
-                    }
-                }
-#pragma unroll
-                for (int i = 0; i < ITEMS; i++) {
-                    if (lane + i * GROUP < span.vectors) {
-#pragma unroll
-                        for (int k = 0; k < V; k++) {
-                            x[i][k] *= scale * map.gradient_slope(class_of(i, k), p.classes);
-                        }
-                        T* to = gradient + class_of(i, 0);
-                        if (whole) {
-                            store_vector(to, x[i]);
-                        } else {
-#pragma unroll
-                            for (int k = 0; k < V; k++) {
-                                to[k] = round_to<T>(x[i][k]);
-                            }
-                        }
-                    }
-                }
-                if (owner) {
-                    // After this thread's own store of the vector around it.
-                    gradient[y] = round_to<T>(at_target);
-                }
+            const AlaTarget target = held().target;
+            const TargetExponent exponent = target_exponent(held().x, map, valid ? y : 0, target);
+            const float shift = Max::of(all, exponent.sum);
+            const RowSums sums = RowSums::of(all, sum, exponent, shift);
+            if (lane == 0 && valid) {
+                const float loss = row_loss(p, target, sums);
+                reinterpret_cast<float*>(p.row_losses)[row] = loss;
+                add_row(totals[BLOCK ? 0 : thread_again() / GROUP], loss, target.weight);
+            }
+            if (p.gradient != 0) {
+                result = row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
+                result.scale *= exp2_fast(all - shift);
             }
         }
+        turn ^= 1;
+        if (p.gradient == 0) {
+            continue;
+        }
+        const float scale = from_first<PART>(result.scale) * exp2_fast(mine - all);
+        const float at_target = from_first<PART>(result.at_target);
+        T* to = gradient_row<T>(p, opaque(row)) + static_cast<int>(first_class);
+        if (!valid) {
+            continue;
+        }
+        const auto gradients = [&](auto i) -> float(&)[V] {
+#pragma unroll
+            for (int k = 0; k < V; k++) {
+                x[i][k] *= scale * map.gradient_slope(class_of(i, k));
+            }
+            return x[i];
+        };
+        if ((p.flags & ALA_OUT_OF_PHASE) == 0) {
+            each_item<ITEMS>([&](auto i) {
+                if (share.template has<i, GROUP>()) {
+                    store_whole<i, GROUP>(to, pack<T>(gradients(i)));
+                }
+            });
+        } else {
+            each_item<ITEMS>([&](auto i) {
+                if (share.template has<i, GROUP>()) {
+                    const float(&g)[V] = gradients(i);
+#pragma unroll
+                    for (int k = 0; k < V; k++) {
+                        to[i * GROUP * V + k] = round_to<T>(g[k]);
+                    }
+                }
+            });
+        }
+        each_edge([&](auto i) {
+            // As above, from what is still there.
+            const uint32_t place = opaque(lane) + i * GROUP;
+            const uint32_t head = first_class + (phase - lane) * V;
+            const uint32_t j = place < head ? place : place + (share.left + lane - phase) * V;
+            if (j != y) {
+                const float g = scale * map.gradient_slope(j) * edge_slots[i][thread_again()];
+                to[static_cast<int>(j - first_class)] = round_to<T>(g);
+            }
+        });
+        if (owner) {
+            // After this thread's own store of the vector around it.
+            to[static_cast<int>(y - first_class)] = round_to<T>(at_target);
+        }
     }
-    finish<THREADS>(p);
+    finish<!BLOCK>(p, totals, groups);
 }
 
 }  // namespace ala

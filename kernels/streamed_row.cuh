@@ -1,7 +1,7 @@
-// One block a row of any length: maximum and sum in one pass with rescaling, the gradient in a second, which reads the
-// logits again.
+// One block a row of any length, where shared memory cannot hold it: maximum and sum in one pass with rescaling, the
+// gradient in a second, which reads the logits again.
 #pragma once
-#include "reduce.cuh"
+#include "finish.cuh"
 #include "walk.cuh"
 
 namespace ala {
@@ -64,10 +64,15 @@ template <typename T, typename Map, int THREADS> __device__ void streamed_row(co
     __shared__ float max_slots[THREADS / WARP];
     __shared__ float sum_slots[THREADS / WARP];
     const Map map(p);
+    // Thread 0's.
+    __shared__ AlaTotals totals;
+    if (threadIdx.x == 0) {
+        totals = no_rows();
+    }
     for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         const int64_t label = read_label(p, row);
         if (!has_target(p, label)) {
-            skip_row<T>(p, row, label, threadIdx.x, THREADS);
+            skip_row<T>(p, row, threadIdx.x, THREADS);
             continue;
         }
         const T* logits = logits_row<T>(p, row);
@@ -87,9 +92,9 @@ template <typename T, typename Map, int THREADS> __device__ void streamed_row(co
                 mine.max = u;
             }
         };
-        const auto add = [&](float x, uint32_t j) {
+        const auto accumulate = [&](float x, uint32_t j) {
             if (mine.max > -INFINITY) {
-                mine.sum += exp2_fast(map.exponent(x, j, mine.max, p.classes));
+                mine.sum += exp2_fast(map.exponent(x, j, mine.max));
             }
         };
         each_vector<T, THREADS>(
@@ -100,7 +105,7 @@ template <typename T, typename Map, int THREADS> __device__ void streamed_row(co
                     const float u = map.at(x, j);
                     invalid |= !(u < INFINITY);
                     raise(u);
-                    add(x, j);
+                    accumulate(x, j);
                 }
             },
             [&](uint32_t first, float (&x)[V]) {
@@ -119,7 +124,7 @@ template <typename T, typename Map, int THREADS> __device__ void streamed_row(co
                 float most = -INFINITY;
 #pragma unroll
                 for (int k = 0; k < V; k++) {
-                    most = Max::of(most, map.order(x[k], first + k, p.classes));
+                    most = Max::of(most, map.order(x[k], first + k));
                     invalid |= x[k] != x[k];
                 }
                 const float u = map.from_order(most);
@@ -127,25 +132,24 @@ template <typename T, typename Map, int THREADS> __device__ void streamed_row(co
                 raise(u);
 #pragma unroll
                 for (int k = 0; k < V; k++) {
-                    add(x[k], first + k);
+                    accumulate(x[k], first + k);
                 }
             });
         if (invalid) {
             mine.sum = NAN;
         }
         const Online all = merge_block<THREADS>(mine, max_slots, sum_slots);
-        const float shift = fmaxf(all.max, target_exponent(x_target, map.map(y), target, 0.0f));
-        // Where there was nothing above -inf the sum is 0, or NaN where something was invalid.
-        const float rescaled = all.max == -INFINITY ? all.sum : all.sum * exp2_fast(all.max - shift);
-        const float others = shift == -INFINITY ? NAN : rescaled;
-        const RowSums sums = {others, target_exponent(x_target, map.map(y), target, shift)};
+        const TargetExponent exponent = target_exponent(x_target, map, y, target);
+        const float others_max = shift_of(all.max);
+        const float shift = Max::of(others_max, exponent.sum);
+        const RowSums sums = RowSums::of(others_max, all.sum, exponent, shift);
         const RowGradient result = row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
         if (p.gradient != 0) {
             T* gradient = gradient_row<T>(p, row);
             const bool whole = in_phase<T>(gradient, logits);
             const auto at = [&](float x, uint32_t j) {
-                return result.scale * map.gradient_slope(j, p.classes) *
-                    exp2_fast(map.exponent(x, j, shift, p.classes));
+                return result.scale * map.gradient_slope(j) *
+                    exp2_fast(map.exponent(x, j, shift));
             };
             each_vector<T, THREADS>(
                 logits, span,
@@ -172,7 +176,9 @@ template <typename T, typename Map, int THREADS> __device__ void streamed_row(co
                 });
         }
         if (threadIdx.x == 0) {
-            reinterpret_cast<float*>(p.row_losses)[row] = row_loss(p, target, sums);
+            const float loss = row_loss(p, target, sums);
+            reinterpret_cast<float*>(p.row_losses)[row] = loss;
+            add_row(totals, loss, target.weight);
         }
         if (p.hits != 0) {
             const bool any = __syncthreads_or(outdone);
@@ -183,7 +189,7 @@ template <typename T, typename Map, int THREADS> __device__ void streamed_row(co
         // Slow warps have read their slots before the next row's are written.
         __syncthreads();
     }
-    finish<THREADS>(p);
+    finish<false>(p, &totals, 1);
 }
 
 }  // namespace ala

@@ -1,7 +1,7 @@
 // The baseline that the fused kernels are measured against: the same loss, one operation a kernel, every intermediate
 // matrix in memory. Held to the same parity tests.
 #pragma once
-#include "reduce.cuh"
+#include "finish.cuh"
 #include "walk.cuh"
 
 namespace ala {
@@ -27,11 +27,9 @@ __device__ __forceinline__ float* values(const AlaParams& p) { return reinterpre
 __device__ __forceinline__ float* row_max(const AlaParams& p) { return reinterpret_cast<float*>(p.row_scratch); }
 __device__ __forceinline__ float* row_sum(const AlaParams& p) { return row_max(p) + p.rows; }
 
-// The target's exponent against the row's maximum, as every later operation needs it.
 template <typename T, typename Map>
-__device__ __forceinline__ float own_exponent(const AlaParams& p, const Map& map, uint64_t row, uint32_t y, float shift) {
-    const AlaTarget target = reinterpret_cast<const AlaTarget*>(p.targets)[y];
-    return target_exponent(widen(logits_row<T>(p, row)[y]), map.map(y), target, shift);
+__device__ __forceinline__ TargetExponent own_exponent(const AlaParams& p, const Map& map, uint64_t row, uint32_t y) {
+    return target_exponent(widen(logits_row<T>(p, row)[y]), map, y, read_target(p, y));
 }
 
 // 1: z = a x + b.
@@ -48,7 +46,7 @@ template <typename T, typename Map> __device__ void margin(const AlaParams& p) {
     each_row(p, [&](uint64_t row) {
         const int64_t label = read_label(p, row);
         if (has_target(p, label)) {
-            values(p)[row * p.classes + label] = own_exponent<T>(p, map, row, static_cast<uint32_t>(label), 0.0f);
+            values(p)[row * p.classes + label] = own_exponent<T>(p, map, row, static_cast<uint32_t>(label)).sum;
         }
     });
 }
@@ -63,7 +61,7 @@ template <int THREADS> __device__ void max(const AlaParams& p) {
         }
         const float all = block_reduce<Max, THREADS>(mine, slots);
         if (threadIdx.x == 0) {
-            row_max(p)[row] = all;
+            row_max(p)[row] = shift_of(all);
         }
         // Slow warps have read their slots before the next row's are written.
         __syncthreads();
@@ -77,7 +75,7 @@ template <typename T, typename Map> __device__ void exponentiate(const AlaParams
         const int64_t label = read_label(p, row);
         values(p)[i] = label == j
             ? 0.0f
-            : exp2_fast(map.exponent(widen(logits_row<T>(p, row)[j]), j, row_max(p)[row], p.classes));
+            : exp2_fast(map.exponent(widen(logits_row<T>(p, row)[j]), j, row_max(p)[row]));
     });
 }
 
@@ -100,7 +98,7 @@ template <int THREADS> __device__ void sum(const AlaParams& p) {
 
 template <typename T, typename Map>
 __device__ __forceinline__ RowSums sums(const AlaParams& p, const Map& map, uint64_t row, uint32_t y) {
-    return {row_sum(p)[row], own_exponent<T>(p, map, row, y, row_max(p)[row])};
+    return {row_sum(p)[row], own_exponent<T>(p, map, row, y).minus(row_max(p)[row])};
 }
 
 // 6: the row's loss, and its hit.
@@ -109,7 +107,7 @@ template <typename T, typename Map> __device__ void loss(const AlaParams& p) {
     each_row(p, [&](uint64_t row) {
         const int64_t label = read_label(p, row);
         if (!has_target(p, label)) {
-            report_row_without_target(p, row, label);
+            report_row_without_target(p, row);
             return;
         }
         const uint32_t y = static_cast<uint32_t>(label);
@@ -136,14 +134,25 @@ template <typename T, typename Map> __device__ void gradient(const AlaParams& p)
             const uint32_t y = static_cast<uint32_t>(label);
             const RowGradient result = row_gradient(
                 p, read_target(p, y), map.common_slope(), sums<T>(p, map, row, y), row_factor(p, row));
-            g = label == j ? result.at_target : result.scale * map.gradient_slope(j, p.classes) * values(p)[i];
+            g = label == j ? result.at_target : result.scale * map.gradient_slope(j) * values(p)[i];
         }
         gradient_row<T>(p, row)[j] = round_to<T>(g);
     });
 }
 
 // 8: the rows' losses become one number.
-template <int THREADS> __device__ void reduce(const AlaParams& p) { finish<THREADS>(p); }
+template <int THREADS> __device__ void reduce(const AlaParams& p) {
+    __shared__ AlaTotals totals[THREADS];
+    totals[threadIdx.x] = no_rows();
+    for (uint64_t row = threadIdx.x; row < p.rows; row += THREADS) {
+        const int64_t label = read_label(p, row);
+        if (has_target(p, label)) {
+            const float loss = reinterpret_cast<const float*>(p.row_losses)[row];
+            add_row(totals[threadIdx.x], loss, read_target(p, static_cast<uint32_t>(label)).weight);
+        }
+    }
+    finish(p, totals, THREADS);
+}
 
 }  // namespace unfused
 }  // namespace ala

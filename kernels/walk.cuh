@@ -1,7 +1,6 @@
-// What every tier shares: where a row is, rows without a target, hits.
+// What every tier shares: where a row is, its target's constants, rows without a target, hits.
 #pragma once
 #include "element.cuh"
-#include "finish.cuh"
 #include "row.cuh"
 
 namespace ala {
@@ -15,14 +14,10 @@ template <typename T> __device__ __forceinline__ T* gradient_row(const AlaParams
     return reinterpret_cast<T*>(p.gradient) + row * p.gradient_stride;
 }
 
-__device__ __forceinline__ bool has_target(const AlaParams& p, int64_t label) {
-    return !is_ignored(p, label) && is_class(p, label);
-}
-
 // An ignored or bad row: zero gradient by the `threads` that share it, and one of them reports.
 template <typename T>
 __device__ __forceinline__ void skip_row(
-    const AlaParams& p, uint64_t row, int64_t label, uint32_t thread, uint32_t threads) {
+    const AlaParams& p, uint64_t row, uint32_t thread, uint32_t threads) {
     if (p.gradient != 0) {
         T* gradient = gradient_row<T>(p, row);
         for (uint32_t j = thread; j < p.classes; j += threads) {
@@ -30,7 +25,7 @@ __device__ __forceinline__ void skip_row(
         }
     }
     if (thread == 0) {
-        report_row_without_target(p, row, label);
+        report_row_without_target(p, row);
     }
 }
 

@@ -3,6 +3,7 @@
 
 
 pub const ALA_NO_ROW: i32 = -1;
+pub const ALA_MOST_BLOCKS: u32 = 4096;
 pub const ALA_LABEL_U8: u32 = 0;
 pub const ALA_LABEL_I32: u32 = 1;
 pub const ALA_LABEL_U32: u32 = 2;
@@ -14,6 +15,7 @@ pub const ALA_COUNTED: u32 = 2;
 pub const ALA_WEIGHTED: u32 = 4;
 pub const ALA_UPSTREAM_PER_ROW: u32 = 8;
 pub const ALA_FOCAL: u32 = 16;
+pub const ALA_OUT_OF_PHASE: u32 = 32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AlaTarget {
@@ -56,7 +58,7 @@ pub struct AlaState {
     pub bad_label: i64,
     pub step_bad_row: u64,
     pub blocks_done: u32,
-    pub reserved: u32,
+    pub tickets: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -74,7 +76,55 @@ const _: () = {
         [::core::mem::offset_of!(AlaState, step_bad_row) - 40usize];
     ["Offset of field: AlaState::blocks_done"]
         [::core::mem::offset_of!(AlaState, blocks_done) - 48usize];
-    ["Offset of field: AlaState::reserved"][::core::mem::offset_of!(AlaState, reserved) - 52usize];
+    ["Offset of field: AlaState::tickets"][::core::mem::offset_of!(AlaState, tickets) - 52usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AlaTotals {
+    pub loss: f64,
+    pub weight: f64,
+    pub counted: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AlaTotals"][::core::mem::size_of::<AlaTotals>() - 24usize];
+    ["Alignment of AlaTotals"][::core::mem::align_of::<AlaTotals>() - 8usize];
+    ["Offset of field: AlaTotals::loss"][::core::mem::offset_of!(AlaTotals, loss) - 0usize];
+    ["Offset of field: AlaTotals::weight"][::core::mem::offset_of!(AlaTotals, weight) - 8usize];
+    ["Offset of field: AlaTotals::counted"][::core::mem::offset_of!(AlaTotals, counted) - 16usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AlaPart {
+    pub max: f32,
+    pub sum: f32,
+    pub outdone: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AlaPart"][::core::mem::size_of::<AlaPart>() - 16usize];
+    ["Alignment of AlaPart"][::core::mem::align_of::<AlaPart>() - 4usize];
+    ["Offset of field: AlaPart::max"][::core::mem::offset_of!(AlaPart, max) - 0usize];
+    ["Offset of field: AlaPart::sum"][::core::mem::offset_of!(AlaPart, sum) - 4usize];
+    ["Offset of field: AlaPart::outdone"][::core::mem::offset_of!(AlaPart, outdone) - 8usize];
+    ["Offset of field: AlaPart::reserved"][::core::mem::offset_of!(AlaPart, reserved) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AlaBlocks {
+    pub totals: [AlaTotals; 4096usize],
+    pub parts: [[AlaPart; 4096usize]; 2usize],
+    pub arrived: [u32; 4096usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AlaBlocks"][::core::mem::size_of::<AlaBlocks>() - 245760usize];
+    ["Alignment of AlaBlocks"][::core::mem::align_of::<AlaBlocks>() - 8usize];
+    ["Offset of field: AlaBlocks::totals"][::core::mem::offset_of!(AlaBlocks, totals) - 0usize];
+    ["Offset of field: AlaBlocks::parts"][::core::mem::offset_of!(AlaBlocks, parts) - 98304usize];
+    ["Offset of field: AlaBlocks::arrived"]
+        [::core::mem::offset_of!(AlaBlocks, arrived) - 229376usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -88,6 +138,7 @@ pub struct AlaParams {
     pub row_losses: u64,
     pub hits: u64,
     pub state: u64,
+    pub blocks: u64,
     pub scratch: u64,
     pub row_scratch: u64,
     pub rows: u64,
@@ -100,12 +151,14 @@ pub struct AlaParams {
     pub flags: u32,
     pub slope: f32,
     pub focal_gamma: f32,
-    pub gradient_scale: f32,
+    pub gradient_factor: f32,
+    pub parts: u32,
+    pub part_vectors: u32,
     pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 152usize];
+    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 168usize];
     ["Alignment of AlaParams"][::core::mem::align_of::<AlaParams>() - 8usize];
     ["Offset of field: AlaParams::logits"][::core::mem::offset_of!(AlaParams, logits) - 0usize];
     ["Offset of field: AlaParams::gradient"][::core::mem::offset_of!(AlaParams, gradient) - 8usize];
@@ -118,27 +171,31 @@ const _: () = {
         [::core::mem::offset_of!(AlaParams, row_losses) - 48usize];
     ["Offset of field: AlaParams::hits"][::core::mem::offset_of!(AlaParams, hits) - 56usize];
     ["Offset of field: AlaParams::state"][::core::mem::offset_of!(AlaParams, state) - 64usize];
-    ["Offset of field: AlaParams::scratch"][::core::mem::offset_of!(AlaParams, scratch) - 72usize];
+    ["Offset of field: AlaParams::blocks"][::core::mem::offset_of!(AlaParams, blocks) - 72usize];
+    ["Offset of field: AlaParams::scratch"][::core::mem::offset_of!(AlaParams, scratch) - 80usize];
     ["Offset of field: AlaParams::row_scratch"]
-        [::core::mem::offset_of!(AlaParams, row_scratch) - 80usize];
-    ["Offset of field: AlaParams::rows"][::core::mem::offset_of!(AlaParams, rows) - 88usize];
+        [::core::mem::offset_of!(AlaParams, row_scratch) - 88usize];
+    ["Offset of field: AlaParams::rows"][::core::mem::offset_of!(AlaParams, rows) - 96usize];
     ["Offset of field: AlaParams::logits_stride"]
-        [::core::mem::offset_of!(AlaParams, logits_stride) - 96usize];
+        [::core::mem::offset_of!(AlaParams, logits_stride) - 104usize];
     ["Offset of field: AlaParams::gradient_stride"]
-        [::core::mem::offset_of!(AlaParams, gradient_stride) - 104usize];
+        [::core::mem::offset_of!(AlaParams, gradient_stride) - 112usize];
     ["Offset of field: AlaParams::ignore_label"]
-        [::core::mem::offset_of!(AlaParams, ignore_label) - 112usize];
-    ["Offset of field: AlaParams::classes"][::core::mem::offset_of!(AlaParams, classes) - 120usize];
+        [::core::mem::offset_of!(AlaParams, ignore_label) - 120usize];
+    ["Offset of field: AlaParams::classes"][::core::mem::offset_of!(AlaParams, classes) - 128usize];
     ["Offset of field: AlaParams::label_type"]
-        [::core::mem::offset_of!(AlaParams, label_type) - 124usize];
+        [::core::mem::offset_of!(AlaParams, label_type) - 132usize];
     ["Offset of field: AlaParams::reduction"]
-        [::core::mem::offset_of!(AlaParams, reduction) - 128usize];
-    ["Offset of field: AlaParams::flags"][::core::mem::offset_of!(AlaParams, flags) - 132usize];
-    ["Offset of field: AlaParams::slope"][::core::mem::offset_of!(AlaParams, slope) - 136usize];
+        [::core::mem::offset_of!(AlaParams, reduction) - 136usize];
+    ["Offset of field: AlaParams::flags"][::core::mem::offset_of!(AlaParams, flags) - 140usize];
+    ["Offset of field: AlaParams::slope"][::core::mem::offset_of!(AlaParams, slope) - 144usize];
     ["Offset of field: AlaParams::focal_gamma"]
-        [::core::mem::offset_of!(AlaParams, focal_gamma) - 140usize];
-    ["Offset of field: AlaParams::gradient_scale"]
-        [::core::mem::offset_of!(AlaParams, gradient_scale) - 144usize];
+        [::core::mem::offset_of!(AlaParams, focal_gamma) - 148usize];
+    ["Offset of field: AlaParams::gradient_factor"]
+        [::core::mem::offset_of!(AlaParams, gradient_factor) - 152usize];
+    ["Offset of field: AlaParams::parts"][::core::mem::offset_of!(AlaParams, parts) - 156usize];
+    ["Offset of field: AlaParams::part_vectors"]
+        [::core::mem::offset_of!(AlaParams, part_vectors) - 160usize];
     ["Offset of field: AlaParams::reserved"]
-        [::core::mem::offset_of!(AlaParams, reserved) - 148usize];
+        [::core::mem::offset_of!(AlaParams, reserved) - 164usize];
 };

@@ -10,7 +10,7 @@ use super::kernels::{self, ElementType, Kernels, MOST_CLASSES};
 use super::launch::{self, Constants, OwnAddresses, RawStep, RawUpstream};
 use super::step::{CudaElement, CudaLabel, Inputs, Outputs, Upstream};
 use super::table;
-use super::workspace::{ROW_LOSSES, Workspace};
+use super::workspace::{BLOCKS, ROW_LOSSES, Workspace};
 use crate::error::Error;
 use crate::loss::{Loss, Reduction};
 use crate::shape::{check_length, check_rows};
@@ -302,11 +302,19 @@ impl CudaLoss {
             targets: self.targets_address,
             others: self.others_address,
             state: workspace.address,
+            blocks: workspace.address + BLOCKS as u64,
             row_losses: workspace.address + ROW_LOSSES as u64,
         };
         let parameters = launch::parameters(&self.loss, self.constants, own, step, L::TYPE);
         // SAFETY: the caller's promise; the context was made current above.
-        unsafe { launch::fused(self.kernels_of(T::TYPE.0), stream, &parameters) }
+        unsafe {
+            launch::fused(
+                self.kernels_of(T::TYPE.0),
+                stream,
+                &parameters,
+                size_of::<T>() as u64,
+            )
+        }
     }
 
     fn enqueue<T: CudaElement, L: CudaLabel>(
@@ -405,6 +413,7 @@ impl CudaLoss {
             targets,
             others,
             state,
+            blocks: state + BLOCKS as u64,
             row_losses: state + ROW_LOSSES as u64,
         };
         let mut parameters: AlaParams =
@@ -412,7 +421,14 @@ impl CudaLoss {
         let kernels = self.kernels_of(T::TYPE.0);
         match scratch {
             // SAFETY: every buffer was checked above, lives in this context, and is kept in order by its guard.
-            None => unsafe { launch::fused(kernels, stream.cu_stream(), &parameters) },
+            None => unsafe {
+                launch::fused(
+                    kernels,
+                    stream.cu_stream(),
+                    &parameters,
+                    size_of::<T>() as u64,
+                )
+            },
             Some(scratch) => {
                 parameters.scratch = guards.keep(scratch.device_ptr_mut(stream));
                 parameters.row_scratch = parameters.scratch + 4 * (rows * classes) as u64;

@@ -13,67 +13,96 @@ use crate::Error;
 pub struct Tier {
     /// The part of the kernels' names.
     pub name: &'static str,
-    /// The most classes that it takes where the slope is uniform; a map for each class takes
-    /// [`per_class`](Self::per_class).
+    /// The most classes that it takes where the slope is uniform; 0 where there is no such kernel.
     pub uniform: u32,
-    /// The most classes that it takes where each class has a map of its own.
+    /// The most classes that it takes where each class has a map of its own; 0 where there is no such kernel.
     pub per_class: u32,
-    /// Rows that a block works on at a time.
-    pub rows: u32,
-    /// Threads of a block.
+    /// Threads of a block, at most. Fewer, whole warps, do where `lanes` is at most 32.
     pub threads: u32,
-    /// Whether rows must be contiguous, of logits and gradient alike.
-    pub contiguous: bool,
+    /// Threads that work on one row.
+    pub lanes: u32,
+    /// Which rows it takes.
+    pub rows: RowsTaken,
 }
 
-const fn tier(name: &'static str, most: [u32; 2], rows: u32, threads: u32) -> Tier {
+/// What a [`Tier`] asks of its rows besides the number of classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowsTaken {
+    /// Contiguous ones, of logits and gradient alike, of a batch of less than 2^31.
+    Contiguous,
+    /// Those of a batch of less than 2^31.
+    Counted32,
+    /// Those of which a part fits into a block's shared memory, where the device holds all parts of a row at once.
+    Staged,
+    /// All.
+    Any,
+}
+
+const fn row(name: &'static str, most: [u32; 2], lanes: u32, threads: u32) -> Tier {
     Tier {
         name,
         uniform: most[0],
         per_class: most[1],
-        rows,
         threads,
-        contiguous: false,
+        lanes,
+        rows: RowsTaken::Counted32,
     }
 }
 
 /// The tiers in ascending order; a row goes to the first that takes it.
 pub const TIERS: &[Tier] = &[
     Tier {
-        contiguous: true,
-        ..tier("packed", [48, 48], 128, 128)
+        rows: RowsTaken::Contiguous,
+        ..row("packed", [24, 24], 1, 128)
     },
-    tier("octet8", [64, 64], 16, 128),
-    tier("half8", [128, 128], 8, 128),
-    tier("warp8", [256, 256], 4, 128),
-    tier("warp16", [512, 256], 4, 128),
-    tier("block64", [1024, 512], 1, 64),
-    tier("block128", [2048, 1024], 1, 128),
-    tier("block256", [4096, 2048], 1, 256),
-    tier("block512", [8192, 4096], 1, 512),
-    tier("block1024", [16384, 8192], 1, 1024),
-    tier("streamed", [MOST_CLASSES, MOST_CLASSES], 1, 512),
+    row("row4x16", [64, 64], 4, 128),
+    row("row4", [112, 0], 4, 128),
+    row("row8x16", [0, 128], 8, 128),
+    row("row8x24", [192, 0], 8, 128),
+    row("row8x32", [256, 0], 8, 128),
+    row("row16x16", [0, 256], 16, 128),
+    row("row16x24", [384, 0], 16, 128),
+    row("row16x32", [512, 0], 16, 128),
+    row("row32x16", [0, 512], 32, 128),
+    row("row32x24", [768, 0], 32, 128),
+    row("row32x32", [1024, 0], 32, 128),
+    row("row64x16", [0, 1024], 64, 64),
+    row("row64x24", [1536, 0], 64, 64),
+    row("row64x32", [2048, 0], 64, 64),
+    row("row128x16", [0, 2048], 128, 128),
+    row("row128x24", [3072, 0], 128, 128),
+    row("row128x32", [4096, 0], 128, 128),
+    row("row256x16", [0, 4096], 256, 256),
+    row("row256x24", [6144, 0], 256, 256),
+    row("row256x32", [8192, 0], 256, 256),
+    row("row512x16", [0, 8192], 512, 512),
+    row("row512x24", [12288, 0], 512, 512),
+    row("row512x32", [16384, 0], 512, 512),
+    Tier {
+        rows: RowsTaken::Staged,
+        ..row("staged", [MOST_CLASSES, MOST_CLASSES], 512, 512)
+    },
+    Tier {
+        rows: RowsTaken::Any,
+        ..row("streamed", [MOST_CLASSES, MOST_CLASSES], 512, 512)
+    },
 ];
 
 impl Tier {
-    /// The place in [`TIERS`] of the tier that takes rows of `classes` classes.
-    pub fn of(classes: u32, per_class: bool, contiguous: bool) -> usize {
-        TIERS
-            .iter()
-            .position(|tier| {
-                let most = if per_class {
-                    tier.per_class
-                } else {
-                    tier.uniform
-                };
-                classes <= most && (contiguous || !tier.contiguous)
-            })
-            .unwrap_or(TIERS.len() - 1)
+    /// The most classes that it takes, for either kind of map.
+    pub const fn most_classes(&self, per_class: bool) -> u32 {
+        if per_class {
+            self.per_class
+        } else {
+            self.uniform
+        }
     }
 }
 
 /// Threads of the kernels that are no tier.
 pub(super) const THREADS: u32 = 256;
+/// What a block of the staged tier has of shared memory besides the stage, and what the driver takes of it.
+const STAGE_MARGIN: u32 = 4 << 10;
 /// Class indices are 32 bits in the kernels, and the last step of a stride over them must not wrap.
 pub(super) const MOST_CLASSES: u32 = u32::MAX - (1 << 16);
 
@@ -110,10 +139,20 @@ unsafe impl Sync for Kernel {}
 /// The kernels for one element type and one map.
 #[derive(Debug, Clone)]
 pub(super) struct Kernels {
-    pub(super) tiers: Vec<Kernel>,
+    /// As [`TIERS`]; none where the tier has no kernel for the map.
+    pub(super) tiers: Vec<Option<Kernel>>,
     pub(super) unfused: Vec<Kernel>,
     pub(super) count: Kernel,
+    pub(super) device: DeviceShape,
+}
+
+/// What of the device decides the shape of a launch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DeviceShape {
     pub(super) multiprocessors: u32,
+    pub(super) threads: u32,
+    /// Bytes of dynamic shared memory for a block of the staged tier, so that a multiprocessor holds two.
+    pub(super) stage_bytes: u32,
 }
 
 /// The module of one context, with every kernel.
@@ -174,9 +213,28 @@ fn load_all(context: &Arc<CudaContext>) -> Result<Vec<Kernels>, Error> {
             .map(Kernel)
             .map_err(driver("cuModuleGetFunction"))
     };
-    let multiprocessors = context
-        .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
-        .map_err(driver("cuDeviceGetAttribute"))?;
+    let attribute = |attribute| {
+        context
+            .attribute(attribute)
+            .map(|value| u32::try_from(value).unwrap_or(0))
+            .map_err(driver("cuDeviceGetAttribute"))
+    };
+    let shared = attribute(
+        sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
+    )?;
+    let opt_in =
+        attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+    let device = DeviceShape {
+        multiprocessors: attribute(
+            sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+        )?
+        .max(1),
+        threads: attribute(
+            sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR,
+        )?
+        .max(1),
+        stage_bytes: (shared / 2).min(opt_in).saturating_sub(STAGE_MARGIN) / 16 * 16,
+    };
     let count = find("ala_count".into())?;
     let mut all = Vec::new();
     for element in ELEMENTS {
@@ -184,8 +242,17 @@ fn load_all(context: &Arc<CudaContext>) -> Result<Vec<Kernels>, Error> {
             all.push(Kernels {
                 tiers: TIERS
                     .iter()
-                    .map(|tier| find(format!("ala_{}_{element}_{map}", tier.name)))
-                    .collect::<Result<_, _>>()?,
+                    .map(|tier| {
+                        if tier.most_classes(map == "per_class") == 0 {
+                            return Ok(None);
+                        }
+                        let kernel = find(format!("ala_{}_{element}_{map}", tier.name))?;
+                        if tier.rows == RowsTaken::Staged {
+                            opt_in_to_shared(kernel, device.stage_bytes)?;
+                        }
+                        Ok(Some(kernel))
+                    })
+                    .collect::<Result<_, Error>>()?,
                 unfused: UNFUSED
                     .iter()
                     .map(|(step, typed)| {
@@ -196,9 +263,22 @@ fn load_all(context: &Arc<CudaContext>) -> Result<Vec<Kernels>, Error> {
                     })
                     .collect::<Result<_, _>>()?,
                 count,
-                multiprocessors: u32::try_from(multiprocessors).unwrap_or(1).max(1),
+                device,
             });
         }
     }
     Ok(all)
+}
+
+/// Lets a kernel have more dynamic shared memory than every device grants unasked.
+fn opt_in_to_shared(kernel: Kernel, bytes: u32) -> Result<(), Error> {
+    // SAFETY: the kernel was found above, in a module that is never unloaded.
+    unsafe {
+        result::function::set_function_attribute(
+            kernel.0,
+            sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+            i32::try_from(bytes).unwrap_or(i32::MAX),
+        )
+    }
+    .map_err(driver("cuFuncSetAttribute"))
 }

@@ -5,11 +5,11 @@ use std::ffi::c_void;
 use cudarc::driver::{result, sys};
 
 use super::abi::{
-    ALA_COUNTED, ALA_FOCAL, ALA_HAS_IGNORE, ALA_REDUCTION_MEAN, ALA_REDUCTION_SUM,
-    ALA_UPSTREAM_PER_ROW, ALA_WEIGHTED, AlaParams,
+    ALA_COUNTED, ALA_FOCAL, ALA_HAS_IGNORE, ALA_MOST_BLOCKS, ALA_OUT_OF_PHASE, ALA_REDUCTION_MEAN,
+    ALA_REDUCTION_SUM, ALA_UPSTREAM_PER_ROW, ALA_WEIGHTED, AlaParams,
 };
 use super::error::driver;
-use super::kernels::{Kernel, Kernels, THREADS, TIERS, Tier};
+use super::kernels::{DeviceShape, Kernel, Kernels, RowsTaken, THREADS, TIERS, Tier};
 use crate::Error;
 use crate::loss::{Loss, Reduction};
 
@@ -56,6 +56,7 @@ pub(super) struct OwnAddresses {
     pub(super) targets: u64,
     pub(super) others: u64,
     pub(super) state: u64,
+    pub(super) blocks: u64,
     pub(super) row_losses: u64,
 }
 
@@ -105,12 +106,13 @@ pub(super) fn parameters(
         row_losses: step.row_losses.unwrap_or(own.row_losses),
         hits: step.hits.unwrap_or(0),
         state: own.state,
+        blocks: own.blocks,
         scratch: 0,
         row_scratch: 0,
         rows: step.rows as u64,
         logits_stride: step.logits_stride as u64,
         gradient_stride: step.gradient_stride as u64,
-        ignore_label: loss.ignore_label().unwrap_or(0),
+        ignore_label: loss.ignore_label().unwrap_or(-1),
         classes: loss.classes() as u32,
         label_type,
         reduction: match loss.reduction() {
@@ -120,7 +122,14 @@ pub(super) fn parameters(
         flags,
         slope: constants.slope,
         focal_gamma: loss.table().focal_gamma().unwrap_or(0.0) as f32,
-        gradient_scale: step.gradient_scale,
+        gradient_factor: match (loss.reduction(), counted, step.rows) {
+            (Reduction::Mean, false, rows @ 1..) => {
+                (f64::from(step.gradient_scale) / rows as f64) as f32
+            }
+            _ => step.gradient_scale,
+        },
+        parts: 1,
+        part_vectors: 0,
         reserved: 0,
     }
 }
@@ -134,21 +143,113 @@ pub(super) unsafe fn fused(
     kernels: &Kernels,
     stream: sys::CUstream,
     parameters: &AlaParams,
+    element_bytes: u64,
 ) -> Result<(), Error> {
     if parameters.flags & ALA_COUNTED != 0 {
         // SAFETY: the caller's promise.
         unsafe { launch(kernels.count, Shape::plain(1), stream, parameters)? };
     }
-    let contiguous = parameters.logits_stride == u64::from(parameters.classes)
-        && (parameters.gradient == 0 || parameters.gradient_stride == parameters.logits_stride);
-    let index = Tier::of(parameters.classes, parameters.others != 0, contiguous);
-    let tier = TIERS[index];
-    let shape = Shape {
-        blocks: blocks(kernels, parameters.rows.div_ceil(tier.rows.into())),
-        threads: tier.threads,
+    let plan = Plan::of(kernels, parameters, element_bytes);
+    let phase = match in_phase(parameters, element_bytes) {
+        true => 0,
+        false => ALA_OUT_OF_PHASE,
+    };
+    let parameters = AlaParams {
+        flags: parameters.flags | phase,
+        parts: plan.parts,
+        part_vectors: plan.part_vectors,
+        ..*parameters
     };
     // SAFETY: the caller's promise.
-    unsafe { launch(kernels.tiers[index], shape, stream, parameters) }
+    unsafe { launch(plan.kernel, plan.shape, stream, &parameters) }
+}
+
+/// Which kernel solves a batch, and in what shape.
+struct Plan {
+    kernel: Kernel,
+    shape: Shape,
+    parts: u32,
+    part_vectors: u32,
+}
+
+/// Blocks do not share a row of fewer bytes: the wait for one another costs more than they save.
+const LEAST_PART_BYTES: u64 = 32 << 10;
+const VECTOR_BYTES: u64 = 16;
+
+impl Plan {
+    fn of(kernels: &Kernels, parameters: &AlaParams, element_bytes: u64) -> Self {
+        let device = kernels.device;
+        let (rows, classes) = (parameters.rows, parameters.classes);
+        let takes = |tier: &Tier| {
+            classes <= tier.most_classes(parameters.others != 0)
+                && match tier.rows {
+                    RowsTaken::Contiguous => counted_32(rows) && contiguous(parameters),
+                    RowsTaken::Counted32 => counted_32(rows),
+                    RowsTaken::Staged => {
+                        let bytes = u64::from(classes) * element_bytes;
+                        bytes.div_ceil(device.stage_bytes.max(1).into()) <= most_parts(device)
+                    }
+                    RowsTaken::Any => true,
+                }
+        };
+        let found = TIERS
+            .iter()
+            .zip(&kernels.tiers)
+            .find_map(|(tier, kernel)| kernel.filter(|_| takes(tier)).map(|kernel| (tier, kernel)));
+        let Some((tier, kernel)) = found else {
+            unreachable!("the last tier takes every row")
+        };
+        let mut plan = Self {
+            kernel,
+            shape: Shape::of_rows(device, tier, rows),
+            parts: 1,
+            part_vectors: 0,
+        };
+        if tier.rows == RowsTaken::Staged {
+            let vectors = (u64::from(classes) * element_bytes / VECTOR_BYTES).max(1);
+            let needed = vectors.div_ceil(u64::from(device.stage_bytes) / VECTOR_BYTES);
+            // A device that the rows alone do not fill shares them out.
+            let idle = u64::from(device.multiprocessors) / rows.max(1);
+            let useful = vectors * VECTOR_BYTES / LEAST_PART_BYTES;
+            let parts = needed.max(idle.min(useful)).clamp(1, most_parts(device));
+            let part_vectors = vectors.div_ceil(parts);
+            let resident = u64::from(device.multiprocessors * STAGED_BLOCKS);
+            let at_once = (resident / parts).clamp(1, rows.max(1));
+            plan.parts = parts as u32;
+            plan.part_vectors = part_vectors as u32;
+            plan.shape.blocks = ((at_once * parts) as u32).min(ALA_MOST_BLOCKS);
+            plan.shape.shared = (part_vectors * VECTOR_BYTES) as u32;
+        }
+        plan
+    }
+}
+
+/// Blocks of the staged tier that a multiprocessor holds, by their shared memory and registers.
+const STAGED_BLOCKS: u32 = 2;
+
+/// Blocks that may share a row: half of what the device holds, so that other kernels' blocks can be among them.
+fn most_parts(device: DeviceShape) -> u64 {
+    u64::from(device.multiprocessors).clamp(1, 64)
+}
+
+/// Whether 32 bits hold every row, and the last step over them too.
+fn counted_32(rows: u64) -> bool {
+    rows < 1 << 31
+}
+
+fn contiguous(parameters: &AlaParams) -> bool {
+    parameters.logits_stride == u64::from(parameters.classes)
+        && (parameters.gradient == 0 || parameters.gradient_stride == parameters.logits_stride)
+}
+
+/// Whether each row's gradient begins at the same place within 16 bytes as its logits.
+fn in_phase(parameters: &AlaParams, element_bytes: u64) -> bool {
+    let between = parameters
+        .gradient_stride
+        .wrapping_sub(parameters.logits_stride);
+    parameters.gradient == 0
+        || (parameters.gradient.wrapping_sub(parameters.logits) % VECTOR_BYTES == 0
+            && (parameters.rows < 2 || between.wrapping_mul(element_bytes) % VECTOR_BYTES == 0))
 }
 
 /// The same by the unfused baseline, one kernel an operation.
@@ -180,6 +281,8 @@ pub(super) unsafe fn unfused(
 struct Shape {
     blocks: u32,
     threads: u32,
+    /// Bytes of dynamic shared memory.
+    shared: u32,
 }
 
 impl Shape {
@@ -187,16 +290,39 @@ impl Shape {
         Self {
             blocks,
             threads: THREADS,
+            shared: 0,
+        }
+    }
+
+    /// Blocks for so many rows: as many as there is work for, up to several waves of the device; at least one, which
+    /// also settles a batch without rows. Where rows are few, small blocks spread them over the device.
+    fn of_rows(device: DeviceShape, tier: &Tier, rows: u64) -> Self {
+        const WARP: u32 = 32;
+        const WAVES: u32 = 2;
+        let blocks_of = |threads: u32| rows.div_ceil(u64::from(threads / tier.lanes));
+        let mut threads = tier.threads;
+        while threads > WARP.max(tier.lanes)
+            && blocks_of(threads) < u64::from(device.multiprocessors)
+        {
+            threads /= 2;
+        }
+        let resident = (device.threads / threads).max(1) * device.multiprocessors;
+        let most = resident.saturating_mul(WAVES).min(ALA_MOST_BLOCKS);
+        Self {
+            blocks: u32::try_from(blocks_of(threads))
+                .unwrap_or(u32::MAX)
+                .clamp(1, most),
+            threads,
+            shared: 0,
         }
     }
 }
 
-/// As many blocks as there is work for, up to several waves of the device; at least one, which also settles a batch
-/// without rows.
-fn blocks(kernels: &Kernels, work: u64) -> u32 {
+/// Blocks of the unfused baseline, which loops over what is left.
+fn blocks(kernels: &Kernels, rows: u64) -> u32 {
     const WAVES: u32 = 8;
-    let most = kernels.multiprocessors.saturating_mul(WAVES);
-    u32::try_from(work).unwrap_or(u32::MAX).clamp(1, most)
+    let most = kernels.device.multiprocessors.saturating_mul(WAVES);
+    u32::try_from(rows).unwrap_or(u32::MAX).clamp(1, most)
 }
 
 /// # Safety
@@ -215,7 +341,7 @@ unsafe fn launch(
             kernel.0,
             (shape.blocks, 1, 1),
             (shape.threads, 1, 1),
-            0,
+            shape.shared,
             stream,
             &mut arguments,
         )

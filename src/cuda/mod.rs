@@ -42,7 +42,7 @@ mod workspace;
 
 pub use bound::CudaLoss;
 pub use error::{CudaError, driver_error};
-pub use kernels::{TIERS, Tier};
+pub use kernels::{RowsTaken, TIERS, Tier};
 pub use launch::{RawStep, RawUpstream};
 pub use step::{CudaElement, CudaLabel, Inputs, Outputs};
 pub use workspace::Workspace;

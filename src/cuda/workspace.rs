@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream};
 
-use super::abi::{ALA_NO_ROW, AlaState};
+use super::abi::{ALA_NO_ROW, AlaBlocks, AlaState};
 use super::error::driver;
 use crate::outcome::Summary;
 use crate::{Error, Loss};
@@ -14,7 +14,7 @@ use crate::{Error, Loss};
 /// have. Launches that may overlap need a workspace each.
 #[derive(Debug)]
 pub struct Workspace {
-    /// The state, then the row losses.
+    /// The state, what blocks tell one another, then the row losses.
     pub(super) memory: CudaSlice<u8>,
     pub(super) address: u64,
     pub(super) capacity: usize,
@@ -22,8 +22,11 @@ pub struct Workspace {
     classes: usize,
 }
 
+const STATE: usize = size_of::<AlaState>();
+/// Where what blocks tell one another begins: 16-byte aligned, as its entries are read.
+pub(super) const BLOCKS: usize = STATE.next_multiple_of(16);
 /// Where the row losses begin.
-pub(super) const ROW_LOSSES: usize = size_of::<AlaState>();
+pub(super) const ROW_LOSSES: usize = BLOCKS + size_of::<AlaBlocks>();
 
 impl Workspace {
     /// Bytes of device memory that a workspace for `rows` rows takes.
@@ -45,7 +48,8 @@ impl Workspace {
             });
         }
         stream
-            .memcpy_htod(&bytes_of(&CLEARED), &mut memory.slice_mut(..ROW_LOSSES))
+            .memset_zeros(&mut memory.slice_mut(STATE..ROW_LOSSES))
+            .and_then(|()| stream.memcpy_htod(&bytes_of(&CLEARED), &mut memory.slice_mut(..STATE)))
             .map_err(driver("preparing the workspace"))?;
         Ok(Self {
             address: super::bound::address_of(&memory, stream),
@@ -67,9 +71,9 @@ impl Workspace {
     /// the first such row of the first such launch. Reading clears the status.
     /// [`CudaError::Driver`](super::CudaError::Driver) where the driver reports a failure, of earlier work too.
     pub fn read(&mut self, stream: &Arc<CudaStream>) -> Result<Summary, Error> {
-        let mut bytes = [0u8; ROW_LOSSES];
+        let mut bytes = [0u8; STATE];
         stream
-            .memcpy_dtoh(&self.memory.slice(..ROW_LOSSES), &mut bytes)
+            .memcpy_dtoh(&self.memory.slice(..STATE), &mut bytes)
             .map_err(driver("reading the result"))?;
         stream
             .synchronize()
@@ -77,10 +81,7 @@ impl Workspace {
         let state = from_bytes(bytes);
         if state.bad_row != NO_ROW {
             stream
-                .memcpy_htod(
-                    &bytes_of(&CLEARED),
-                    &mut self.memory.slice_mut(..ROW_LOSSES),
-                )
+                .memcpy_htod(&bytes_of(&CLEARED), &mut self.memory.slice_mut(..STATE))
                 .map_err(driver("clearing the status"))?;
             return Err(Error::Label {
                 row: state.bad_row as usize,
@@ -107,15 +108,15 @@ const CLEARED: AlaState = AlaState {
     bad_label: 0,
     step_bad_row: NO_ROW,
     blocks_done: 0,
-    reserved: 0,
+    tickets: 0,
 };
 
-fn bytes_of(state: &AlaState) -> [u8; ROW_LOSSES] {
+fn bytes_of(state: &AlaState) -> [u8; STATE] {
     // SAFETY: AlaState is plain numbers without padding; a test adds its fields up to its size.
     unsafe { std::mem::transmute_copy(state) }
 }
 
-fn from_bytes(bytes: [u8; ROW_LOSSES]) -> AlaState {
+fn from_bytes(bytes: [u8; STATE]) -> AlaState {
     // SAFETY: any bytes are valid numbers.
     unsafe { std::mem::transmute_copy(&bytes) }
 }

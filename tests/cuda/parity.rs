@@ -176,11 +176,10 @@ fn every_tier_at_its_borders() {
     fn check<T: CudaElement + DeviceRepr + Default>(device: &Device, seed: u64) {
         let mut rng = fastrand::Rng::with_seed(seed);
         for objective in [Objective::ala(), Objective::LogitAdjustment { tau: 1.0 }] {
-            let limits = TIERS.iter().map(|tier| match objective {
-                Objective::Ala(_) => tier.uniform,
-                _ => tier.per_class,
-            });
-            for limit in limits.filter(|&limit| limit < 100_000) {
+            let per_class = !matches!(objective, Objective::Ala(_));
+            let limits = TIERS.iter().map(|tier| tier.most_classes(per_class));
+            // 0 is a tier that has no such kernel.
+            for limit in limits.filter(|&limit| limit > 1 && limit < 100_000) {
                 for classes in [limit - 1, limit, limit + 1] {
                     let classes = classes as usize;
                     let counts = counts(&mut rng, classes);
@@ -396,8 +395,14 @@ fn a_mean_over_counted_rows() {
 fn blocks_take_row_after_row() {
     let device = device();
     let mut rng = fastrand::Rng::with_seed(57);
-    // Rows a tile, a row a block in registers, a row a block in two passes.
-    for (rows, classes) in [(140_000, 3), (1100, 600), (1100, 16_400)] {
+    // Rows a tile, a row a warp and a row a block in registers, a row a block and two blocks a row in shared memory.
+    for (rows, classes) in [
+        (140_000, 3),
+        (20_000, 200),
+        (4300, 2000),
+        (600, 16_400),
+        (300, 57_000),
+    ] {
         let loss = Loss::builder(Objective::ala(), &counts(&mut rng, classes))
             .ignore_label(1)
             .build()
@@ -417,6 +422,22 @@ fn blocks_take_row_after_row() {
             soft.set_order(Order::Forward);
         }
     }
+}
+
+/// Longer than all the blocks that may share a row can stage.
+#[test]
+fn rows_that_no_shared_memory_holds() {
+    fn check<T: CudaElement + DeviceRepr + Default>(device: &Device, classes: usize) {
+        let mut rng = fastrand::Rng::with_seed(62);
+        let loss = Loss::builder(Objective::ala(), &counts(&mut rng, classes))
+            .build()
+            .expect("valid");
+        let (x, y) = random::<T>(&mut rng, 1, classes, 1.0);
+        assert_step(device, &loss, &Step::contiguous(x, y, classes));
+    }
+    let device = device();
+    check::<f32>(&device, 1_900_003);
+    check::<bf16>(&device, 3_700_001);
 }
 
 /// The last row's offset does not fit 32 bits, in elements as in bytes.
@@ -469,7 +490,8 @@ fn offsets_beyond_2_31_elements() {
 fn any_execution_order_gives_the_same_bits() {
     let device = device();
     let mut rng = fastrand::Rng::with_seed(56);
-    for classes in [33, 1025, 4099] {
+    // The last: several blocks a row, which wait for one another.
+    for classes in [33, 1025, 4099, 60_000] {
         let counts = counts(&mut rng, classes);
         for objective in [Objective::ala(), Objective::ClassBalanced { beta: 0.999 }] {
             let loss = Loss::builder(objective, &counts).build().expect("valid");

@@ -143,6 +143,8 @@ pub(crate) enum Op {
     WarpBarrier { members: u32 },
     Barrier(Box<Barrier>),
     Nothing,
+    /// Lets other warps and blocks go on: its warp waits for something in memory.
+    Yield,
     Unsupported,
 }
 

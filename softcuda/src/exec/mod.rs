@@ -120,6 +120,9 @@ const MOST_THREADS: u64 = 1024;
 const MOST_SHARED: u64 = 227 * 1024;
 /// Blocks that the interleaved order keeps running at a time.
 const RESIDENT: u64 = 4;
+/// Blocks that run at a time at most, where they wait for one another: two for each multiprocessor of an H100, as many
+/// as it holds of the largest.
+const MOST_RESIDENT: usize = 264;
 /// Instructions a warp may run before another one gets its turn, so that a warp may spin on what another one writes.
 const TURN: u32 = 1 << 20;
 
@@ -167,8 +170,13 @@ pub fn launch(memory: &mut Memory, launch: &Launch) -> Result<Counters, Fault> {
         random ^= random << 17;
         let first = (random >> 32) as usize % slots.len();
         let chosen = (0..slots.len()).map(|at| (first + at) % slots.len()).find(|&at| slots[at].running > 0);
-        if let Some(slot) = chosen {
-            slots[slot].turn(&mut cx, launch, random)?;
+        if let Some(slot) = chosen
+            && slots[slot].turn(&mut cx, launch, random)?
+            && to_come.start < to_come.end
+            && slots.len() < MOST_RESIDENT
+        {
+            // It may wait for a block that has not begun.
+            slots.push(Slot::new(code, threads as usize));
         }
     }
     let [read, written, either] = cx.memory.take_sectors();
@@ -254,8 +262,8 @@ impl Slot {
         }
     }
 
-    /// Lets one warp run.
-    fn turn(&mut self, cx: &mut Context, launch: &Launch, random: u64) -> Result<(), Fault> {
+    /// Lets one warp run. Tells whether it went to sleep.
+    fn turn(&mut self, cx: &mut Context, launch: &Launch, random: u64) -> Result<bool, Fault> {
         let count = self.warps.len();
         let (first, budget) = match cx.order {
             Order::Interleaved => (random as u32 as usize % count, 1 + (random >> 60) as u32 / 2),
@@ -275,14 +283,18 @@ impl Slot {
         let outcome = outcome.and_then(|pause| match pause {
             Pause::Budget => {
                 self.next += 1;
-                Ok(())
+                Ok(false)
             }
-            Pause::Barrier => self.arrive(cx.code, index),
+            Pause::Yield => {
+                self.next += 1;
+                Ok(true)
+            }
+            Pause::Barrier => self.arrive(cx.code, index).map(|()| false),
             Pause::Done => {
                 self.states[index] = State::Done;
                 self.running -= 1;
                 // Who has ended is not waited for.
-                (0..self.barriers.len()).try_for_each(|id| self.complete(cx.code, id))
+                (0..self.barriers.len()).try_for_each(|id| self.complete(cx.code, id)).map(|()| false)
             }
         });
         outcome.map_err(|fault| fault.at(self.locate(launch, index)))

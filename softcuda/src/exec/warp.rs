@@ -35,6 +35,8 @@ struct Group {
 #[derive(Clone, Debug)]
 pub(crate) enum Pause {
     Budget,
+    /// It sleeps.
+    Yield,
     /// All live lanes are at a block barrier.
     Barrier,
     Done,
@@ -523,6 +525,11 @@ impl Warp {
                 return Ok(ControlFlow::Break(Pause::Barrier));
             }
             Op::Nothing => {}
+            Op::Yield => {
+                self.count(cx, ran);
+                self.advance(0, 0);
+                return Ok(ControlFlow::Break(Pause::Yield));
+            }
         }
         self.count(cx, ran);
         self.advance(0, 0);

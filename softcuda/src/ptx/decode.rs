@@ -433,7 +433,8 @@ impl Decoder<'_> {
                 let src = [self.source(a, Ty::U64)?, window, 0, 0];
                 Some(Op::Lanes { run, dst: self.destination(d)?.0, src, arity: 2 })
             }
-            ("membar" | "fence" | "nanosleep" | "griddepcontrol", _) => Some(Op::Nothing),
+            ("membar" | "fence" | "griddepcontrol", _) => Some(Op::Nothing),
+            ("nanosleep", _) => Some(Op::Yield),
             ("trap" | "brkpt", _) => Some(Op::Trap),
             ("shfl", [d, a, b, c, members]) if op.has("sync") => {
                 let mode = match op.flags.as_slice() {
