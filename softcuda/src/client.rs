@@ -10,6 +10,19 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use std::ffi::{CString, c_char};
 use std::path::{Path, PathBuf};
 
+/// A kernel launch as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// The kernel's name.
+    pub kernel: String,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Bytes of dynamic shared memory of a block.
+    pub dynamic_shared: u32,
+}
+
 /// The loaded driver.
 #[derive(Clone, Copy, Debug)]
 pub struct SoftCuda {
@@ -68,6 +81,21 @@ impl SoftCuda {
     /// The same, and counts from 0 again.
     pub fn take_counters(self) -> Counters {
         self.read_counters(true)
+    }
+
+    /// The launch that ran last since the last reset.
+    pub fn last_launch(self) -> Option<Launch> {
+        let read: extern "C" fn(*mut u8, usize, &mut [u32; 7]) -> usize = self.symbol("softcuda_last_launch");
+        let mut shape = [0; 7];
+        let mut kernel = vec![0; read(std::ptr::null_mut(), 0, &mut shape)];
+        let length = read(kernel.as_mut_ptr(), kernel.len(), &mut shape);
+        kernel.truncate(length);
+        if kernel.is_empty() {
+            return None;
+        }
+        let [gx, gy, gz, bx, by, bz, dynamic_shared] = shape;
+        let kernel = String::from_utf8_lossy(&kernel).into_owned();
+        Some(Launch { kernel, grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared })
     }
 
     /// The text of the last fault or refused call.

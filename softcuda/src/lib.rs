@@ -15,4 +15,6 @@ pub mod exec;
 mod fatbin;
 pub mod fault;
 pub mod memory;
+pub mod occupancy;
 pub mod ptx;
+pub mod ptxas;

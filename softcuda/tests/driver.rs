@@ -6,7 +6,7 @@ use cudarc::driver::{
     LaunchConfig, PushKernelArg, result,
 };
 use cudarc::nvrtc::Ptx;
-use softcuda::client::SoftCuda;
+use softcuda::client::{Launch, SoftCuda};
 use softcuda::exec::Order;
 use std::error::Error;
 use std::ptr::{null, null_mut};
@@ -160,7 +160,7 @@ fn parameters_globals_and_dynamic_shared_memory_reach_the_kernel() -> Test {
     // SAFETY: the struct has the layout of the kernel's.
     unsafe impl DeviceRepr for Mixed {}
 
-    let (_soft, _one) = instrument();
+    let (soft, _one) = instrument();
     let context = CudaContext::new(0)?;
     let stream = context.new_stream()?;
     let module = context.load_module(Ptx::from_binary(FATBIN.to_vec()))?;
@@ -197,6 +197,10 @@ fn parameters_globals_and_dynamic_shared_memory_reach_the_kernel() -> Test {
     let reversed = stream.clone_dtoh(&reversed)?;
     stream.synchronize()?;
     assert_eq!((sum, added, reversed), (vec![7.25], vec![9.0, 8.0, 3.0, 4.0], vec![6.0, 4.0, 2.0]));
+    let last = Launch { kernel: "reverse".into(), grid: [1; 3], block: [3, 1, 1], dynamic_shared: 12 };
+    assert_eq!(soft.last_launch(), Some(last));
+    soft.reset();
+    assert_eq!(soft.last_launch(), None);
     Ok(())
 }
 

@@ -36,6 +36,7 @@ mod bound;
 mod error;
 mod kernels;
 mod launch;
+mod ptxas;
 mod step;
 mod table;
 mod workspace;
@@ -44,6 +45,7 @@ pub use bound::CudaLoss;
 pub use error::{CudaError, driver_error};
 pub use kernels::{RowsTaken, TIERS, Tier};
 pub use launch::{RawStep, RawUpstream};
+pub use ptxas::ptxas_report;
 pub use step::{CudaElement, CudaLabel, Inputs, Outputs};
 pub use workspace::Workspace;
 

@@ -3,6 +3,11 @@
 //! `ALA_REQUIRE_GPU=1` makes a missing GPU a failure.
 
 mod abi;
+// What the report counts is what the bounds are held to; its own package formats it.
+#[rustfmt::skip]
+#[path = "../../softcuda/examples/kernel_report/case.rs"]
+mod case;
+mod counts;
 mod device;
 mod edges;
 mod host;

@@ -1,53 +1,30 @@
 //! What ptxas says of every kernel on every architecture.
 
-/// ptxas' report from the build of the kernels that these tests run.
-fn report() -> String {
-    let Some(file) = option_env!("ALA_PTXAS_REPORT") else {
+use ala_loss::cuda::{TIERS, Tier, ptxas_report};
+use softcuda::occupancy::{Block, SMS, Sm};
+use softcuda::ptxas::{Usage, parse};
+
+fn usages() -> Vec<Usage> {
+    let Some(report) = ptxas_report() else {
         panic!("the build found no nvcc: run scripts/test, which fetches one");
     };
-    std::fs::read_to_string(file).expect("the build wrote it")
+    parse(report)
 }
 
-struct Usage {
-    kernel: String,
-    architecture: String,
-    stack: u32,
-    spills: u32,
-    registers: u32,
+fn sm(usage: &Usage) -> &'static Sm {
+    let number = usage.architecture.strip_prefix("sm_");
+    number
+        .and_then(|number| Sm::of(number.parse().ok()?))
+        .unwrap_or_else(|| panic!("{} is not among {SMS:?}", usage.architecture))
 }
 
-/// Reads `Compiling entry function`, `bytes stack frame, .. spill ..` and `Used .. registers` for each kernel.
-fn usages() -> Vec<Usage> {
-    let mut usages: Vec<Usage> = Vec::new();
-    for line in report().lines() {
-        let number_before = |word: &str| -> Option<u32> {
-            let (before, _) = line.split_once(word)?;
-            before.split_whitespace().next_back()?.parse().ok()
-        };
-        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
-            let mut names = rest.split('\'');
-            usages.push(Usage {
-                kernel: names.next().unwrap_or_default().into(),
-                architecture: names.nth(1).unwrap_or_default().into(),
-                stack: u32::MAX,
-                spills: u32::MAX,
-                registers: u32::MAX,
-            });
-        } else if let Some(usage) = usages.last_mut() {
-            if let Some(stack) = number_before(" bytes stack frame") {
-                usage.stack = stack;
-                usage.spills = number_before(" bytes spill stores").unwrap_or(u32::MAX)
-                    + number_before(" bytes spill loads").unwrap_or(u32::MAX);
-            }
-            if let Some(registers) = line
-                .split_once("Used ")
-                .and_then(|(_, rest)| rest.split_whitespace().next())
-            {
-                usage.registers = registers.parse().unwrap_or(u32::MAX);
-            }
-        }
-    }
-    usages
+/// The tier of a fused kernel, `ala_<tier>_<element>_<map>`.
+fn tier(usage: &Usage) -> Option<&'static Tier> {
+    let name = usage.kernel.strip_prefix("ala_")?;
+    TIERS.iter().find(|tier| {
+        name.strip_prefix(tier.name)
+            .is_some_and(|rest| rest.starts_with('_'))
+    })
 }
 
 #[test]
@@ -76,4 +53,38 @@ fn registers_allow_half_occupancy() {
             usage.registers
         );
     }
+}
+
+/// By registers and static shared memory; what a launch adds is in its counts (`counts.rs`).
+#[test]
+fn an_sm_holds_half_its_warps_of_every_fused_kernel() {
+    let usages = usages();
+    let fused = usages
+        .iter()
+        .filter_map(|usage| tier(usage).map(|tier| (usage, tier)));
+    let mut seen = 0;
+    let mut low = Vec::new();
+    for (usage, tier) in fused {
+        let block = Block {
+            threads: tier.threads,
+            registers: usage.registers,
+            shared: usage.smem,
+        };
+        seen += 1;
+        let occupancy = sm(usage).occupancy(block);
+        if occupancy < 0.5 {
+            low.push(format!(
+                "{} on {}: {:.0} % with {block:?}",
+                usage.kernel,
+                usage.architecture,
+                100.0 * occupancy
+            ));
+        }
+    }
+    // Three element types, two maps, at least one architecture.
+    assert!(
+        seen >= 6 * TIERS.len(),
+        "{seen} fused kernels in the report"
+    );
+    assert!(low.is_empty(), "{low:#?}");
 }

@@ -2,6 +2,7 @@
 
 use super::code::Code;
 use super::pointer::{Host, Out};
+use super::queue::KernelLaunch;
 use super::state::{Need, call, calls, with_state};
 use crate::counters::Counters;
 use crate::exec::Order;
@@ -41,6 +42,22 @@ extern "C" fn softcuda_last_fault(text: Host, length: usize) -> usize {
     with_state(|state| {
         let _ = text.write(&state.message.as_bytes()[..length.min(state.message.len())]);
         state.message.len()
+    })
+    .unwrap_or(0)
+}
+
+/// Copies the name of the kernel that ran last, cut to `length` bytes; gives its whole length, 0 where none has run.
+/// `shape` gets its grid, its block and its bytes of dynamic shared memory.
+#[unsafe(no_mangle)]
+extern "C" fn softcuda_last_launch(name: Host, length: usize, shape: Out<[u32; 7]>) -> usize {
+    with_state(|state| {
+        let Some(KernelLaunch { kernel, grid, block, dynamic_shared, .. }) = state.last_launch.as_deref() else {
+            return 0;
+        };
+        let _ = name.write(&kernel.as_bytes()[..length.min(kernel.len())]);
+        let ([gx, gy, gz], [bx, by, bz]) = (*grid, *block);
+        let _ = shape.set([gx, gy, gz, bx, by, bz, *dynamic_shared]);
+        kernel.len()
     })
     .unwrap_or(0)
 }

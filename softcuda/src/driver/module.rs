@@ -7,6 +7,7 @@ use super::queue::{KernelLaunch, Work};
 use super::state::{Handle, Need, State, call, calls};
 use crate::exec::LoadedModule;
 use crate::fatbin;
+use crate::occupancy::{Block, Sm};
 use crate::ptx::{Kernel, Module};
 use std::collections::BTreeMap;
 use std::ffi::c_int;
@@ -48,18 +49,12 @@ impl Footprint {
 
     /// How many blocks an SM holds at once.
     fn blocks_per_sm(&self, threads: u32, dynamic_shared: usize) -> u32 {
-        const REGISTER_UNIT: u32 = 256;
-        const SUB_CORES: u32 = 4;
-        if threads == 0 || threads > self.max_threads {
-            return 0;
+        let shared = u32::try_from(dynamic_shared).unwrap_or(u32::MAX).saturating_add(self.static_shared);
+        let block = Block { threads, registers: self.registers, shared };
+        match Sm::of(limit::CAPABILITY) {
+            Some(sm) if threads <= self.max_threads => sm.resident_blocks(block),
+            _ => 0,
         }
-        let warps = threads.div_ceil(limit::WARP);
-        let by_warps = limit::THREADS_PER_SM / limit::WARP / warps;
-        let a_warp = (self.registers * limit::WARP).next_multiple_of(REGISTER_UNIT).max(REGISTER_UNIT);
-        let by_registers = limit::REGISTERS / SUB_CORES / a_warp * SUB_CORES / warps;
-        let shared = u64::from(self.static_shared + limit::SHARED_RESERVED) + dynamic_shared as u64;
-        let by_shared = (u64::from(limit::SHARED_PER_SM) / shared.next_multiple_of(SHARED_UNIT.into())) as u32;
-        by_warps.min(by_registers).min(by_shared).min(limit::BLOCKS_PER_SM)
     }
 }
 

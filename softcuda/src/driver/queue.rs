@@ -270,13 +270,14 @@ impl State {
         outcome.map_err(|fault| self.stop_for(&what, &fault))
     }
 
-    fn run_launch(&mut self, launch: &KernelLaunch) -> Result<(), Code> {
-        let KernelLaunch { module, kernel, params, grid, block, dynamic_shared } = launch;
+    fn run_launch(&mut self, launch: &Arc<KernelLaunch>) -> Result<(), Code> {
+        let KernelLaunch { module, kernel, params, grid, block, dynamic_shared } = &**launch;
         let (&grid, &block, &dynamic_shared, order) = (grid, block, dynamic_shared, self.order);
         let work = exec::Launch { module, kernel, grid, block, dynamic_shared, params, order };
         let counters = exec::launch(&mut self.memory, &work)
             .map_err(|fault| self.stop_for(&format!("kernel {kernel}, grid {grid:?}, block {block:?}"), &fault))?;
         self.counters += counters;
+        self.last_launch = Some(Arc::clone(launch));
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use super::capture::{Capture, Graph};
 use super::code::Code;
 use super::module::{Function, LoadedImage};
-use super::queue::{Event, Queue};
+use super::queue::{Event, KernelLaunch, Queue};
 use crate::counters::Counters;
 use crate::exec::Order;
 use crate::fault::Fault;
@@ -12,7 +12,7 @@ use std::alloc::Layout;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// An opaque handle as the caller holds it. Handles are never addresses of ours, so a wrong one is only not found.
 pub type Handle = usize;
@@ -55,6 +55,8 @@ pub struct State {
     /// Whether asynchronous copies to pageable host memory are done when their call returns.
     pub prompt_downloads: bool,
     pub counters: Counters,
+    /// The launch that ran last.
+    pub last_launch: Option<Arc<KernelLaunch>>,
     /// The fault that stopped the device, for as long as nobody resets it.
     pub fault: Option<Code>,
     /// The text of the last fault or refusal.
@@ -151,6 +153,7 @@ impl State {
             order: Order::Forward,
             prompt_downloads: false,
             counters: Counters::default(),
+            last_launch: None,
             fault: None,
             message: String::new(),
             calls: BTreeMap::new(),

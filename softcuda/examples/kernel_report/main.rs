@@ -1,0 +1,167 @@
+//! Counts what the kernels cost, in software, for every tier, element type and alignment: `--help` says how.
+//!
+//! ```text
+//! cargo run --release -p softcuda --example kernel_report
+//! ```
+
+mod case;
+mod chart;
+mod model;
+mod row;
+mod table;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use ala_loss::cuda;
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use softcuda::client::SoftCuda;
+use softcuda::ptxas;
+
+use crate::case::{Case, Dtype, Failure};
+use crate::row::Row;
+
+/// Counts what loss and gradient cost for each number of classes, element type and alignment.
+///
+/// The kernels run in softcuda, a CUDA driver in software, and everything it prints is a count of that run or what
+/// ptxas said of the kernel; no GPU is used. Times are a model from published figures of GPUs, never measured.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Numbers of classes.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_values_t = [10, 100, 365, 1000, 1024, 2048, 4096, 8142, 8192, 32000, 50257, 131_072, 262_144],
+        value_parser = parse_classes,
+    )]
+    classes: Vec<usize>,
+    /// Logits of a case, about.
+    #[arg(long, default_value_t = 400_000)]
+    elements: usize,
+    /// Writes an array of objects, one a case, to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draws kernel_bytes.svg and kernel_roofline.svg in this folder.
+    #[arg(long, value_name = "FOLDER")]
+    svg: Option<PathBuf>,
+}
+
+fn parse_classes(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("a loss has at least one class".to_owned()),
+        Ok(classes) => Ok(classes),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse(), &mut io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not eprintln, which panics where nobody reads any more.
+            let _ = writeln!(io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
+    let rows = rows(options)?;
+    // The files come before the text: whoever reads that may stop early.
+    if let Some(path) = &options.json {
+        let mut text = serde_json::to_string_pretty(&rows)?;
+        text.push('\n');
+        write(path, &text)?;
+    }
+    if let Some(folder) = &options.svg {
+        fs::create_dir_all(folder).map_err(|error| cannot_write(folder, &error))?;
+        write(&folder.join("kernel_bytes.svg"), &chart::bytes(&rows)?)?;
+        write(&folder.join("kernel_roofline.svg"), &chart::roofline(&rows)?)?;
+    }
+    writeln!(output, "Counted in software (softcuda), registers and occupancy as ptxas has them.")?;
+    writeln!(output, "{}", table::counts(&rows))?;
+    writeln!(output, "{}", table::model(&rows))?;
+    Ok(())
+}
+
+fn rows(options: &Options) -> Result<Vec<Row>, Failure> {
+    let report = cuda::ptxas_report().ok_or("the build found no nvcc: run it after `eval \"$(scripts/toolkit)\"`")?;
+    let usages = ptxas::parse(report);
+    // Loaded before any driver call, it is what cudarc finds, on a machine with a GPU too.
+    let library = SoftCuda::locate().ok_or("libsoftcuda.so is not beside this program: build it with cargo")?;
+    let soft = SoftCuda::load(&library)?;
+    let context = cuda::context(0)?;
+
+    let mut cases = Vec::new();
+    for &classes in &options.classes {
+        for dtype in Dtype::ALL {
+            for aligned in [true, false] {
+                cases.push(Case::of_size(options.elements, dtype, classes, aligned));
+            }
+        }
+    }
+    let bar = ProgressBar::new(cases.len() as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}")?);
+    let mut rows = Vec::new();
+    for case in cases {
+        bar.set_message(format!("C = {} {}", case.classes, case.dtype.name()));
+        rows.push(Row::of(&context, soft, &usages, case)?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(rows)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    fs::write(path, text).map_err(|error| cannot_write(path, &error))
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    format!("cannot write {}: {error}", path.display()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(arguments: &str) -> Result<Options, clap::Error> {
+        Options::try_parse_from(std::iter::once("kernel_report").chain(arguments.split_whitespace()))
+    }
+
+    /// The whole report, on two small cases: what is counted has the shape that the kernels give it.
+    #[test]
+    fn a_step_is_counted_for_every_type_and_alignment() {
+        let options = options("--classes 10,1000 --elements 4000").expect("valid");
+        let rows = rows(&options).expect("softcuda and the kernels are there");
+        assert_eq!(rows.len(), 2 * 3 * 2);
+        for row in &rows {
+            assert_eq!(row.n, 4000 / row.c);
+            assert_eq!(row.launches, 1, "{row:?}");
+            assert!(row.distinct_sectors >= row.min_sectors, "less than the least: {row:?}");
+            assert!(row.sector_requests >= row.min_sectors, "less than the least: {row:?}");
+            assert!(row.unfused_launches > row.launches && row.unfused_sectors > row.distinct_sectors, "{row:?}");
+            assert!(row.occupancy > 0.0 && row.spill_bytes == 0, "{row:?}");
+            // Something is done for every element.
+            assert!(row.lane_instructions_per_element > 2.0, "{row:?}");
+        }
+        let again = super::rows(&options).expect("as before");
+        let json = |rows: &[Row]| serde_json::to_string(rows).expect("plain numbers");
+        assert_eq!(json(&rows), json(&again), "counts are repeatable");
+    }
+
+    #[test]
+    fn options_without_a_class_are_refused() {
+        assert!(options("--classes 0").is_err());
+        assert_eq!(options("").expect("all have defaults").classes.len(), 13);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_named() {
+        let path = Path::new("/no/such/folder/report.json");
+        let error = write(path, "").expect_err("there is no such folder").to_string();
+        assert!(error.contains("/no/such/folder/report.json"), "{error}");
+    }
+}

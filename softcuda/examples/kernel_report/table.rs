@@ -1,0 +1,118 @@
+//! The report as text.
+
+use comfy_table::{Cell, CellAlignment, Table, presets};
+
+use crate::model::{GPUS, Gpu};
+use crate::row::Row;
+
+/// Elements of the batch whose time is modelled.
+const MODELLED: f64 = 67_108_864.0;
+
+fn table(heads: &[String], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(heads);
+    for row in rows {
+        table.add_row(row.into_iter().map(|text| Cell::new(text).set_alignment(CellAlignment::Right)));
+    }
+    table.to_string()
+}
+
+/// What was counted. Sectors stand against the least possible; counts of instructions are for each element.
+pub(crate) fn counts(rows: &[Row]) -> String {
+    let heads = [
+        "tier",
+        "dtype",
+        "N",
+        "C",
+        "aligned",
+        "launches",
+        "sectors\n/ least",
+        "requests\n/ least",
+        "lane instr.\n/ element",
+        "wavefronts\n/ row",
+        "barriers\n/ row",
+        "shuffles\n/ row",
+        "registers",
+        "spills",
+        "shared\nbytes",
+        "occupancy\nsm_90 (%)",
+        "unfused\nlaunches",
+        "unfused sectors\n/ least",
+    ]
+    .map(str::to_owned);
+    table(
+        &heads,
+        rows.iter().map(|row| {
+            let a_row = |count: u64| format!("{:.1}", count as f64 / row.n as f64);
+            vec![
+                row.tier.into(),
+                row.dtype.into(),
+                row.n.to_string(),
+                row.c.to_string(),
+                if row.aligned { "yes" } else { "no" }.into(),
+                row.launches.to_string(),
+                format!("{:.3}", row.against_least(row.distinct_sectors)),
+                format!("{:.3}", row.against_least(row.sector_requests)),
+                format!("{:.2}", row.lane_instructions_per_element),
+                a_row(row.shared_wavefronts),
+                a_row(row.barriers),
+                a_row(row.shuffles),
+                row.registers.to_string(),
+                row.spill_bytes.to_string(),
+                row.shared_bytes.to_string(),
+                format!("{:.0}", 100.0 * row.occupancy),
+                row.unfused_launches.to_string(),
+                format!("{:.2}", row.against_least(row.unfused_sectors)),
+            ]
+        }),
+    )
+}
+
+/// The model's times of the aligned cases, scaled to one size; an `i` marks those that instructions bind.
+pub(crate) fn model(rows: &[Row]) -> String {
+    let heads: Vec<String> = ["dtype", "C"].map(str::to_owned).into_iter().chain(GPUS.map(microseconds_on)).collect();
+    let aligned = rows.iter().filter(|row| row.aligned);
+    let table = table(
+        &heads,
+        aligned.map(|row| {
+            let work = row.work_an_element().scaled(MODELLED);
+            let times = GPUS.map(|gpu| {
+                let mark = if gpu.is_bound_by_issue(work) { " i" } else { "  " };
+                format!("{:.0}{mark}", 1e6 * gpu.seconds(work))
+            });
+            [row.dtype.to_owned(), row.c.to_string()].into_iter().chain(times).collect()
+        }),
+    );
+    format!(
+        "Model, not a measurement: microseconds for 2^26 elements, max(bytes / DRAM bandwidth, warp instructions / issue \
+         rate); i: instructions bind.\n{table}"
+    )
+}
+
+fn microseconds_on(gpu: Gpu) -> String {
+    format!("{} (µs)", gpu.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::tests::row;
+
+    #[test]
+    fn sectors_stand_against_the_least() {
+        let text = counts(&[row()]);
+        for expected in ["1.010", "1.200", "12.00", "5.00", " 75 ", " no "] {
+            assert!(text.contains(expected), "{expected} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn modelled_times_are_called_a_model() {
+        let aligned = Row { aligned: true, ..row() };
+        let text = model(&[row(), aligned]);
+        assert!(text.starts_with("Model, not a measurement"));
+        assert_eq!(text.matches("bf16").count(), 1, "unaligned cases are left out");
+        // 4.04 bytes an element over 3.35 TB/s, the H100's bandwidth.
+        assert!(text.contains(" 81   "), "{text}");
+    }
+}
