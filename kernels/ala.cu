@@ -29,9 +29,11 @@
 #define ROW(group, elements, threads, type, T, map, Map) \
     KERNEL(ala_row##group##x##elements##_##type##_##map, threads, ala::register_row<T, Map, group, elements>)
 
+// A tile of rows of up to `most` classes.
+#define PACKED(most, type, T, map, Map) \
+    KERNEL(ala_packed_##type##_##map, 128, ala::packed_rows<T, Map, most, 128>)
+
 #define EVERY_MAP(type, T, map, Map)                                                     \
-    KERNEL(ala_packed_##type##_##map, 128, ala::packed_rows<T, Map, 24, 128>)            \
-    ROW(4, 16, 128, type, T, map, Map)                                                   \
     KERNEL(ala_staged_##type##_##map, 512, ala::staged_row<T, Map, 512>)                 \
     KERNEL(ala_streamed_##type##_##map, 512, ala::streamed_row<T, Map, 512>)             \
     KERNEL(ala_unfused_scale_##type##_##map, 256, ala::unfused::scale<T, Map>)           \
@@ -40,9 +42,11 @@
     KERNEL(ala_unfused_loss_##type##_##map, 256, ala::unfused::loss<T, Map>)             \
     KERNEL(ala_unfused_gradient_##type##_##map, 256, ala::unfused::gradient<T, Map>)
 
+// Four lanes a row take as many elements as leave ptxas registers on every architecture.
 #define UNIFORM(type, T, map, Map)      \
     EVERY_MAP(type, T, map, Map)        \
-    /* What leaves ptxas registers on every architecture. */ \
+    PACKED(24, type, T, map, Map)       \
+    ROW(4, 16, 128, type, T, map, Map)  \
     KERNEL(ala_row4_##type##_##map, 128, ala::register_row<T, Map, 4, sizeof(T) == sizeof(float) ? 28 : 32>) \
     ROW(8, 24, 128, type, T, map, Map)  \
     ROW(8, 32, 128, type, T, map, Map)  \
@@ -62,8 +66,10 @@
 // The maps of a lane's own elements take registers too.
 #define PER_CLASS(type, T, map, Map)     \
     EVERY_MAP(type, T, map, Map)         \
-    ROW(8, 16, 128, type, T, map, Map)   \
-    ROW(16, 16, 128, type, T, map, Map)  \
+    PACKED(16, type, T, map, Map)        \
+    ROW(8, 8, 128, type, T, map, Map)    \
+    ROW(16, 8, 128, type, T, map, Map)   \
+    ROW(32, 8, 128, type, T, map, Map)   \
     ROW(32, 16, 128, type, T, map, Map)  \
     ROW(64, 16, 64, type, T, map, Map)   \
     ROW(128, 16, 128, type, T, map, Map) \

@@ -1,4 +1,4 @@
-// A row in the registers of a group of lanes, from 8 lanes of a warp to a whole block: every logit is read once and
+// A row in the registers of a group of lanes, from 4 lanes of a warp to a whole block: every logit is read once and
 // every gradient written once, 16 bytes a lane. Head and tail of a row that starts off a 16-byte boundary are taken by
 // one access of several lanes each.
 //

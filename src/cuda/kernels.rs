@@ -23,6 +23,10 @@ pub struct Tier {
     pub lanes: u32,
     /// Which rows it takes.
     pub rows: RowsTaken,
+    /// Reductions over lanes, warps or blocks that follow one another between a row's loads and its stores.
+    pub reductions: u32,
+    /// Block barriers between a row's loads and its stores.
+    pub barriers: u32,
 }
 
 /// What a [`Tier`] asks of its rows besides the number of classes.
@@ -38,6 +42,8 @@ pub enum RowsTaken {
     Any,
 }
 
+pub(super) const WARP: u32 = 32;
+
 const fn row(name: &'static str, most: [u32; 2], lanes: u32, threads: u32) -> Tier {
     Tier {
         name,
@@ -46,6 +52,9 @@ const fn row(name: &'static str, most: [u32; 2], lanes: u32, threads: u32) -> Ti
         threads,
         lanes,
         rows: RowsTaken::Counted32,
+        // Maximum, then sum; the maximum is reduced while the exponentials are taken. A block's warps meet once more.
+        reductions: if lanes > WARP { 3 } else { 2 },
+        barriers: if lanes > WARP { 1 } else { 0 },
     }
 }
 
@@ -53,14 +62,18 @@ const fn row(name: &'static str, most: [u32; 2], lanes: u32, threads: u32) -> Ti
 pub const TIERS: &[Tier] = &[
     Tier {
         rows: RowsTaken::Contiguous,
-        ..row("packed", [24, 24], 1, 128)
+        // Every thread has a row of its own; the tile is whole before and after.
+        reductions: 0,
+        barriers: 2,
+        ..row("packed", [24, 16], 1, 128)
     },
-    row("row4x16", [64, 64], 4, 128),
+    row("row4x16", [64, 0], 4, 128),
+    row("row8x8", [0, 64], 8, 128),
     row("row4", [112, 0], 4, 128),
-    row("row8x16", [0, 128], 8, 128),
+    row("row16x8", [0, 128], 16, 128),
     row("row8x24", [192, 0], 8, 128),
+    row("row32x8", [0, 256], 32, 128),
     row("row8x32", [256, 0], 8, 128),
-    row("row16x16", [0, 256], 16, 128),
     row("row16x24", [384, 0], 16, 128),
     row("row16x32", [512, 0], 16, 128),
     row("row32x16", [0, 512], 32, 128),
@@ -80,10 +93,15 @@ pub const TIERS: &[Tier] = &[
     row("row512x32", [16384, 0], 512, 512),
     Tier {
         rows: RowsTaken::Staged,
+        // In each warp, over the warps, and where blocks share the row over them.
+        reductions: 6,
+        barriers: 2,
         ..row("staged", [MOST_CLASSES, MOST_CLASSES], 512, 512)
     },
     Tier {
         rows: RowsTaken::Any,
+        // Maximum and sum together, in each warp and over them.
+        reductions: 2,
         ..row("streamed", [MOST_CLASSES, MOST_CLASSES], 512, 512)
     },
 ];

@@ -8,8 +8,10 @@ use super::abi::{
     ALA_COUNTED, ALA_FOCAL, ALA_HAS_IGNORE, ALA_MOST_BLOCKS, ALA_OUT_OF_PHASE, ALA_REDUCTION_MEAN,
     ALA_REDUCTION_SUM, ALA_UPSTREAM_PER_ROW, ALA_WEIGHTED, AlaParams,
 };
-use super::error::driver;
-use super::kernels::{DeviceShape, Kernel, Kernels, RowsTaken, THREADS, TIERS, Tier};
+use super::error::{CudaError, driver};
+use super::kernels::{
+    DeviceShape, Kernel, Kernels, MOST_CLASSES, RowsTaken, THREADS, TIERS, Tier, WARP,
+};
 use crate::Error;
 use crate::loss::{Loss, Reduction};
 
@@ -149,7 +151,7 @@ pub(super) unsafe fn fused(
         // SAFETY: the caller's promise.
         unsafe { launch(kernels.count, Shape::plain(1), stream, parameters)? };
     }
-    let plan = Plan::of(kernels, parameters, element_bytes);
+    let plan = Plan::of(kernels, parameters, element_bytes)?;
     let phase = match in_phase(parameters, element_bytes) {
         true => 0,
         false => ALA_OUT_OF_PHASE,
@@ -177,7 +179,7 @@ const LEAST_PART_BYTES: u64 = 32 << 10;
 const VECTOR_BYTES: u64 = 16;
 
 impl Plan {
-    fn of(kernels: &Kernels, parameters: &AlaParams, element_bytes: u64) -> Self {
+    fn of(kernels: &Kernels, parameters: &AlaParams, element_bytes: u64) -> Result<Self, Error> {
         let device = kernels.device;
         let (rows, classes) = (parameters.rows, parameters.classes);
         let takes = |tier: &Tier| {
@@ -192,13 +194,15 @@ impl Plan {
                     RowsTaken::Any => true,
                 }
         };
-        let found = TIERS
+        // The last tier takes every row.
+        let (tier, kernel) = TIERS
             .iter()
             .zip(&kernels.tiers)
-            .find_map(|(tier, kernel)| kernel.filter(|_| takes(tier)).map(|kernel| (tier, kernel)));
-        let Some((tier, kernel)) = found else {
-            unreachable!("the last tier takes every row")
-        };
+            .find_map(|(tier, kernel)| kernel.filter(|_| takes(tier)).map(|kernel| (tier, kernel)))
+            .ok_or(CudaError::TooManyClasses {
+                classes: classes as usize,
+                most: MOST_CLASSES,
+            })?;
         let mut plan = Self {
             kernel,
             shape: Shape::of_rows(device, tier, rows),
@@ -213,23 +217,25 @@ impl Plan {
             let useful = vectors * VECTOR_BYTES / LEAST_PART_BYTES;
             let parts = needed.max(idle.min(useful)).clamp(1, most_parts(device));
             let part_vectors = vectors.div_ceil(parts);
-            let resident = u64::from(device.multiprocessors * STAGED_BLOCKS);
-            let at_once = (resident / parts).clamp(1, rows.max(1));
+            let resident = (device.multiprocessors * STAGED_BLOCKS).min(ALA_MOST_BLOCKS);
+            let at_once = (u64::from(resident) / parts).clamp(1, rows.max(1));
             plan.parts = parts as u32;
             plan.part_vectors = part_vectors as u32;
-            plan.shape.blocks = ((at_once * parts) as u32).min(ALA_MOST_BLOCKS);
+            // Whole groups.
+            plan.shape.blocks = (at_once * parts) as u32;
             plan.shape.shared = (part_vectors * VECTOR_BYTES) as u32;
         }
-        plan
+        Ok(plan)
     }
 }
 
 /// Blocks of the staged tier that a multiprocessor holds, by their shared memory and registers.
 const STAGED_BLOCKS: u32 = 2;
 
-/// Blocks that may share a row: half of what the device holds, so that other kernels' blocks can be among them.
+/// Blocks that may share a row. A launch never has more of them waiting than those of one row, so it takes a dozen and
+/// more launches at once before a device could be full of blocks that wait.
 fn most_parts(device: DeviceShape) -> u64 {
-    u64::from(device.multiprocessors).clamp(1, 64)
+    u64::from(device.multiprocessors / 8).clamp(1, 16)
 }
 
 /// Whether 32 bits hold every row, and the last step over them too.
@@ -297,7 +303,6 @@ impl Shape {
     /// Blocks for so many rows: as many as there is work for, up to several waves of the device; at least one, which
     /// also settles a batch without rows. Where rows are few, small blocks spread them over the device.
     fn of_rows(device: DeviceShape, tier: &Tier, rows: u64) -> Self {
-        const WARP: u32 = 32;
         const WAVES: u32 = 2;
         let blocks_of = |threads: u32| rows.div_ceil(u64::from(threads / tier.lanes));
         let mut threads = tier.threads;

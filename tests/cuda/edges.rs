@@ -10,7 +10,7 @@ use crate::problem::{
     self, assert_within, build, gradient_bound, loss_bound, objectives, slope, widen,
 };
 
-/// A class count in each kind of tier: packed, part of a warp, warp, block, streamed.
+/// A class count in each kind of tier: packed, part of a warp, warp, block, staged.
 const CLASSES: [usize; 5] = [3, 60, 300, 1100, 16_500];
 const MODES: [Mode; 2] = [Mode::Fused, Mode::Unfused];
 

@@ -41,20 +41,6 @@ fn no_kernel_spills_or_has_a_stack() {
     }
 }
 
-/// Four blocks of 256 threads an SM: half of what an H100 holds, all that an sm_75 does.
-#[test]
-fn registers_allow_half_occupancy() {
-    for usage in usages() {
-        assert!(
-            usage.registers <= 64,
-            "{} on {}: {} registers",
-            usage.kernel,
-            usage.architecture,
-            usage.registers
-        );
-    }
-}
-
 /// By registers and static shared memory; what a launch adds is in its counts (`counts.rs`).
 #[test]
 fn an_sm_holds_half_its_warps_of_every_fused_kernel() {
@@ -81,10 +67,15 @@ fn an_sm_holds_half_its_warps_of_every_fused_kernel() {
             ));
         }
     }
-    // Three element types, two maps, at least one architecture.
+    // Three element types, at least one architecture.
+    let kernels = TIERS
+        .iter()
+        .flat_map(|tier| [false, true].map(|per_class| tier.most_classes(per_class)))
+        .filter(|&most| most > 0)
+        .count();
     assert!(
-        seen >= 6 * TIERS.len(),
-        "{seen} fused kernels in the report"
+        seen >= 3 * kernels,
+        "{seen} fused kernels in the report, {kernels} in the table"
     );
     assert!(low.is_empty(), "{low:#?}");
 }

@@ -83,6 +83,7 @@ fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
     }
     writeln!(output, "Counted in software (softcuda), registers and occupancy as ptxas has them.")?;
     writeln!(output, "{}", table::counts(&rows))?;
+    writeln!(output, "{}", table::waits(&rows))?;
     writeln!(output, "{}", table::model(&rows))?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The report as text.
 
+use ala_loss::cuda::TIERS;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use crate::model::{GPUS, Gpu};
@@ -68,6 +69,20 @@ pub(crate) fn counts(rows: &[Row]) -> String {
     )
 }
 
+/// What a row waits for in each tier that a case went to: the chain that bounds small batches.
+pub(crate) fn waits(rows: &[Row]) -> String {
+    let heads = ["tier", "lanes\n/ row", "reductions\nin a chain", "barriers\nin a chain"].map(str::to_owned);
+    let tiers = TIERS.iter().filter(|tier| rows.iter().any(|row| row.tier == tier.name));
+    let table = table(
+        &heads,
+        tiers.map(|tier| {
+            let numbers = [tier.lanes, tier.reductions, tier.barriers].map(|number| number.to_string());
+            [tier.name.to_owned()].into_iter().chain(numbers).collect()
+        }),
+    );
+    format!("Between a row's loads and its stores:\n{table}")
+}
+
 /// The model's times of the aligned cases, scaled to one size; an `i` marks those that instructions bind.
 pub(crate) fn model(rows: &[Row]) -> String {
     let heads: Vec<String> = ["dtype", "C"].map(str::to_owned).into_iter().chain(GPUS.map(microseconds_on)).collect();
@@ -104,6 +119,12 @@ mod tests {
         for expected in ["1.010", "1.200", "12.00", "5.00", " 75 ", " no "] {
             assert!(text.contains(expected), "{expected} in\n{text}");
         }
+    }
+
+    #[test]
+    fn only_tiers_that_ran_are_said_to_wait() {
+        let text = waits(&[Row { tier: "packed", ..row() }]);
+        assert!(text.contains("packed") && !text.contains("streamed"), "{text}");
     }
 
     #[test]
