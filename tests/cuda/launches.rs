@@ -5,6 +5,7 @@ use ala_loss::{ClassCounts, Loss, Objective, Reduction};
 use cudarc::driver::sys;
 
 use crate::device::{Mode, Step, device};
+use crate::problem;
 
 fn loss(reduction: Reduction, ignore: bool) -> Loss {
     let counts = ClassCounts::new([100, 30, 10]).expect("valid");
@@ -84,6 +85,40 @@ fn the_unfused_baseline_takes_eight_launches() {
     };
     device.run(&device.bind(&loss(Reduction::Mean, false)), &step);
     assert_eq!(soft.driver_calls("cuLaunchKernel") - before, 8);
+}
+
+/// What blocks tell one another in a launch must not be there for the next: a row shared by blocks would not wait.
+#[test]
+fn a_workspace_serves_launch_after_launch() {
+    let device = device();
+    let stream = &device.stream;
+    let mut rng = fastrand::Rng::with_seed(70);
+    for classes in [10, 1000, 60_000] {
+        let loss = Loss::builder(Objective::ala(), &problem::counts(&mut rng, classes))
+            .build()
+            .expect("valid");
+        let bound = device.bind(&loss);
+        let mut workspace = bound.workspace(stream, 3).expect("a workspace");
+        for _ in 0..3 {
+            let x = problem::logits::<f32>(&mut rng, 3 * classes, 1.0);
+            let y = problem::labels(&mut rng, 3, classes);
+            let (logits, labels) = (device.upload(&x), device.upload(&y));
+            let mut gradient = device.upload(&vec![0.0f32; x.len()]);
+            let outputs = Outputs::new().gradient(&mut gradient);
+            bound
+                .launch(
+                    stream,
+                    Inputs::new(&logits, &labels),
+                    outputs,
+                    &mut workspace,
+                )
+                .expect("launches");
+            let summary = workspace.read(stream).expect("no bad label");
+            let fresh = device.run(&bound, &Step::contiguous(x, y, classes));
+            assert_eq!(summary, fresh.summary.expect("no bad label"));
+            assert_eq!(device.download(&gradient), fresh.gradient, "C={classes}");
+        }
+    }
 }
 
 /// A captured graph replays the step on whatever the buffers hold by then.
