@@ -119,11 +119,10 @@ template <typename T, typename Map, int MOST_CLASSES, int THREADS> __device__ vo
     constexpr int V = WIDTH<T>;
     static_assert(2 * (V - 1) <= WARP, "head and tail are one access each");
     static_assert(MOST_CLASSES % 4 == 0 && THREADS * MOST_CLASSES <= 1 << 12, "Tile's reciprocal is exact");
-    // Logits, then gradients, in f32.
-    __shared__ __align__(16) float tile[THREADS * (MOST_CLASSES + 1) + 8];
+    // Logits, then gradients, in f32; in the end each thread's totals. The host knows how large.
+    extern __shared__ __align__(16) float tile[];
     const Map map(p);
     const uint32_t classes = p.classes;
-    static_assert(sizeof(AlaTotals) <= MOST_CLASSES * sizeof(float), "the tile holds each thread's totals in the end");
     AlaTotals mine = no_rows();
     // 32 bits hold every row (the host sees to it).
     const uint32_t all_rows = static_cast<uint32_t>(p.rows);

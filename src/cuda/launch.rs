@@ -6,7 +6,7 @@ use cudarc::driver::{result, sys};
 
 use super::abi::{
     ALA_COUNTED, ALA_FOCAL, ALA_HAS_IGNORE, ALA_MOST_BLOCKS, ALA_OUT_OF_PHASE, ALA_REDUCTION_MEAN,
-    ALA_REDUCTION_SUM, ALA_UPSTREAM_PER_ROW, ALA_WEIGHTED, AlaParams,
+    ALA_REDUCTION_SUM, ALA_UPSTREAM_PER_ROW, ALA_WEIGHTED, AlaParams, AlaTotals,
 };
 use super::error::{CudaError, driver};
 use super::kernels::{
@@ -209,6 +209,9 @@ impl Plan {
             parts: 1,
             part_vectors: 0,
         };
+        if tier.rows == RowsTaken::Contiguous {
+            plan.shape.shared = tile_bytes(plan.shape.threads, classes);
+        }
         if tier.rows == RowsTaken::Staged {
             let vectors = (u64::from(classes) * element_bytes / VECTOR_BYTES).max(1);
             let needed = vectors.div_ceil(u64::from(device.stage_bytes) / VECTOR_BYTES);
@@ -227,6 +230,13 @@ impl Plan {
         }
         Ok(plan)
     }
+}
+
+/// Shared memory of a tile of packed rows, one a thread: `f32`, rows a word apart, room to align the first; or at least
+/// the threads' totals.
+fn tile_bytes(threads: u32, classes: u32) -> u32 {
+    let rows = threads * (classes + 1) * size_of::<f32>() as u32 + 32;
+    rows.max(threads * size_of::<AlaTotals>() as u32)
 }
 
 /// Blocks of the staged tier that a multiprocessor holds, by their shared memory and registers.

@@ -157,7 +157,7 @@ fn a_step_can_be_captured_into_a_graph() {
         graph.launch().expect("replays");
         let summary = workspace.read(stream).expect("no bad label");
         let cpu = bound.loss().cpu(rows, labels).expect("valid");
-        assert!((summary.loss - cpu.loss).abs() <= crate::problem::loss_bound(cpu.loss));
+        assert!((summary.loss - cpu.loss).abs() <= problem::loss_bound(cpu.loss));
         assert_eq!(summary.counted_rows, cpu.counted_rows);
         for (got, exact) in device.download(&gradient).iter().zip(&cpu.gradient) {
             assert!((got - exact).abs() <= 1e-5 * exact.abs() + 1e-5);
