@@ -1,0 +1,167 @@
+//! The affine maps of the row table in units of log2, as lanes read them.
+
+use std::f64::consts::{LN_2, LOG2_E};
+
+use super::arch::{Isa, MOST_LANES};
+use super::lane::Float;
+use super::lanes::{lanes, load};
+use crate::table::Others;
+
+/// How logits off the target become exponents. `j` is the class of the first lane.
+///
+/// A *height* is what a row's maximum is taken of; exponents are relative to it.
+pub(super) trait Map<R: Float>: Copy + Send + Sync {
+    fn height<I: Isa, const L: usize>(self, isa: I, j: usize, x: [R; L]) -> [R; L];
+
+    /// `log2(e) (z - m)` for logits `x`, where `m` is the shift at height `top`. `-infinity` gives it or a number so low
+    /// that its power is 0.
+    fn exponents<I: Isa, const L: usize>(self, isa: I, j: usize, x: [R; L], top: R) -> [R; L];
+
+    /// `e` times what of the slope differs between classes.
+    fn weigh<const L: usize>(self, j: usize, e: [R; L]) -> [R; L];
+
+    /// What of the slope is the same for all classes.
+    fn slope(self) -> f64;
+
+    /// `m` of the row's formulas at height `top`.
+    fn shift(self, top: R) -> f64;
+}
+
+/// One slope for all and no offsets: the height is the logit itself.
+///
+/// The maximum is subtracted before the slope is applied: exact near the maximum, whatever the logits' common offset and
+/// though the slope be rounded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Uniform<R> {
+    slope: f64,
+    slope_log2: R,
+}
+
+impl<R: Float> Uniform<R> {
+    pub(super) fn new(slope: f64) -> Self {
+        Self {
+            slope,
+            slope_log2: R::round(slope * LOG2_E),
+        }
+    }
+}
+
+impl<R: Float> Map<R> for Uniform<R> {
+    #[inline(always)]
+    fn height<I: Isa, const L: usize>(self, _: I, _: usize, x: [R; L]) -> [R; L] {
+        x
+    }
+
+    #[inline(always)]
+    fn exponents<I: Isa, const L: usize>(self, _: I, _: usize, x: [R; L], top: R) -> [R; L] {
+        lanes(|i| (x[i] - top) * self.slope_log2)
+    }
+
+    #[inline(always)]
+    fn weigh<const L: usize>(self, _: usize, e: [R; L]) -> [R; L] {
+        e
+    }
+
+    #[inline(always)]
+    fn slope(self) -> f64 {
+        self.slope
+    }
+
+    #[inline(always)]
+    fn shift(self, top: R) -> f64 {
+        self.slope * top.widen()
+    }
+}
+
+/// A slope and an offset for each class, padded to be read in whole vectors.
+#[derive(Debug, Clone)]
+pub struct Columns<R> {
+    slopes: Vec<R>,
+    /// What rounding took from the slopes: with large logits it matters.
+    slope_rests: Vec<R>,
+    biases: Vec<R>,
+}
+
+impl<R: Float> Columns<R> {
+    fn new(others: &Others) -> Self {
+        let maps = match others {
+            Others::Uniform { .. } => &[][..],
+            Others::PerClass(maps) => maps,
+        };
+        let column = |value: &dyn Fn(f64, f64) -> f64| {
+            let values = maps.iter().map(|map| R::round(value(map.slope, map.bias)));
+            values.chain([R::default(); MOST_LANES]).collect()
+        };
+        Self {
+            slopes: column(&|slope, _| slope * LOG2_E),
+            // As one multiply-add, to have what the product's own rounding took as well.
+            slope_rests: column(&|slope, _| {
+                slope.mul_add(LOG2_E, -R::round(slope * LOG2_E).widen())
+            }),
+            biases: column(&|_, bias| bias * LOG2_E),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct PerClass<'a, R>(pub(super) &'a Columns<R>);
+
+impl<R: Float> Map<R> for PerClass<'_, R> {
+    #[inline(always)]
+    fn height<I: Isa, const L: usize>(self, isa: I, j: usize, x: [R; L]) -> [R; L] {
+        let slopes: [R; L] = load(&self.0.slopes, j);
+        let biases: [R; L] = load(&self.0.biases, j);
+        lanes(|i| slopes[i].times_plus(isa, x[i], biases[i]))
+    }
+
+    #[inline(always)]
+    fn exponents<I: Isa, const L: usize>(self, isa: I, j: usize, x: [R; L], top: R) -> [R; L] {
+        let slopes: [R; L] = load(&self.0.slopes, j);
+        let rests: [R; L] = load(&self.0.slope_rests, j);
+        let biases: [R; L] = load(&self.0.biases, j);
+        lanes(|i| {
+            // A rest may be negative or 0, and must not turn -infinity over. A NaN passes.
+            let x = if R::LOWEST > x[i] { R::LOWEST } else { x[i] };
+            if I::FUSED {
+                let high = slopes[i].times_plus(isa, x, R::default() - top);
+                high + rests[i].times_plus(isa, x, biases[i])
+            } else {
+                // The product is exact only in f64, and the difference is small where it counts.
+                let slope = slopes[i].widen() + rests[i].widen();
+                R::round(slope * x.widen() - top.widen() + biases[i].widen())
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn weigh<const L: usize>(self, j: usize, e: [R; L]) -> [R; L] {
+        let slopes: [R; L] = load(&self.0.slopes, j);
+        lanes(|i| e[i] * slopes[i])
+    }
+
+    #[inline(always)]
+    fn slope(self) -> f64 {
+        LN_2
+    }
+
+    #[inline(always)]
+    fn shift(self, top: R) -> f64 {
+        top.widen() * LN_2
+    }
+}
+
+/// The columns of a table in both precisions; empty where one slope serves all.
+#[derive(Debug, Clone)]
+pub struct LaneTable {
+    pub(super) single: Columns<f32>,
+    pub(super) double: Columns<f64>,
+}
+
+impl LaneTable {
+    pub(crate) fn new(others: &Others) -> Self {
+        Self {
+            single: Columns::new(others),
+            double: Columns::new(others),
+        }
+    }
+}
