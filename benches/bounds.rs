@@ -131,10 +131,7 @@ fn types(rows: usize, classes: usize) {
 fn odd(rows: usize, odd: usize, even: usize, bound: f64) {
     let mut a = Batch::<f32>::new(rows, odd);
     let mut b = Batch::<f32>::new(rows, even);
-    let [a, b] = medians(
-        rounds(rows * odd),
-        [&mut || a.fused(), &mut || b.fused()],
-    );
+    let [a, b] = medians(rounds(rows * odd), [&mut || a.fused(), &mut || b.fused()]);
     let (a, b) = (per_element(a, rows * odd), per_element(b, rows * even));
     println!(
         "C = {odd}: {a:.0} ps/element, C = {even}: {b:.0}: {:.3} x, bound {bound}",

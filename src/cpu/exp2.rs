@@ -6,33 +6,31 @@
 //! more among the subnormal numbers; 0 below those that it reaches, at `-infinity` too. A NaN and `+infinity` give NaN: the latter only
 //! arises in a row that has no softmax. Checked for every `f32` by the test below.
 
-use super::arch::Isa;
-use super::lane::Float;
+use super::arch::{Isa, Vector};
 
 macro_rules! exp2 {
-    ($float:ident, bias: $bias:literal, fraction_bits: $bits:literal, $coefficients:expr) => {
+    ($float:ident, $vector:ident, bias: $bias:literal, fraction_bits: $bits:literal, $coefficients:expr) => {
         #[inline(always)]
-        pub(super) fn $float<I: Isa>(isa: I, x: $float) -> $float {
-            // The least number of spacing 1, halfway to the next power, so that negative n do not borrow from it.
-            const SHIFTER: $float = (3u64 << ($bits - 1)) as $float + $bias;
-            // At this n the shifted bits are 0, and so is the power.
-            const LEAST: $float = -$bias;
-            // In this order a NaN passes.
-            let x = if LEAST > x { LEAST } else { x };
-            let shifted = x + SHIFTER;
-            let f = x - (shifted - SHIFTER);
-            let power = $float::from_bits(shifted.to_bits() << $bits);
-            let [mut polynomial, lower @ ..] = $coefficients;
+        pub(super) fn $float<I: Isa>(isa: I, x: I::$vector) -> I::$vector {
+            let all = |x| I::$vector::splat(isa, x);
+            // Of spacing 1, and halfway to the next power, so that a negative n does not change the spacing.
+            let shifter = all((3u64 << ($bits - 1)) as $float + $bias);
+            // At this n the shifted bits are 0, and so is the power. In this order a NaN passes.
+            let x = all(-$bias).or_higher(x);
+            let shifted = x.plus(shifter);
+            let f = x.minus(shifted.minus(shifter));
+            let [highest, lower @ ..] = $coefficients;
+            let mut polynomial = all(highest);
             for coefficient in lower {
-                polynomial = f.times_plus(isa, polynomial, coefficient);
+                polynomial = polynomial.times_plus(f, all(coefficient));
             }
-            polynomial * power
+            polynomial.times(shifted.low_bits_to_exponent())
         }
     };
 }
 
 // Minimax on [-1/2, 1/2] in units of the last place, the constant held at 1 (Remez, then rounded).
-exp2!(f32, bias: 127.0, fraction_bits: 23, [
+exp2!(f32, Single, bias: 127.0, fraction_bits: 23, [
     0.001_322_570_7,
     0.009_671_763,
     0.055_508_92,
@@ -42,7 +40,7 @@ exp2!(f32, bias: 127.0, fraction_bits: 23, [
 ]);
 
 // Interpolated at Chebyshev points: 8.5e-18 of the value.
-exp2!(f64, bias: 1023.0, fraction_bits: 52, [
+exp2!(f64, Double, bias: 1023.0, fraction_bits: 52, [
     4.454_960_598_186_518e-10,
     7.072_585_949_269_224e-9,
     1.017_806_244_584_577_4e-7,

@@ -11,7 +11,11 @@ pub(super) fn widen_f16<const L: usize>(x: [f16; L]) -> [f32; L] {
         // The exponents' biases differ by 112. As a product this holds for subnormal numbers too.
         let finite = (f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23)).to_bits();
         let infinite = magnitude | 0x7F80_0000;
-        let magnitude = if magnitude >= 0x0F80_0000 { infinite } else { finite };
+        let magnitude = if magnitude >= 0x0F80_0000 {
+            infinite
+        } else {
+            finite
+        };
         *wide = f32::from_bits(magnitude | (bits & 0x8000) << 16);
     }
     wide
@@ -25,13 +29,27 @@ pub(super) fn narrow_f16<const L: usize>(x: [f32; L]) -> [f16; L] {
         let bits = x.to_bits();
         let magnitude = bits & 0x7FFF_FFFF;
         // A 1/2 has the spacing of f16's subnormal numbers: adding it rounds to them.
-        let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0x3F00_0000);
+        let subnormal = (f32::from_bits(magnitude) + 0.5)
+            .to_bits()
+            .wrapping_sub(0x3F00_0000);
         let odd = magnitude >> 13 & 1;
         let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xFFF + odd) >> 13;
-        let finite = if magnitude < 0x3880_0000 { subnormal } else { normal };
+        let finite = if magnitude < 0x3880_0000 {
+            subnormal
+        } else {
+            normal
+        };
         // From 65520 on the nearest number is infinite.
-        let large = if magnitude > 0x7F80_0000 { 0x7E00 } else { 0x7C00 };
-        let magnitude = if magnitude >= 0x477F_F000 { large } else { finite };
+        let large = if magnitude > 0x7F80_0000 {
+            0x7E00
+        } else {
+            0x7C00
+        };
+        let magnitude = if magnitude >= 0x477F_F000 {
+            large
+        } else {
+            finite
+        };
         *narrow = f16::from_bits((magnitude | bits >> 16 & 0x8000) as u16);
     }
     narrow

@@ -1,11 +1,8 @@
 //! The numbers in a lane: what each element type is computed in, and its arithmetic.
 
-use std::ops::{Add, Mul, Sub};
-
 use half::{bf16, f16};
 
-use super::arch::{Isa, MOST_LANES, Scratch};
-use super::half_bits;
+use super::arch::{Isa, MOST_LANES, Scratch, Vector};
 use super::map::{Columns, LaneTable};
 
 /// Rows of at most so many classes keep their exponentials between the sum and the gradient; they stay in the cache
@@ -17,15 +14,7 @@ pub type KeptExponentials<R> = Scratch<R, { KEPT + MOST_LANES }>;
 
 /// What a row is computed in: `f32`, or `f64` for `f64` logits.
 pub trait Float:
-    Copy
-    + Default
-    + PartialOrd
-    + Send
-    + Sync
-    + Add<Output = Self>
-    + Sub<Output = Self>
-    + Mul<Output = Self>
-    + 'static
+    Copy + Default + PartialOrd + Send + Sync + std::ops::Neg<Output = Self> + 'static
 {
     const NEG_INFINITY: Self;
     /// The lowest finite number.
@@ -34,27 +23,30 @@ pub trait Float:
     fn widen(self) -> f64;
     fn round(value: f64) -> Self;
 
-    /// `self * a + b`, with one rounding where that is an instruction.
-    fn times_plus<I: Isa>(self, isa: I, a: Self, b: Self) -> Self;
+    type Vector<I: Isa>: Vector<I, Self>;
 
     fn columns(table: &LaneTable) -> &Columns<Self>;
 
-    /// `2^self`; see [`exp2`](super::exp2).
-    fn exp2<I: Isa>(self, isa: I) -> Self;
+    /// `2^x`; see [`exp2`](super::exp2).
+    fn exp2<I: Isa>(isa: I, x: Self::Vector<I>) -> Self::Vector<I>;
 }
 
 /// An element type in lanes.
 pub trait Lane: Copy + Send + Sync + 'static {
     type Wide: Float;
 
-    fn widen_lanes<I: Isa, const L: usize>(isa: I, x: [Self; L]) -> [Self::Wide; L];
+    fn widen_lanes<I: Isa, const L: usize>(isa: I, x: [Self; L]) -> VectorOf<I, Self>;
     /// Rounds to nearest, ties to even.
-    fn narrow_lanes<I: Isa, const L: usize>(isa: I, x: [Self::Wide; L]) -> [Self; L];
+    fn narrow_lanes<I: Isa, const L: usize>(isa: I, x: VectorOf<I, Self>) -> [Self; L];
 }
 
+/// What the lanes of an element type are computed in.
+pub(super) type VectorOf<I, T> = <<T as Lane>::Wide as Float>::Vector<I>;
+
 macro_rules! float {
-    ($type:ident, $columns:ident) => {
+    ($type:ident, $vector:ident, $columns:ident) => {
         impl Float for $type {
+            type Vector<I: Isa> = I::$vector;
             const NEG_INFINITY: Self = $type::NEG_INFINITY;
             const LOWEST: Self = $type::MIN;
 
@@ -68,22 +60,13 @@ macro_rules! float {
                 value as $type
             }
 
-            #[inline(always)]
-            fn times_plus<I: Isa>(self, _: I, a: Self, b: Self) -> Self {
-                if I::FUSED {
-                    self.mul_add(a, b)
-                } else {
-                    self * a + b
-                }
-            }
-
             fn columns(table: &LaneTable) -> &Columns<Self> {
                 &table.$columns
             }
 
             #[inline(always)]
-            fn exp2<I: Isa>(self, isa: I) -> Self {
-                super::exp2::$type(isa, self)
+            fn exp2<I: Isa>(isa: I, x: I::$vector) -> I::$vector {
+                super::exp2::$type(isa, x)
             }
         }
 
@@ -91,44 +74,36 @@ macro_rules! float {
             type Wide = $type;
 
             #[inline(always)]
-            fn widen_lanes<I: Isa, const L: usize>(_: I, x: [Self; L]) -> [Self; L] {
-                x
+            fn widen_lanes<I: Isa, const L: usize>(isa: I, x: [Self; L]) -> I::$vector {
+                I::$vector::load(isa, x)
             }
 
             #[inline(always)]
-            fn narrow_lanes<I: Isa, const L: usize>(_: I, x: [Self; L]) -> [Self; L] {
-                x
+            fn narrow_lanes<I: Isa, const L: usize>(_: I, x: I::$vector) -> [Self; L] {
+                x.store()
             }
         }
     };
 }
-float!(f32, single);
-float!(f64, double);
+float!(f32, Single, single);
+float!(f64, Double, double);
 
-impl Lane for f16 {
-    type Wide = f32;
+macro_rules! half {
+    ($type:ident, $widen:ident, $narrow:ident) => {
+        impl Lane for $type {
+            type Wide = f32;
 
-    #[inline(always)]
-    fn widen_lanes<I: Isa, const L: usize>(isa: I, x: [Self; L]) -> [f32; L] {
-        isa.widen_f16(x)
-    }
+            #[inline(always)]
+            fn widen_lanes<I: Isa, const L: usize>(isa: I, x: [Self; L]) -> I::Single {
+                isa.$widen(x)
+            }
 
-    #[inline(always)]
-    fn narrow_lanes<I: Isa, const L: usize>(isa: I, x: [f32; L]) -> [Self; L] {
-        isa.narrow_f16(x)
-    }
+            #[inline(always)]
+            fn narrow_lanes<I: Isa, const L: usize>(isa: I, x: I::Single) -> [Self; L] {
+                isa.$narrow(x)
+            }
+        }
+    };
 }
-
-impl Lane for bf16 {
-    type Wide = f32;
-
-    #[inline(always)]
-    fn widen_lanes<I: Isa, const L: usize>(_: I, x: [Self; L]) -> [f32; L] {
-        half_bits::widen_bf16(x)
-    }
-
-    #[inline(always)]
-    fn narrow_lanes<I: Isa, const L: usize>(_: I, x: [f32; L]) -> [Self; L] {
-        half_bits::narrow_bf16(x)
-    }
-}
+half!(f16, widen_f16, narrow_f16);
+half!(bf16, widen_bf16, narrow_bf16);

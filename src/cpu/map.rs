@@ -2,23 +2,28 @@
 
 use std::f64::consts::{LN_2, LOG2_E};
 
-use super::arch::{Isa, MOST_LANES};
+use super::arch::{Isa, MOST_LANES, Vector};
 use super::lane::Float;
-use super::lanes::{lanes, load};
 use crate::table::Others;
 
 /// How logits off the target become exponents. `j` is the class of the first lane.
 ///
 /// A *height* is what a row's maximum is taken of; exponents are relative to it.
 pub(super) trait Map<R: Float>: Copy + Send + Sync {
-    fn height<I: Isa, const L: usize>(self, isa: I, j: usize, x: [R; L]) -> [R; L];
+    fn height<I: Isa, const L: usize>(self, isa: I, j: usize, x: R::Vector<I>) -> R::Vector<I>;
 
     /// `log2(e) (z - m)` for logits `x`, where `m` is the shift at height `top`. `-infinity` gives it or a number so low
     /// that its power is 0.
-    fn exponents<I: Isa, const L: usize>(self, isa: I, j: usize, x: [R; L], top: R) -> [R; L];
+    fn exponents<I: Isa, const L: usize>(
+        self,
+        isa: I,
+        j: usize,
+        x: R::Vector<I>,
+        top: R,
+    ) -> R::Vector<I>;
 
     /// `e` times what of the slope differs between classes.
-    fn weigh<const L: usize>(self, j: usize, e: [R; L]) -> [R; L];
+    fn weigh<I: Isa, const L: usize>(self, isa: I, j: usize, e: R::Vector<I>) -> R::Vector<I>;
 
     /// What of the slope is the same for all classes.
     fn slope(self) -> f64;
@@ -48,17 +53,24 @@ impl<R: Float> Uniform<R> {
 
 impl<R: Float> Map<R> for Uniform<R> {
     #[inline(always)]
-    fn height<I: Isa, const L: usize>(self, _: I, _: usize, x: [R; L]) -> [R; L] {
+    fn height<I: Isa, const L: usize>(self, _: I, _: usize, x: R::Vector<I>) -> R::Vector<I> {
         x
     }
 
     #[inline(always)]
-    fn exponents<I: Isa, const L: usize>(self, _: I, _: usize, x: [R; L], top: R) -> [R; L] {
-        lanes(|i| (x[i] - top) * self.slope_log2)
+    fn exponents<I: Isa, const L: usize>(
+        self,
+        isa: I,
+        _: usize,
+        x: R::Vector<I>,
+        top: R,
+    ) -> R::Vector<I> {
+        let all = |x| R::Vector::splat(isa, x);
+        x.minus(all(top)).times(all(self.slope_log2))
     }
 
     #[inline(always)]
-    fn weigh<const L: usize>(self, _: usize, e: [R; L]) -> [R; L] {
+    fn weigh<I: Isa, const L: usize>(self, _: I, _: usize, e: R::Vector<I>) -> R::Vector<I> {
         e
     }
 
@@ -108,35 +120,48 @@ pub(super) struct PerClass<'a, R>(pub(super) &'a Columns<R>);
 
 impl<R: Float> Map<R> for PerClass<'_, R> {
     #[inline(always)]
-    fn height<I: Isa, const L: usize>(self, isa: I, j: usize, x: [R; L]) -> [R; L] {
-        let slopes: [R; L] = load(&self.0.slopes, j);
-        let biases: [R; L] = load(&self.0.biases, j);
-        lanes(|i| slopes[i].times_plus(isa, x[i], biases[i]))
+    fn height<I: Isa, const L: usize>(self, isa: I, j: usize, x: R::Vector<I>) -> R::Vector<I> {
+        let Columns { slopes, biases, .. } = self.0;
+        x.times_plus(
+            column::<_, _, L>(isa, slopes, j),
+            column::<_, _, L>(isa, biases, j),
+        )
     }
 
     #[inline(always)]
-    fn exponents<I: Isa, const L: usize>(self, isa: I, j: usize, x: [R; L], top: R) -> [R; L] {
-        let slopes: [R; L] = load(&self.0.slopes, j);
-        let rests: [R; L] = load(&self.0.slope_rests, j);
-        let biases: [R; L] = load(&self.0.biases, j);
-        lanes(|i| {
-            // A rest may be negative or 0, and must not turn -infinity over. A NaN passes.
-            let x = if R::LOWEST > x[i] { R::LOWEST } else { x[i] };
-            if I::FUSED {
-                let high = slopes[i].times_plus(isa, x, R::default() - top);
-                high + rests[i].times_plus(isa, x, biases[i])
-            } else {
-                // The product is exact only in f64, and the difference is small where it counts.
-                let slope = slopes[i].widen() + rests[i].widen();
-                R::round(slope * x.widen() - top.widen() + biases[i].widen())
-            }
-        })
+    fn exponents<I: Isa, const L: usize>(
+        self,
+        isa: I,
+        j: usize,
+        x: R::Vector<I>,
+        top: R,
+    ) -> R::Vector<I> {
+        let all = |x| R::Vector::splat(isa, x);
+        // A rest may be negative or 0, and must not turn -infinity over. A NaN passes.
+        let x = all(R::LOWEST).or_higher(x);
+        let Columns {
+            slopes,
+            slope_rests,
+            biases,
+        } = self.0;
+        if I::FUSED {
+            let rests = column::<_, _, L>(isa, slope_rests, j);
+            let rest = x.times_plus(rests, column::<_, _, L>(isa, biases, j));
+            let below_top = x.times_plus(column::<_, _, L>(isa, slopes, j), all(-top));
+            return below_top.plus(rest);
+        }
+        // A product of f32 is exact only in f64, and the difference is small where it counts.
+        let mut x: [R; L] = x.store();
+        for (i, x) in x.iter_mut().enumerate() {
+            let slope = slopes[j + i].widen() + slope_rests[j + i].widen();
+            *x = R::round(slope * x.widen() - top.widen() + biases[j + i].widen());
+        }
+        R::Vector::load(isa, x)
     }
 
     #[inline(always)]
-    fn weigh<const L: usize>(self, j: usize, e: [R; L]) -> [R; L] {
-        let slopes: [R; L] = load(&self.0.slopes, j);
-        lanes(|i| e[i] * slopes[i])
+    fn weigh<I: Isa, const L: usize>(self, isa: I, j: usize, e: R::Vector<I>) -> R::Vector<I> {
+        e.times(column::<_, _, L>(isa, &self.0.slopes, j))
     }
 
     #[inline(always)]
@@ -148,6 +173,11 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
     fn shift(self, top: R) -> f64 {
         top.widen() * LN_2
     }
+}
+
+#[inline(always)]
+fn column<I: Isa, R: Float, const L: usize>(isa: I, column: &[R], j: usize) -> R::Vector<I> {
+    R::Vector::load(isa, *column[j..].first_chunk::<L>().expect("padded"))
 }
 
 /// The columns of a table in both precisions; empty where one slope serves all.

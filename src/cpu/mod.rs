@@ -4,7 +4,6 @@ mod arch;
 mod exp2;
 mod half_bits;
 mod lane;
-mod lanes;
 mod map;
 mod row;
 mod sweep;
@@ -18,8 +17,8 @@ use crate::outcome::{Options, Outcome, Outputs, Summary, Upstream};
 use crate::shape::{check_length, check_rows};
 use crate::table::{Others, RowTable};
 pub use arch::CpuInstance;
-use lane::{Float, KEPT, KeptExponentials};
 pub use lane::Lane;
+use lane::{Float, KEPT, KeptExponentials};
 pub(crate) use map::LaneTable;
 use map::{Map, PerClass, Uniform};
 use row::Row;
@@ -426,7 +425,14 @@ impl Walk<'_> {
             Matrix::Read { .. } => None,
             _ => Some(kept.zeroed(self.table.classes() + arch::MOST_LANES)),
         };
-        self.each_row(rows, &mut KeptRow { walk: self, map, kept })
+        self.each_row(
+            rows,
+            &mut KeptRow {
+                walk: self,
+                map,
+                kept,
+            },
+        )
     }
 
     fn each_row<T: Element, L: Label>(
@@ -485,7 +491,14 @@ trait Solver<T: Element> {
     fn shift(&self, top: T::Wide) -> f64;
     /// Writes the gradient off the target; `x` is `None` where the logits are what is written over, and `ahead` is where
     /// the next row begins.
-    fn write(&mut self, x: Option<&[T]>, gradient: &mut [T], top: T::Wide, scale: f64, ahead: *const T);
+    fn write(
+        &mut self,
+        x: Option<&[T]>,
+        gradient: &mut [T],
+        top: T::Wide,
+        scale: f64,
+        ahead: *const T,
+    );
 }
 
 /// A gradient's factor, rounded. What is finite stays so: times a power of 0 it must be 0.
@@ -518,7 +531,14 @@ impl<T: Element, M: Map<T::Wide>> Solver<T> for KeptRow<'_, M, T::Wide> {
         self.map.shift(top)
     }
 
-    fn write(&mut self, _: Option<&[T]>, gradient: &mut [T], _: T::Wide, scale: f64, ahead: *const T) {
+    fn write(
+        &mut self,
+        _: Option<&[T]>,
+        gradient: &mut [T],
+        _: T::Wide,
+        scale: f64,
+        ahead: *const T,
+    ) {
         self.walk.instance.run(WriteKept {
             map: self.map,
             kept: self.kept.as_deref().unwrap_or_default(),
@@ -542,15 +562,28 @@ impl<M> LongRow<'_, M> {
         (len > LEAF_COLUMNS).then(|| (len / 2).next_multiple_of(BLOCK))
     }
 
-    fn sum_columns<T: Element>(&self, x: &[T], columns: Range<usize>, target: usize) -> Partial<T::Wide>
+    fn sum_columns<T: Element>(
+        &self,
+        x: &[T],
+        columns: Range<usize>,
+        target: usize,
+    ) -> Partial<T::Wide>
     where
         M: Map<T::Wide> + Sync,
     {
         let map = self.map;
         let Some(cut) = Self::cut(columns.len()) else {
-            return self.walk.instance.run(SumBlocks { map, x, columns, target });
+            return self.walk.instance.run(SumBlocks {
+                map,
+                x,
+                columns,
+                target,
+            });
         };
-        let (low, high) = (columns.start..columns.start + cut, columns.start + cut..columns.end);
+        let (low, high) = (
+            columns.start..columns.start + cut,
+            columns.start + cut..columns.end,
+        );
         let (a, b) = self.walk.both(
             || self.sum_columns(x, low, target),
             || self.sum_columns(x, high, target),
@@ -566,7 +599,8 @@ impl<M> LongRow<'_, M> {
             return self.walk.instance.run(write);
         };
         let (low, high) = write.split_at(cut);
-        self.walk.both(|| self.write_columns(low), || self.write_columns(high));
+        self.walk
+            .both(|| self.write_columns(low), || self.write_columns(high));
     }
 }
 
@@ -579,7 +613,14 @@ impl<T: Element, M: Map<T::Wide>> Solver<T> for LongRow<'_, M> {
         self.map.shift(top)
     }
 
-    fn write(&mut self, x: Option<&[T]>, gradient: &mut [T], top: T::Wide, scale: f64, _: *const T) {
+    fn write(
+        &mut self,
+        x: Option<&[T]>,
+        gradient: &mut [T],
+        top: T::Wide,
+        scale: f64,
+        _: *const T,
+    ) {
         self.write_columns(WriteAgain {
             map: self.map,
             first_class: 0,

@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use super::arch::{Isa, Kernel};
-use super::lane::{Float, Lane};
-use super::lanes::{lanes, load};
+use super::arch::{Isa, Kernel, Vector};
+use super::lane::{Float, Lane, VectorOf};
 use super::map::Map;
 
 /// So many columns are added in lanes before the lanes are added up in `f64`: with 8 lanes a sum of 128 `f32`, whose
@@ -48,55 +47,72 @@ fn higher<R: Float>(a: R, b: R) -> R {
 }
 
 /// One step of a pass.
-trait Step<T, const L: usize> {
-    /// Takes the columns from `at`; lanes outside `valid` are not to count.
-    fn step(&mut self, at: usize, x: [T; L], valid: Range<usize>);
+trait Step<V> {
+    /// Takes the columns from `at`. Where not all lanes are `valid`, the others are not to count.
+    fn step(&mut self, at: usize, x: V, valid: Option<Range<usize>>);
 }
 
 /// Takes the columns `part` of the row `x` in vectors; what is left at the end overlaps the columns beside it.
 #[inline(always)]
-fn pass<T: Copy, const L: usize>(x: &[T], part: Range<usize>, step: &mut impl Step<T, L>) {
+fn pass<I: Isa, T: Lane, const L: usize>(
+    isa: I,
+    x: &[T],
+    part: Range<usize>,
+    step: &mut impl Step<VectorOf<I, T>>,
+) {
     let (vectors, rest) = x[part.clone()].as_chunks::<L>();
     let mut at = part.start;
     for vector in vectors {
-        step.step(at, *vector, 0..L);
+        step.step(at, T::widen_lanes(isa, *vector), None);
         at += L;
     }
     if rest.is_empty() {
         return;
     }
     let start = at.min(x.len().saturating_sub(L));
-    let vector = if x.len() >= L {
-        load(x, start)
-    } else {
-        let mut padded = [x[0]; L];
-        padded[..x.len()].copy_from_slice(x);
-        padded
+    let vector = match x[start..].first_chunk::<L>() {
+        Some(vector) => *vector,
+        None => padded(x),
     };
-    step.step(start, vector, at - start..part.end - start);
+    let valid = at - start..part.end - start;
+    step.step(start, T::widen_lanes(isa, vector), Some(valid));
+}
+
+/// `part`, of at least one element, with more to fill a vector.
+#[inline(always)]
+fn padded<T: Copy, const L: usize>(part: &[T]) -> [T; L] {
+    let mut padded = [part[0]; L];
+    for (to, from) in padded.iter_mut().zip(part) {
+        *to = *from;
+    }
+    padded
 }
 
 /// `columns` without the target.
 fn off_target(columns: Range<usize>, target: usize) -> [Range<usize>; 2] {
     let Range { start, end } = columns;
-    [start..target.clamp(start, end), (target + 1).clamp(start, end)..end]
+    [
+        start..target.clamp(start, end),
+        (target + 1).clamp(start, end)..end,
+    ]
 }
 
 /// The highest of a pass.
-struct Summit<I, M, R, const L: usize> {
+struct Summit<I: Isa, M, R: Float, const L: usize> {
     isa: I,
     map: M,
-    best: [R; L],
+    best: R::Vector<I>,
 }
 
-impl<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize> Step<T, L> for Summit<I, M, T::Wide, L> {
+impl<I: Isa, M: Map<R>, R: Float, const L: usize> Step<R::Vector<I>> for Summit<I, M, R, L> {
     #[inline(always)]
-    fn step(&mut self, at: usize, x: [T; L], valid: Range<usize>) {
-        let height = self.map.height(self.isa, at, T::widen_lanes(self.isa, x));
-        for (i, best) in self.best.iter_mut().enumerate() {
-            let higher = higher(height[i], *best);
-            *best = if valid.contains(&i) { higher } else { *best };
-        }
+    fn step(&mut self, at: usize, x: R::Vector<I>, valid: Option<Range<usize>>) {
+        let height = self.map.height::<_, L>(self.isa, at, x);
+        let best = height.or_higher(self.best);
+        self.best = match valid {
+            None => best,
+            Some(valid) => best.within(valid, self.best),
+        };
     }
 }
 
@@ -108,41 +124,44 @@ fn summit<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize>(
     columns: Range<usize>,
     target: usize,
 ) -> T::Wide {
-    let mut summit = Summit {
+    let mut summit = Summit::<_, _, _, L> {
         isa,
         map,
-        best: [T::Wide::NEG_INFINITY; L],
+        best: <T::Wide as Float>::Vector::splat(isa, T::Wide::NEG_INFINITY),
     };
     for part in off_target(columns, target) {
-        pass(x, part, &mut summit);
+        pass::<_, _, L>(isa, x, part, &mut summit);
     }
-    summit.best.into_iter().fold(T::Wide::NEG_INFINITY, |best, x| higher(x, best))
+    let best: [T::Wide; L] = summit.best.store();
+    best.into_iter()
+        .fold(T::Wide::NEG_INFINITY, |best, x| higher(x, best))
 }
 
 /// The sum of a pass, its terms kept where there is somewhere to.
-struct Powers<'a, I, M, R, const L: usize> {
+struct Powers<'a, I: Isa, M, R: Float, const L: usize> {
     isa: I,
     map: M,
     top: R,
-    sums: [R; L],
+    sums: R::Vector<I>,
     kept: Option<&'a mut [R]>,
 }
 
-impl<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize> Step<T, L> for Powers<'_, I, M, T::Wide, L> {
+impl<I: Isa, M: Map<R>, R: Float, const L: usize> Step<R::Vector<I>> for Powers<'_, I, M, R, L> {
     #[inline(always)]
-    fn step(&mut self, at: usize, x: [T; L], valid: Range<usize>) {
-        let x = T::widen_lanes(self.isa, x);
-        let powers = powers(self.isa, self.map, at, x, self.top);
-        let powers: [_; L] = lanes(|i| {
-            if valid.contains(&i) { powers[i] } else { T::Wide::default() }
-        });
-        for (sum, power) in self.sums.iter_mut().zip(powers) {
-            *sum = *sum + power;
+    fn step(&mut self, at: usize, x: R::Vector<I>, valid: Option<Range<usize>>) {
+        let mut powers = powers::<_, _, R, L>(self.isa, self.map, at, x, self.top);
+        if let Some(valid) = &valid {
+            let zero = R::Vector::splat(self.isa, R::default());
+            powers = powers.within(valid.clone(), zero);
         }
+        self.sums = self.sums.plus(powers);
         if let Some(kept) = &mut self.kept {
             let kept = kept[at..].first_chunk_mut::<L>().expect("padded");
-            // Lanes before the valid ones are other columns', which are done; those after are yet to come.
-            *kept = lanes(|i| if i >= valid.start { powers[i] } else { kept[i] });
+            if let Some(valid) = valid {
+                // Lanes before the valid ones are other columns', which are done; those after are yet to come.
+                powers = powers.within(valid.start..L, R::Vector::load(self.isa, *kept));
+            }
+            *kept = powers.store();
         }
     }
 }
@@ -153,11 +172,10 @@ fn powers<I: Isa, M: Map<R>, R: Float, const L: usize>(
     isa: I,
     map: M,
     at: usize,
-    x: [R; L],
+    x: R::Vector<I>,
     top: R,
-) -> [R; L] {
-    let exponents = map.exponents(isa, at, x, top);
-    lanes(|i| exponents[i].exp2(isa))
+) -> R::Vector<I> {
+    R::exp2(isa, map.exponents::<_, L>(isa, at, x, top))
 }
 
 /// The sum of a block of columns.
@@ -172,23 +190,30 @@ fn block_sum<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize>(
     kept: Option<&mut [T::Wide]>,
 ) -> f64 {
     // With nothing above -infinity, every distance from it would be a NaN.
-    let top = if top == T::Wide::NEG_INFINITY { T::Wide::default() } else { top };
-    let mut powers = Powers {
+    let top = if top == T::Wide::NEG_INFINITY {
+        T::Wide::default()
+    } else {
+        top
+    };
+    let mut powers = Powers::<_, _, _, L> {
         isa,
         map,
         top,
-        sums: [T::Wide::default(); L],
+        sums: <T::Wide as Float>::Vector::splat(isa, T::Wide::default()),
         kept,
     };
     for part in off_target(columns, target) {
-        pass(x, part, &mut powers);
+        pass::<_, _, L>(isa, x, part, &mut powers);
     }
-    powers.sums.into_iter().map(Float::widen).sum()
+    let sums: [T::Wide; L] = powers.sums.store();
+    sums.into_iter().map(Float::widen).sum()
 }
 
 fn blocks(columns: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let end = columns.end;
-    columns.step_by(BLOCK).map(move |start| start..end.min(start + BLOCK))
+    columns
+        .step_by(BLOCK)
+        .map(move |start| start..end.min(start + BLOCK))
 }
 
 /// Sums up a row whose powers are kept: the maximum of all first, then powers that differ from the gradient by one factor.
@@ -205,7 +230,12 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for SumKept<'_, T, M> {
 
     #[inline(always)]
     fn run<I: Isa, const L: usize>(self, isa: I) -> Self::Output {
-        let Self { map, x, target, mut kept } = self;
+        let Self {
+            map,
+            x,
+            target,
+            mut kept,
+        } = self;
         let top = summit::<_, _, _, L>(isa, map, x, 0..x.len(), target);
         let mut sum = 0.0;
         for block in blocks(0..x.len()) {
@@ -228,7 +258,12 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for SumBlocks<'_, T, M> {
 
     #[inline(always)]
     fn run<I: Isa, const L: usize>(self, isa: I) -> Self::Output {
-        let Self { map, x, columns, target } = self;
+        let Self {
+            map,
+            x,
+            columns,
+            target,
+        } = self;
         let mut all = Partial::EMPTY;
         for block in blocks(columns) {
             let top = summit::<_, _, _, L>(isa, map, x, block.clone(), target);
@@ -248,7 +283,7 @@ trait Source<T: Lane>: Copy {
         at: usize,
         n: usize,
         over: [T; L],
-    ) -> [T::Wide; L];
+    ) -> VectorOf<I, T>;
 }
 
 #[derive(Clone, Copy)]
@@ -258,12 +293,12 @@ impl<T: Lane> Source<T> for Kept<'_, T::Wide> {
     #[inline(always)]
     fn powers<I: Isa, const L: usize>(
         self,
-        _: I,
+        isa: I,
         at: usize,
         _: usize,
         _: [T; L],
-    ) -> [T::Wide; L] {
-        load(self.0, at)
+    ) -> VectorOf<I, T> {
+        VectorOf::<I, T>::load(isa, *self.0[at..].first_chunk::<L>().expect("padded"))
     }
 }
 
@@ -284,24 +319,15 @@ impl<T: Lane, M: Map<T::Wide>> Source<T> for Again<'_, T, M> {
         at: usize,
         n: usize,
         over: [T; L],
-    ) -> [T::Wide; L] {
+    ) -> VectorOf<I, T> {
         let x = match self.x {
             None => over,
-            Some(x) if n == L => load(x, at),
+            Some(x) if n == L => *x[at..].first_chunk().expect("a whole vector"),
             Some(x) => padded(&x[at..at + n]),
         };
         let x = T::widen_lanes(isa, x);
-        powers(isa, self.map, self.first_class + at, x, self.top)
+        powers::<_, _, T::Wide, L>(isa, self.map, self.first_class + at, x, self.top)
     }
-}
-
-#[inline(always)]
-fn padded<T: Copy, const L: usize>(part: &[T]) -> [T; L] {
-    let mut padded = [part[0]; L];
-    for (to, from) in padded.iter_mut().zip(part) {
-        *to = *from;
-    }
-    padded
 }
 
 /// A gradient, or some columns of one.
@@ -319,8 +345,8 @@ impl<T: Lane, M: Map<T::Wide>, S: Source<T>> Gradient<'_, T, M, S> {
     #[inline(always)]
     fn lanes<I: Isa, const L: usize>(&self, isa: I, at: usize, n: usize, over: [T; L]) -> [T; L] {
         let powers = self.source.powers(isa, at, n, over);
-        let weighed = self.map.weigh(self.first_class + at, powers);
-        T::narrow_lanes(isa, lanes(|i| weighed[i] * self.scale))
+        let weighed = self.map.weigh::<_, L>(isa, self.first_class + at, powers);
+        T::narrow_lanes(isa, weighed.times(VectorOf::<I, T>::splat(isa, self.scale)))
     }
 
     /// Less than a vector.
@@ -350,9 +376,11 @@ impl<T: Lane, M: Map<T::Wide>, S: Source<T>> Gradient<'_, T, M, S> {
             if let (true, Some(ahead)) = (STREAM, self.ahead) {
                 isa.prefetch(ahead.wrapping_add(at));
             }
-            let over = load(self.gradient, at);
+            let over = *self.gradient[at..].first_chunk().expect("a whole vector");
             let lanes = self.lanes::<_, L>(isa, at, L, over);
-            let to = self.gradient[at..].first_chunk_mut::<L>().expect("a whole vector");
+            let to = self.gradient[at..]
+                .first_chunk_mut::<L>()
+                .expect("a whole vector");
             if STREAM {
                 isa.stream(to, lanes);
             } else {
@@ -461,46 +489,24 @@ pub(super) struct Top1<'a, T> {
     pub(super) target: usize,
 }
 
-struct Beaten<I, R, const L: usize> {
-    isa: I,
-    own: R,
-    /// Whether a tie beats it.
-    tie: bool,
-    beaten: [R; L],
-}
-
-impl<I: Isa, T: Lane, const L: usize> Step<T, L> for Beaten<I, T::Wide, L> {
-    #[inline(always)]
-    fn step(&mut self, _: usize, x: [T; L], valid: Range<usize>) {
-        let x = T::widen_lanes(self.isa, x);
-        for (i, beaten) in self.beaten.iter_mut().enumerate() {
-            let stands = x[i] < self.own || (!self.tie & (x[i] == self.own));
-            let stands = stands || !valid.contains(&i);
-            *beaten = if stands { *beaten } else { T::Wide::LOWEST };
-        }
-    }
-}
-
 impl<T: Lane> Kernel for Top1<'_, T> {
     type Output = bool;
 
     #[inline(always)]
     fn run<I: Isa, const L: usize>(self, isa: I) -> bool {
-        let [own] = T::widen_lanes(isa, [self.x[self.target]; L])[..1] else {
-            return false;
-        };
-        let mut beaten = Beaten {
-            isa,
-            own,
-            tie: true,
-            beaten: [T::Wide::default(); L],
-        };
+        let widen = |x: [T; L]| -> [T::Wide; L] { T::widen_lanes(isa, x).store() };
+        let own = widen([self.x[self.target]; L]);
         let [before, after] = off_target(0..self.x.len(), self.target);
-        pass(self.x, before, &mut beaten);
-        beaten.tie = false;
-        pass(self.x, after, &mut beaten);
-        let zero = T::Wide::default();
-        // A row of one class has nothing that its own NaN could lose to.
-        own == own && beaten.beaten.into_iter().all(|beaten| beaten == zero)
+        let stands = |part: &[T], against: fn(T::Wide, T::Wide) -> bool| {
+            part.chunks(L).all(|part| {
+                let part = widen(padded(part));
+                part.iter()
+                    .zip(own)
+                    .fold(true, |stands, (x, own)| stands & against(*x, own))
+            })
+        };
+        stands(&self.x[before], |x, own| x < own) && stands(&self.x[after], |x, own| x <= own)
+            // Where there are no others.
+            && own[0] <= own[0]
     }
 }

@@ -1,12 +1,14 @@
 //! NEON: part of every AArch64 target, so nothing is asked at run time.
 
-use super::{Isa, Kernel};
+use super::portable::portable_vectors;
+use super::{Isa, Kernel, Vector};
 
 #[derive(Clone, Copy)]
 struct Neon;
 
 impl Isa for Neon {
     const FUSED: bool = true;
+    portable_vectors!(8);
 }
 
 #[inline(never)]

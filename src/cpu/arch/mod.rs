@@ -1,22 +1,22 @@
 //! Instances of the row routine for instruction sets, and the choice of one at run time. All unsafe code of the CPU path is here.
 //!
-//! The routine is written once, over arrays of lanes; an instance says how many lanes and which instructions the
-//! compiler may use for it, and brings what the compiler does not find by itself: conversions of `f16`, stores past
-//! the cache, prefetches.
+//! The routine is written once, over vectors; an instance says what a vector is and which instructions the compiler may
+//! use. Where it brings no vectors of its own they are arrays, whose loops the compiler turns into vector code.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod baseline;
+mod portable;
 mod scratch;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::OnceLock;
 
-use half::f16;
+use half::{bf16, f16};
 
-use super::half_bits;
 pub(super) use scratch::Scratch;
 
 /// No instance has more lanes: what is read in whole vectors is padded by so many elements.
@@ -26,16 +26,14 @@ pub(super) const MOST_LANES: usize = 16;
 pub trait Isa: Copy {
     /// Whether a fused multiply-add is an instruction. As a call into a library it would cost a hundredfold.
     const FUSED: bool;
+    type Single: Vector<Self, f32>;
+    /// As many lanes as [`Single`](Self::Single) has.
+    type Double: Vector<Self, f64>;
 
-    #[inline(always)]
-    fn widen_f16<const L: usize>(self, x: [f16; L]) -> [f32; L] {
-        half_bits::widen_f16(x)
-    }
-
-    #[inline(always)]
-    fn narrow_f16<const L: usize>(self, x: [f32; L]) -> [f16; L] {
-        half_bits::narrow_f16(x)
-    }
+    fn widen_f16<const L: usize>(self, x: [f16; L]) -> Self::Single;
+    fn narrow_f16<const L: usize>(self, x: Self::Single) -> [f16; L];
+    fn widen_bf16<const L: usize>(self, x: [bf16; L]) -> Self::Single;
+    fn narrow_bf16<const L: usize>(self, x: Self::Single) -> [bf16; L];
 
     /// Stores past the cache, where the instruction set can and `to` is aligned for it.
     #[inline(always)]
@@ -50,6 +48,24 @@ pub trait Isa: Copy {
     /// Asks for a line of memory that is needed soon; any address will do.
     #[inline(always)]
     fn prefetch<T>(self, _: *const T) {}
+}
+
+/// Lanes of `f32` or `f64` in registers.
+pub trait Vector<I, R>: Copy {
+    fn splat(isa: I, x: R) -> Self;
+    fn load<const L: usize>(isa: I, x: [R; L]) -> Self;
+    fn store<const L: usize>(self) -> [R; L];
+    fn plus(self, other: Self) -> Self;
+    fn minus(self, other: Self) -> Self;
+    fn times(self, other: Self) -> Self;
+    /// `self * a + b`, with one rounding where [`Isa::FUSED`].
+    fn times_plus(self, a: Self, b: Self) -> Self;
+    /// `self` where it is the higher, and so `other` where either is a NaN.
+    fn or_higher(self, other: Self) -> Self;
+    /// The bits of each lane shifted up by the width of the fraction: an exponent in the lowest bits becomes a power of 2.
+    fn low_bits_to_exponent(self) -> Self;
+    /// These lanes of `self`, the others of `other`.
+    fn within(self, lanes: Range<usize>, other: Self) -> Self;
 }
 
 /// A part of the row routine, to be compiled for each instance.
