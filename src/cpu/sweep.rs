@@ -49,33 +49,52 @@ fn higher<R: Float>(a: R, b: R) -> R {
 /// One step of a pass.
 trait Step<V> {
     /// Takes the columns from `at`. Where not all lanes are `valid`, the others are not to count.
-    fn step(&mut self, at: usize, x: V, valid: Option<Range<usize>>);
+    fn step(&mut self, at: usize, x: V, valid: Option<Range<usize>>) -> V;
 }
 
-/// Takes the columns `part` of the row `x` in vectors; what is left at the end overlaps the columns beside it.
+/// Takes the columns `part` of the row `x` in vectors; what is left at the end overlaps the columns beside it. What the
+/// steps return is kept where there is somewhere to: a row and padding.
 #[inline(always)]
 fn pass<I: Isa, T: Lane, const L: usize>(
     isa: I,
     x: &[T],
     part: Range<usize>,
+    mut kept: Option<&mut [T::Wide]>,
     step: &mut impl Step<VectorOf<I, T>>,
 ) {
     let (vectors, rest) = x[part.clone()].as_chunks::<L>();
-    let mut at = part.start;
-    for vector in vectors {
-        step.step(at, T::widen_lanes(isa, *vector), None);
-        at += L;
+    let at = (part.start..).step_by(L);
+    match &mut kept {
+        None => {
+            for (at, vector) in at.zip(vectors) {
+                step.step(at, T::widen_lanes(isa, *vector), None);
+            }
+        }
+        Some(kept) => {
+            let (slots, _) = kept[part.clone()].as_chunks_mut::<L>();
+            for ((at, vector), slot) in at.zip(vectors).zip(slots) {
+                *slot = step.step(at, T::widen_lanes(isa, *vector), None).store();
+            }
+        }
     }
     if rest.is_empty() {
         return;
     }
+    let at = part.end - rest.len();
     let start = at.min(x.len().saturating_sub(L));
     let vector = match x[start..].first_chunk::<L>() {
         Some(vector) => *vector,
         None => padded(x),
     };
     let valid = at - start..part.end - start;
-    step.step(start, T::widen_lanes(isa, vector), Some(valid));
+    let result = step.step(start, T::widen_lanes(isa, vector), Some(valid.clone()));
+    if let Some(kept) = kept {
+        let slot = kept[start..].first_chunk_mut::<L>().expect("padded");
+        // Lanes before the valid ones are other columns', which are done; those after are yet to come.
+        *slot = result
+            .within(valid.start..L, VectorOf::<I, T>::load(isa, *slot))
+            .store();
+    }
 }
 
 /// `part`, of at least one element, with more to fill a vector.
@@ -106,13 +125,14 @@ struct Summit<I: Isa, M, R: Float, const L: usize> {
 
 impl<I: Isa, M: Map<R>, R: Float, const L: usize> Step<R::Vector<I>> for Summit<I, M, R, L> {
     #[inline(always)]
-    fn step(&mut self, at: usize, x: R::Vector<I>, valid: Option<Range<usize>>) {
+    fn step(&mut self, at: usize, x: R::Vector<I>, valid: Option<Range<usize>>) -> R::Vector<I> {
         let height = self.map.height::<_, L>(self.isa, at, x);
         let best = height.or_higher(self.best);
         self.best = match valid {
             None => best,
             Some(valid) => best.within(valid, self.best),
         };
+        self.best
     }
 }
 
@@ -130,7 +150,7 @@ fn summit<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize>(
         best: <T::Wide as Float>::Vector::splat(isa, T::Wide::NEG_INFINITY),
     };
     for part in off_target(columns, target) {
-        pass::<_, _, L>(isa, x, part, &mut summit);
+        pass::<_, _, L>(isa, x, part, None, &mut summit);
     }
     let best: [T::Wide; L] = summit.best.store();
     best.into_iter()
@@ -138,31 +158,22 @@ fn summit<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize>(
 }
 
 /// The sum of a pass, its terms kept where there is somewhere to.
-struct Powers<'a, I: Isa, M, R: Float, const L: usize> {
+struct Powers<I: Isa, M, R: Float, const L: usize> {
     isa: I,
     map: M,
     top: R,
     sums: R::Vector<I>,
-    kept: Option<&'a mut [R]>,
 }
 
-impl<I: Isa, M: Map<R>, R: Float, const L: usize> Step<R::Vector<I>> for Powers<'_, I, M, R, L> {
+impl<I: Isa, M: Map<R>, R: Float, const L: usize> Step<R::Vector<I>> for Powers<I, M, R, L> {
     #[inline(always)]
-    fn step(&mut self, at: usize, x: R::Vector<I>, valid: Option<Range<usize>>) {
+    fn step(&mut self, at: usize, x: R::Vector<I>, valid: Option<Range<usize>>) -> R::Vector<I> {
         let mut powers = powers::<_, _, R, L>(self.isa, self.map, at, x, self.top);
-        if let Some(valid) = &valid {
-            let zero = R::Vector::splat(self.isa, R::default());
-            powers = powers.within(valid.clone(), zero);
+        if let Some(valid) = valid {
+            powers = powers.within(valid, R::Vector::splat(self.isa, R::default()));
         }
         self.sums = self.sums.plus(powers);
-        if let Some(kept) = &mut self.kept {
-            let kept = kept[at..].first_chunk_mut::<L>().expect("padded");
-            if let Some(valid) = valid {
-                // Lanes before the valid ones are other columns', which are done; those after are yet to come.
-                powers = powers.within(valid.start..L, R::Vector::load(self.isa, *kept));
-            }
-            *kept = powers.store();
-        }
+        powers
     }
 }
 
@@ -187,7 +198,7 @@ fn block_sum<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize>(
     columns: Range<usize>,
     target: usize,
     top: T::Wide,
-    kept: Option<&mut [T::Wide]>,
+    mut kept: Option<&mut [T::Wide]>,
 ) -> f64 {
     // With nothing above -infinity, every distance from it would be a NaN.
     let top = if top == T::Wide::NEG_INFINITY {
@@ -200,10 +211,9 @@ fn block_sum<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize>(
         map,
         top,
         sums: <T::Wide as Float>::Vector::splat(isa, T::Wide::default()),
-        kept,
     };
     for part in off_target(columns, target) {
-        pass::<_, _, L>(isa, x, part, &mut powers);
+        pass::<_, _, L>(isa, x, part, kept.as_deref_mut(), &mut powers);
     }
     let sums: [T::Wide; L] = powers.sums.store();
     sums.into_iter().map(Float::widen).sum()
@@ -276,12 +286,21 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for SumBlocks<'_, T, M> {
 
 /// Where the powers of a gradient come from.
 trait Source<T: Lane>: Copy {
-    /// Those of the columns from `at`, of which `n` are wanted; `over` is what the gradient will be written over.
+    /// What there is of them for one vector.
+    type Raw<const L: usize>: Copy;
+
+    /// For each vector from `at` on.
+    fn vectors<const L: usize>(self, at: usize) -> impl Iterator<Item = Self::Raw<L>>;
+
+    /// For the `n` columns from `at`, less than a vector.
+    fn part<const L: usize>(self, at: usize, n: usize) -> Self::Raw<L>;
+
+    /// `over` is what the gradient will be written over.
     fn powers<I: Isa, const L: usize>(
         self,
         isa: I,
         at: usize,
-        n: usize,
+        raw: Self::Raw<L>,
         over: [T; L],
     ) -> VectorOf<I, T>;
 }
@@ -290,42 +309,93 @@ trait Source<T: Lane>: Copy {
 struct Kept<'a, R>(&'a [R]);
 
 impl<T: Lane> Source<T> for Kept<'_, T::Wide> {
+    type Raw<const L: usize> = [T::Wide; L];
+
+    #[inline(always)]
+    fn vectors<const L: usize>(self, at: usize) -> impl Iterator<Item = [T::Wide; L]> {
+        self.0[at..].as_chunks().0.iter().copied()
+    }
+
+    #[inline(always)]
+    fn part<const L: usize>(self, at: usize, _: usize) -> [T::Wide; L] {
+        *self.0[at..].first_chunk().expect("padded")
+    }
+
     #[inline(always)]
     fn powers<I: Isa, const L: usize>(
         self,
         isa: I,
-        at: usize,
         _: usize,
+        raw: [T::Wide; L],
         _: [T; L],
     ) -> VectorOf<I, T> {
-        VectorOf::<I, T>::load(isa, *self.0[at..].first_chunk::<L>().expect("padded"))
+        VectorOf::<I, T>::load(isa, raw)
     }
 }
 
-/// Computed again; from what is written over where there are no other logits.
+/// Computed again from the logits.
 #[derive(Clone, Copy)]
 struct Again<'a, T: Lane, M> {
     map: M,
     first_class: usize,
-    x: Option<&'a [T]>,
+    x: &'a [T],
     top: T::Wide,
 }
 
 impl<T: Lane, M: Map<T::Wide>> Source<T> for Again<'_, T, M> {
+    type Raw<const L: usize> = [T; L];
+
+    #[inline(always)]
+    fn vectors<const L: usize>(self, at: usize) -> impl Iterator<Item = [T; L]> {
+        self.x[at..].as_chunks().0.iter().copied()
+    }
+
+    #[inline(always)]
+    fn part<const L: usize>(self, at: usize, n: usize) -> [T; L] {
+        padded(&self.x[at..at + n])
+    }
+
     #[inline(always)]
     fn powers<I: Isa, const L: usize>(
         self,
         isa: I,
         at: usize,
-        n: usize,
+        raw: [T; L],
+        _: [T; L],
+    ) -> VectorOf<I, T> {
+        let x = T::widen_lanes(isa, raw);
+        powers::<_, _, T::Wide, L>(isa, self.map, self.first_class + at, x, self.top)
+    }
+}
+
+/// Computed again from what is written over.
+#[derive(Clone, Copy)]
+struct InPlace<M, R> {
+    map: M,
+    first_class: usize,
+    top: R,
+}
+
+impl<T: Lane, M: Map<T::Wide>> Source<T> for InPlace<M, T::Wide> {
+    type Raw<const L: usize> = ();
+
+    #[inline(always)]
+    fn vectors<const L: usize>(self, _: usize) -> impl Iterator<Item = ()> {
+        std::iter::repeat(())
+    }
+
+    #[inline(always)]
+    fn part<const L: usize>(self, _: usize, _: usize) {}
+
+    #[inline(always)]
+    fn powers<I: Isa, const L: usize>(
+        self,
+        isa: I,
+        at: usize,
+        (): (),
         over: [T; L],
     ) -> VectorOf<I, T> {
-        let x = match self.x {
-            None => over,
-            Some(x) if n == L => *x[at..].first_chunk().expect("a whole vector"),
-            Some(x) => padded(&x[at..at + n]),
-        };
-        let x = T::widen_lanes(isa, x);
+        let x = T::widen_lanes(isa, over);
         powers::<_, _, T::Wide, L>(isa, self.map, self.first_class + at, x, self.top)
     }
 }
@@ -342,18 +412,29 @@ struct Gradient<'a, T: Lane, M, S> {
 }
 
 impl<T: Lane, M: Map<T::Wide>, S: Source<T>> Gradient<'_, T, M, S> {
+    /// The gradient in lanes.
     #[inline(always)]
-    fn lanes<I: Isa, const L: usize>(&self, isa: I, at: usize, n: usize, over: [T; L]) -> [T; L] {
-        let powers = self.source.powers(isa, at, n, over);
-        let weighed = self.map.weigh::<_, L>(isa, self.first_class + at, powers);
-        T::narrow_lanes(isa, weighed.times(VectorOf::<I, T>::splat(isa, self.scale)))
+    fn lanes<I: Isa, const L: usize>(
+        factors: (M, S, T::Wide),
+        isa: I,
+        (at, class): (usize, usize),
+        raw: S::Raw<L>,
+        over: [T; L],
+    ) -> [T; L] {
+        let (map, source, scale) = factors;
+        let powers = source.powers(isa, at, raw, over);
+        let weighed = map.weigh::<_, L>(isa, class, powers);
+        T::narrow_lanes(isa, weighed.times(VectorOf::<I, T>::splat(isa, scale)))
     }
 
     /// Less than a vector.
     #[inline(always)]
     fn part<I: Isa, const L: usize>(&mut self, isa: I, at: usize, n: usize) {
+        let factors = (self.map, self.source, self.scale);
         let over = padded(&self.gradient[at..at + n]);
-        let lanes = self.lanes::<_, L>(isa, at, n, over);
+        let raw = self.source.part(at, n);
+        let place = (at, self.first_class + at);
+        let lanes = Self::lanes::<_, L>(factors, isa, place, raw, over);
         for (to, from) in self.gradient[at..at + n].iter_mut().zip(lanes) {
             *to = from;
         }
@@ -362,6 +443,7 @@ impl<T: Lane, M: Map<T::Wide>, S: Source<T>> Gradient<'_, T, M, S> {
     /// Past the cache where `STREAM`: whole lines, since a part of one would be read to be completed.
     #[inline(always)]
     fn write<I: Isa, const L: usize, const STREAM: bool>(mut self, isa: I) {
+        let factors = (self.map, self.source, self.scale);
         let len = self.gradient.len();
         let mut at = 0;
         if STREAM {
@@ -372,15 +454,18 @@ impl<T: Lane, M: Map<T::Wide>, S: Source<T>> Gradient<'_, T, M, S> {
                 at += n;
             }
         }
-        while at + L <= len {
+        let raws = self.source.vectors::<L>(at);
+        for (to, raw) in self.gradient[at..]
+            .as_chunks_mut::<L>()
+            .0
+            .iter_mut()
+            .zip(raws)
+        {
             if let (true, Some(ahead)) = (STREAM, self.ahead) {
                 isa.prefetch(ahead.wrapping_add(at));
             }
-            let over = *self.gradient[at..].first_chunk().expect("a whole vector");
-            let lanes = self.lanes::<_, L>(isa, at, L, over);
-            let to = self.gradient[at..]
-                .first_chunk_mut::<L>()
-                .expect("a whole vector");
+            let place = (at, self.first_class + at);
+            let lanes = Self::lanes::<_, L>(factors, isa, place, raw, *to);
             if STREAM {
                 isa.stream(to, lanes);
             } else {
@@ -393,6 +478,15 @@ impl<T: Lane, M: Map<T::Wide>, S: Source<T>> Gradient<'_, T, M, S> {
         }
         if STREAM {
             isa.finish_streams();
+        }
+    }
+
+    #[inline(always)]
+    fn write_where<I: Isa, const L: usize>(self, isa: I, stream: bool) {
+        if stream {
+            self.write::<_, L, true>(isa);
+        } else {
+            self.write::<_, L, false>(isa);
         }
     }
 }
@@ -421,11 +515,7 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for WriteKept<'_, T, M> {
             scale: self.scale,
             ahead: Some(self.ahead),
         };
-        if self.stream {
-            gradient.write::<_, L, true>(isa);
-        } else {
-            gradient.write::<_, L, false>(isa);
-        }
+        gradient.write_where::<_, L>(isa, self.stream);
     }
 }
 
@@ -462,23 +552,43 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for WriteAgain<'_, T, M> {
 
     #[inline(always)]
     fn run<I: Isa, const L: usize>(self, isa: I) {
-        let gradient = Gradient {
-            map: self.map,
-            source: Again {
-                map: self.map,
-                first_class: self.first_class,
-                x: self.x,
-                top: self.top,
-            },
-            first_class: self.first_class,
-            gradient: self.gradient,
-            scale: self.scale,
-            ahead: None,
-        };
-        if self.stream {
-            gradient.write::<_, L, true>(isa);
-        } else {
-            gradient.write::<_, L, false>(isa);
+        let Self {
+            map,
+            first_class,
+            x,
+            top,
+            gradient,
+            scale,
+            stream,
+        } = self;
+        match x {
+            Some(x) => Gradient {
+                map,
+                source: Again {
+                    map,
+                    first_class,
+                    x,
+                    top,
+                },
+                first_class,
+                gradient,
+                scale,
+                ahead: None,
+            }
+            .write_where::<_, L>(isa, stream),
+            None => Gradient {
+                map,
+                source: InPlace {
+                    map,
+                    first_class,
+                    top,
+                },
+                first_class,
+                gradient,
+                scale,
+                ahead: None,
+            }
+            .write_where::<_, L>(isa, stream),
         }
     }
 }
