@@ -189,6 +189,16 @@ fn powers<I: Isa, M: Map<R>, R: Float, const L: usize>(
     R::exp2(isa, map.exponents::<_, L>(isa, at, x, top))
 }
 
+/// With nothing above `-infinity`, every distance from it would be a NaN; from any number the powers are 0.
+#[inline(always)]
+fn finite_top<R: Float>(top: R) -> R {
+    if top == R::NEG_INFINITY {
+        R::default()
+    } else {
+        top
+    }
+}
+
 /// The sum of a block of columns.
 #[inline(always)]
 fn block_sum<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize>(
@@ -200,12 +210,7 @@ fn block_sum<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize>(
     top: T::Wide,
     mut kept: Option<&mut [T::Wide]>,
 ) -> f64 {
-    // With nothing above -infinity, every distance from it would be a NaN.
-    let top = if top == T::Wide::NEG_INFINITY {
-        T::Wide::default()
-    } else {
-        top
-    };
+    let top = finite_top(top);
     let mut powers = Powers::<_, _, _, L> {
         isa,
         map,
@@ -561,6 +566,7 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for WriteAgain<'_, T, M> {
             scale,
             stream,
         } = self;
+        let top = finite_top(top);
         match x {
             Some(x) => Gradient {
                 map,
