@@ -144,6 +144,16 @@ fn main() {
     if !std::env::args().any(|arg| arg == "--bench") {
         return;
     }
+    // For `benches/peers`: the time of one shape, in seconds.
+    let arguments: Vec<usize> = std::env::args()
+        .filter_map(|arg| arg.parse().ok())
+        .collect();
+    if let [rows, classes] = arguments[..] {
+        let mut batch = Batch::<f32>::new(rows, classes);
+        let [time] = medians(rounds(rows * classes), [&mut || batch.fused()]);
+        println!("{}", time.as_secs_f64());
+        return;
+    }
     println!(
         "instance {}, {} threads",
         CpuInstance::active(),

@@ -38,7 +38,7 @@ fn main() {
         let mut rng = fastrand::Rng::with_seed(1);
         let mut logits: Vec<f32> = (0..elements).map(|_| rng.f32() * 2.0 - 1.0).collect();
         let labels: Vec<u32> = (0..rows).map(|_| rng.u32(..classes as u32)).collect();
-        let held = std::mem::size_of_val(&*logits) + std::mem::size_of_val(&*labels);
+        let held = size_of_val(&*logits) + size_of_val(&*labels);
         // In place the logits change, and with them nothing that time depends on.
         let times = (0..(300_000_000 / elements).clamp(3, 1001)).map(|_| {
             let start = Instant::now();

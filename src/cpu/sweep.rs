@@ -152,9 +152,20 @@ fn summit<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize>(
     for part in off_target(columns, target) {
         pass::<_, _, L>(isa, x, part, None, &mut summit);
     }
-    let best: [T::Wide; L] = summit.best.store();
-    best.into_iter()
-        .fold(T::Wide::NEG_INFINITY, |best, x| higher(x, best))
+    across::<_, L>(summit.best.store(), higher)
+}
+
+/// All lanes as one, by halves: the chain of dependent steps is short.
+#[inline(always)]
+fn across<R: Copy, const L: usize>(mut lanes: [R; L], both: impl Fn(R, R) -> R) -> R {
+    let mut n = L;
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            lanes[i] = both(lanes[i], lanes[i + n]);
+        }
+    }
+    lanes[0]
 }
 
 /// The sum of a pass, its terms kept where there is somewhere to.
@@ -221,7 +232,7 @@ fn block_sum<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize>(
         pass::<_, _, L>(isa, x, part, kept.as_deref_mut(), &mut powers);
     }
     let sums: [T::Wide; L] = powers.sums.store();
-    sums.into_iter().map(Float::widen).sum()
+    across(sums.map(Float::widen), |a, b| a + b)
 }
 
 fn blocks(columns: Range<usize>) -> impl Iterator<Item = Range<usize>> {
@@ -621,8 +632,10 @@ impl<T: Lane> Kernel for Top1<'_, T> {
                     .fold(true, |stands, (x, own)| stands & against(*x, own))
             })
         };
-        stands(&self.x[before], |x, own| x < own) && stands(&self.x[after], |x, own| x <= own)
-            // Where there are no others.
-            && own[0] <= own[0]
+        // Where there are no others, its own NaN has nothing to lose to.
+        let is_nan = own[0].partial_cmp(&own[0]).is_none();
+        !is_nan
+            && stands(&self.x[before], |x, own| x < own)
+            && stands(&self.x[after], |x, own| x <= own)
     }
 }

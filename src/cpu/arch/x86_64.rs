@@ -1,7 +1,6 @@
 //! AVX2 and AVX-512, from intrinsics: compilers differ too much in what they make of loops over lanes.
 
 use std::arch::x86_64::*;
-use std::mem::size_of;
 use std::ops::Range;
 
 use half::{bf16, f16};
