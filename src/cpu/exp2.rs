@@ -1,6 +1,7 @@
-//! `2^x`, without branches, for exponents up to 0: what the softmax needs once the maximum is taken off.
+//! `2^(slope x)`, without branches, for exponents up to 0: what the softmax needs once the maximum is taken off. `lowest`
+//! is the `x` whose exponent is the lowest of all; what lies below is taken for it.
 //!
-//! `x = n + f` with `n` an integer and `|f| <= 1/2`. Adding a number whose spacing is 1 rounds `x` to `n` and leaves
+//! With fused multiply-adds the exponent itself is never rounded. `slope x = n + f` with `n` an integer and `|f| <= 1/2`. Adding a number whose spacing is 1 rounds `x` to `n` and leaves
 //! `n` plus the exponent's bias in the low bits, which are shifted up to make `2^n`; `2^f` is a polynomial that is 1 at
 //! 0. Within 2 ulp with fused multiply-adds and 2.1 without, for every `f32` above -126.5; from there down it is 0, at
 //! `-infinity` too. A NaN and `+infinity` give NaN: the latter only arises in a row that has no softmax.
@@ -10,14 +11,20 @@ use super::arch::{Isa, Vector};
 macro_rules! exp2 {
     ($float:ident, $vector:ident, bias: $bias:literal, fraction_bits: $bits:literal, $coefficients:expr) => {
         #[inline(always)]
-        pub(super) fn $float<I: Isa>(isa: I, x: I::$vector) -> I::$vector {
+        pub(super) fn $float<I: Isa>(
+            isa: I,
+            x: I::$vector,
+            slope: $float,
+            lowest: $float,
+        ) -> I::$vector {
             let all = |x| I::$vector::splat(isa, x);
             // Of spacing 1, and halfway to the next power, so that a negative n does not change the spacing.
             let shifter = all((3u64 << ($bits - 1)) as $float + $bias);
-            // At this n the shifted bits are 0, and so is the power. In this order a NaN passes.
-            let x = all(-$bias).or_higher(x);
-            let shifted = x.plus(shifter);
-            let f = x.minus(shifted.minus(shifter));
+            // At the n of this the shifted bits are 0, and so is the power. In this order a NaN passes.
+            let x = all(lowest).or_higher(x);
+            let slope = all(slope);
+            let shifted = x.times_plus(slope, shifter);
+            let f = x.times_plus(slope, shifter.minus(shifted));
             // Horner's scheme: the fewest multiplications, and other lanes fill the wait for each.
             let [highest, lower @ ..] = $coefficients;
             let mut polynomial = all(highest);
@@ -71,7 +78,7 @@ mod tests {
             let (vectors, rest) = self.0.as_chunks_mut::<L>();
             assert!(rest.is_empty());
             for x in vectors {
-                *x = R::exp2(isa, R::Vector::load(isa, *x)).store();
+                *x = R::exp2(isa, R::Vector::load(isa, *x), R::ONE, R::LOWEST_EXPONENT).store();
             }
         }
     }

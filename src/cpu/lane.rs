@@ -17,6 +17,9 @@ pub trait Float:
     Copy + Default + PartialOrd + Send + Sync + std::ops::Neg<Output = Self> + 'static
 {
     const NEG_INFINITY: Self;
+    const ONE: Self;
+    /// From here down a power of 2 is taken for 0.
+    const LOWEST_EXPONENT: Self;
     /// The lowest finite number.
     const LOWEST: Self;
 
@@ -27,8 +30,8 @@ pub trait Float:
 
     fn columns(table: &LaneTable) -> &Columns<Self>;
 
-    /// `2^x`; see [`exp2`](super::exp2).
-    fn exp2<I: Isa>(isa: I, x: Self::Vector<I>) -> Self::Vector<I>;
+    /// `2^(slope x)`, or 0 from `slope lowest` down; see [`exp2`](super::exp2).
+    fn exp2<I: Isa>(isa: I, x: Self::Vector<I>, slope: Self, lowest: Self) -> Self::Vector<I>;
 }
 
 /// An element type in lanes.
@@ -48,6 +51,8 @@ macro_rules! float {
         impl Float for $type {
             type Vector<I: Isa> = I::$vector;
             const NEG_INFINITY: Self = $type::NEG_INFINITY;
+            const ONE: Self = 1.0;
+            const LOWEST_EXPONENT: Self = 1.0 - $type::MAX_EXP as $type;
             const LOWEST: Self = $type::MIN;
 
             #[inline(always)]
@@ -65,8 +70,8 @@ macro_rules! float {
             }
 
             #[inline(always)]
-            fn exp2<I: Isa>(isa: I, x: I::$vector) -> I::$vector {
-                super::exp2::$type(isa, x)
+            fn exp2<I: Isa>(isa: I, x: I::$vector, slope: Self, lowest: Self) -> I::$vector {
+                super::exp2::$type(isa, x, slope, lowest)
             }
         }
 

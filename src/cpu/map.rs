@@ -8,13 +8,12 @@ use crate::table::Others;
 
 /// How logits off the target become exponents. `j` is the class of the first lane.
 ///
-/// A *height* is what a row's maximum is taken of; exponents are relative to it.
+/// A *height* is what a row's maximum is taken of; powers are relative to it.
 pub(super) trait Map<R: Float>: Copy + Send + Sync {
     fn height<I: Isa, const L: usize>(self, isa: I, j: usize, x: R::Vector<I>) -> R::Vector<I>;
 
-    /// `log2(e) (z - m)` for logits `x`, where `m` is the shift at height `top`. `-infinity` gives it or a number so low
-    /// that its power is 0.
-    fn exponents<I: Isa, const L: usize>(
+    /// `exp(z - m)` for logits `x`, where `m` is the shift at height `top`; 0 for `-infinity`.
+    fn powers<I: Isa, const L: usize>(
         self,
         isa: I,
         j: usize,
@@ -40,13 +39,17 @@ pub(super) trait Map<R: Float>: Copy + Send + Sync {
 pub(super) struct Uniform<R> {
     slope: f64,
     slope_log2: R,
+    /// The distance from the maximum at which powers end.
+    lowest: R,
 }
 
 impl<R: Float> Uniform<R> {
     pub(super) fn new(slope: f64) -> Self {
+        let slope_log2 = R::round(slope * LOG2_E);
         Self {
             slope,
-            slope_log2: R::round(slope * LOG2_E),
+            slope_log2,
+            lowest: R::round(R::LOWEST_EXPONENT.widen() / slope_log2.widen()),
         }
     }
 }
@@ -58,15 +61,15 @@ impl<R: Float> Map<R> for Uniform<R> {
     }
 
     #[inline(always)]
-    fn exponents<I: Isa, const L: usize>(
+    fn powers<I: Isa, const L: usize>(
         self,
         isa: I,
         _: usize,
         x: R::Vector<I>,
         top: R,
     ) -> R::Vector<I> {
-        let all = |x| R::Vector::splat(isa, x);
-        x.minus(all(top)).times(all(self.slope_log2))
+        let below_top = x.minus(R::Vector::splat(isa, top));
+        R::exp2(isa, below_top, self.slope_log2, self.lowest)
     }
 
     #[inline(always)]
@@ -129,7 +132,7 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
     }
 
     #[inline(always)]
-    fn exponents<I: Isa, const L: usize>(
+    fn powers<I: Isa, const L: usize>(
         self,
         isa: I,
         j: usize,
@@ -148,7 +151,7 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
             let rests = column::<_, _, L>(isa, slope_rests, j);
             let rest = x.times_plus(rests, column::<_, _, L>(isa, biases, j));
             let below_top = x.times_plus(column::<_, _, L>(isa, slopes, j), all(-top));
-            return below_top.plus(rest);
+            return R::exp2(isa, below_top.plus(rest), R::ONE, R::LOWEST_EXPONENT);
         }
         // A product of f32 is exact only in f64, and the difference is small where it counts.
         let mut x: [R; L] = x.store();
@@ -156,7 +159,8 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
             let slope = slopes[j + i].widen() + slope_rests[j + i].widen();
             *x = R::round(slope * x.widen() - top.widen() + biases[j + i].widen());
         }
-        R::Vector::load(isa, x)
+        let x = R::Vector::load(isa, x);
+        R::exp2(isa, x, R::ONE, R::LOWEST_EXPONENT)
     }
 
     #[inline(always)]

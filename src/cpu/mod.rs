@@ -22,7 +22,7 @@ use lane::{Float, KEPT, KeptExponentials};
 pub(crate) use map::LaneTable;
 use map::{Map, PerClass, Uniform};
 use row::Row;
-use sweep::{BLOCK, Partial, SumBlocks, SumKept, Top1, WriteAgain, WriteKept};
+use sweep::{BLOCK, FinishStreams, Partial, SumBlocks, SumKept, Top1, WriteAgain, WriteKept};
 
 /// Rows are handed to a thread in runs of about this many elements, but at least of [`LEAF_ROWS`] where they are kept.
 /// The cut depends on the shape alone, so the sums below are added in the same order whatever the thread count.
@@ -425,14 +425,18 @@ impl Walk<'_> {
             Matrix::Read { .. } => None,
             _ => Some(kept.zeroed(self.table.classes() + arch::MOST_LANES)),
         };
-        self.each_row(
+        let sum = self.each_row(
             rows,
             &mut KeptRow {
                 walk: self,
                 map,
                 kept,
             },
-        )
+        );
+        if self.stream {
+            self.instance.run(FinishStreams);
+        }
+        sum
     }
 
     fn each_row<T: Element, L: Label>(
@@ -462,7 +466,8 @@ impl Walk<'_> {
             if let Some(hits) = &mut rows.hits {
                 hits[i] = self.instance.run(Top1 { x, target });
             }
-            let Partial { top, sum: others } = solver.sum_up(x, target);
+            let ahead = rows.matrix.address(i + 1);
+            let Partial { top, sum: others } = solver.sum_up(x, target, ahead);
             let shift = solver.shift(top);
             let row = Row::new(self.table, target, x[target].to_f64(), shift, others);
             let loss = row.loss();
@@ -471,13 +476,12 @@ impl Walk<'_> {
                 losses[i] = T::Real::from_f64(loss);
             }
             let (at_target, scale) = row.gradient(rows.upstream.at(i) / self.divisor);
-            let ahead = rows.matrix.address(i + 1);
             if let Some((x, gradient)) = rows.matrix.gradient(i, classes) {
                 if row.is_nan() {
                     gradient.fill(T::from_f64(f64::NAN));
                     continue;
                 }
-                solver.write(x, gradient, top, scale, ahead);
+                solver.write(x, gradient, top, scale);
                 gradient[target] = T::from_f64(at_target);
             }
         }
@@ -487,18 +491,11 @@ impl Walk<'_> {
 
 /// The two passes over a row that [`Row`] lies between.
 trait Solver<T: Element> {
-    fn sum_up(&mut self, x: &[T], target: usize) -> Partial<T::Wide>;
+    /// `ahead` is where the next row begins.
+    fn sum_up(&mut self, x: &[T], target: usize, ahead: *const T) -> Partial<T::Wide>;
     fn shift(&self, top: T::Wide) -> f64;
-    /// Writes the gradient off the target; `x` is `None` where the logits are what is written over, and `ahead` is where
-    /// the next row begins.
-    fn write(
-        &mut self,
-        x: Option<&[T]>,
-        gradient: &mut [T],
-        top: T::Wide,
-        scale: f64,
-        ahead: *const T,
-    );
+    /// Writes the gradient off the target; `x` is `None` where the logits are what is written over.
+    fn write(&mut self, x: Option<&[T]>, gradient: &mut [T], top: T::Wide, scale: f64);
 }
 
 /// A gradient's factor, rounded. What is finite stays so: times a power of 0 it must be 0.
@@ -518,12 +515,13 @@ struct KeptRow<'a, M, R> {
 }
 
 impl<T: Element, M: Map<T::Wide>> Solver<T> for KeptRow<'_, M, T::Wide> {
-    fn sum_up(&mut self, x: &[T], target: usize) -> Partial<T::Wide> {
+    fn sum_up(&mut self, x: &[T], target: usize, ahead: *const T) -> Partial<T::Wide> {
         self.walk.instance.run(SumKept {
             map: self.map,
             x,
             target,
             kept: self.kept.as_deref_mut(),
+            ahead,
         })
     }
 
@@ -531,21 +529,13 @@ impl<T: Element, M: Map<T::Wide>> Solver<T> for KeptRow<'_, M, T::Wide> {
         self.map.shift(top)
     }
 
-    fn write(
-        &mut self,
-        _: Option<&[T]>,
-        gradient: &mut [T],
-        _: T::Wide,
-        scale: f64,
-        ahead: *const T,
-    ) {
+    fn write(&mut self, _: Option<&[T]>, gradient: &mut [T], _: T::Wide, scale: f64) {
         self.walk.instance.run(WriteKept {
             map: self.map,
             kept: self.kept.as_deref().unwrap_or_default(),
             gradient,
             scale: factor(scale * self.map.slope()),
             stream: self.walk.stream,
-            ahead,
         });
     }
 }
@@ -596,7 +586,12 @@ impl<M> LongRow<'_, M> {
         M: Map<T::Wide> + Sync,
     {
         let Some(cut) = Self::cut(write.gradient.len()) else {
-            return self.walk.instance.run(write);
+            let stream = write.stream;
+            self.walk.instance.run(write);
+            if stream {
+                self.walk.instance.run(FinishStreams);
+            }
+            return;
         };
         let (low, high) = write.split_at(cut);
         self.walk
@@ -605,7 +600,7 @@ impl<M> LongRow<'_, M> {
 }
 
 impl<T: Element, M: Map<T::Wide>> Solver<T> for LongRow<'_, M> {
-    fn sum_up(&mut self, x: &[T], target: usize) -> Partial<T::Wide> {
+    fn sum_up(&mut self, x: &[T], target: usize, _: *const T) -> Partial<T::Wide> {
         self.sum_columns(x, 0..x.len(), target)
     }
 
@@ -613,14 +608,7 @@ impl<T: Element, M: Map<T::Wide>> Solver<T> for LongRow<'_, M> {
         self.map.shift(top)
     }
 
-    fn write(
-        &mut self,
-        x: Option<&[T]>,
-        gradient: &mut [T],
-        top: T::Wide,
-        scale: f64,
-        _: *const T,
-    ) {
+    fn write(&mut self, x: Option<&[T]>, gradient: &mut [T], top: T::Wide, scale: f64) {
         self.write_columns(WriteAgain {
             map: self.map,
             first_class: 0,

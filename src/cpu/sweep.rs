@@ -10,6 +10,9 @@ use super::map::Map;
 /// rounding stays far within the bounds however long the row is.
 pub(super) const BLOCK: usize = 1024;
 
+/// So many vectors are in flight at once, each with its own maximum or sum: none waits for the one before.
+const CHAINS: usize = 4;
+
 /// The terms off the target over some columns: `sum` of `exp(z_j - m)`, where `m` is the shift at height `top`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Partial<R> {
@@ -48,52 +51,84 @@ fn higher<R: Float>(a: R, b: R) -> R {
 
 /// One step of a pass.
 trait Step<V> {
-    /// Takes the columns from `at`. Where not all lanes are `valid`, the others are not to count.
-    fn step(&mut self, at: usize, x: V, valid: Option<Range<usize>>) -> V;
+    /// Takes the columns from `at` into one of the [`CHAINS`]. Where not all lanes are `valid`, the others are not to count.
+    fn step(&mut self, chain: usize, at: usize, x: V, valid: Option<Range<usize>>) -> V;
 }
 
 /// Takes the columns `part` of the row `x` in vectors; what is left at the end overlaps the columns beside it. What the
-/// steps return is kept where there is somewhere to: a row and padding.
+/// steps return is kept where there is somewhere to: a row and padding. Column 0 of what is needed next lies at `ahead`;
+/// it is fetched meanwhile.
 #[inline(always)]
 fn pass<I: Isa, T: Lane, const L: usize>(
     isa: I,
     x: &[T],
     part: Range<usize>,
     mut kept: Option<&mut [T::Wide]>,
+    ahead: Option<*const T>,
     step: &mut impl Step<VectorOf<I, T>>,
 ) {
     let (vectors, rest) = x[part.clone()].as_chunks::<L>();
-    let at = (part.start..).step_by(L);
+    let (groups, single) = vectors.as_chunks::<CHAINS>();
+    let mut at = part.start;
     match &mut kept {
         None => {
-            for (at, vector) in at.zip(vectors) {
-                step.step(at, T::widen_lanes(isa, *vector), None);
+            for group in groups {
+                fetch(isa, ahead, at, group);
+                for (chain, vector) in group.iter().enumerate() {
+                    step.step(chain, at + chain * L, T::widen_lanes(isa, *vector), None);
+                }
+                at += CHAINS * L;
+            }
+            for vector in single {
+                step.step(0, at, T::widen_lanes(isa, *vector), None);
+                at += L;
             }
         }
         Some(kept) => {
             let (slots, _) = kept[part.clone()].as_chunks_mut::<L>();
-            for ((at, vector), slot) in at.zip(vectors).zip(slots) {
-                *slot = step.step(at, T::widen_lanes(isa, *vector), None).store();
+            let (slot_groups, slots) = slots.as_chunks_mut::<CHAINS>();
+            for (group, slots) in groups.iter().zip(slot_groups) {
+                fetch(isa, ahead, at, group);
+                for (chain, (vector, slot)) in group.iter().zip(slots).enumerate() {
+                    let x = T::widen_lanes(isa, *vector);
+                    *slot = step.step(chain, at + chain * L, x, None).store();
+                }
+                at += CHAINS * L;
+            }
+            for (vector, slot) in single.iter().zip(slots) {
+                *slot = step.step(0, at, T::widen_lanes(isa, *vector), None).store();
+                at += L;
             }
         }
     }
     if rest.is_empty() {
         return;
     }
-    let at = part.end - rest.len();
     let start = at.min(x.len().saturating_sub(L));
     let vector = match x[start..].first_chunk::<L>() {
         Some(vector) => *vector,
         None => padded(x),
     };
     let valid = at - start..part.end - start;
-    let result = step.step(start, T::widen_lanes(isa, vector), Some(valid.clone()));
+    let x = T::widen_lanes(isa, vector);
+    let result = step.step(0, start, x, Some(valid.clone()));
     if let Some(kept) = kept {
         let slot = kept[start..].first_chunk_mut::<L>().expect("padded");
         // Lanes before the valid ones are other columns', which are done; those after are yet to come.
         *slot = result
             .within(valid.start..L, VectorOf::<I, T>::load(isa, *slot))
             .store();
+    }
+}
+
+/// Asks for what lies at `at` columns from `ahead`, as long as `group`.
+#[inline(always)]
+fn fetch<I: Isa, T, G>(isa: I, ahead: Option<*const T>, at: usize, _: &G) {
+    const LINE: usize = 64;
+    if let Some(ahead) = ahead {
+        for byte in (0..size_of::<G>()).step_by(LINE) {
+            isa.prefetch(ahead.wrapping_add(at).wrapping_byte_add(byte));
+        }
     }
 }
 
@@ -120,19 +155,26 @@ fn off_target(columns: Range<usize>, target: usize) -> [Range<usize>; 2] {
 struct Summit<I: Isa, M, R: Float, const L: usize> {
     isa: I,
     map: M,
-    best: R::Vector<I>,
+    best: [R::Vector<I>; CHAINS],
 }
 
 impl<I: Isa, M: Map<R>, R: Float, const L: usize> Step<R::Vector<I>> for Summit<I, M, R, L> {
     #[inline(always)]
-    fn step(&mut self, at: usize, x: R::Vector<I>, valid: Option<Range<usize>>) -> R::Vector<I> {
+    fn step(
+        &mut self,
+        chain: usize,
+        at: usize,
+        x: R::Vector<I>,
+        valid: Option<Range<usize>>,
+    ) -> R::Vector<I> {
         let height = self.map.height::<_, L>(self.isa, at, x);
-        let best = height.or_higher(self.best);
-        self.best = match valid {
+        let own = &mut self.best[chain];
+        let best = height.or_higher(*own);
+        *own = match valid {
             None => best,
-            Some(valid) => best.within(valid, self.best),
+            Some(valid) => best.within(valid, *own),
         };
-        self.best
+        *own
     }
 }
 
@@ -147,12 +189,13 @@ fn summit<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize>(
     let mut summit = Summit::<_, _, _, L> {
         isa,
         map,
-        best: <T::Wide as Float>::Vector::splat(isa, T::Wide::NEG_INFINITY),
+        best: [VectorOf::<I, T>::splat(isa, T::Wide::NEG_INFINITY); CHAINS],
     };
     for part in off_target(columns, target) {
-        pass::<_, _, L>(isa, x, part, None, &mut summit);
+        pass::<_, _, L>(isa, x, part, None, None, &mut summit);
     }
-    across::<_, L>(summit.best.store(), higher)
+    let best = across(summit.best, |a, b| a.or_higher(b));
+    across::<_, L>(best.store(), higher)
 }
 
 /// All lanes as one, by halves: the chain of dependent steps is short.
@@ -173,31 +216,25 @@ struct Powers<I: Isa, M, R: Float, const L: usize> {
     isa: I,
     map: M,
     top: R,
-    sums: R::Vector<I>,
+    sums: [R::Vector<I>; CHAINS],
 }
 
 impl<I: Isa, M: Map<R>, R: Float, const L: usize> Step<R::Vector<I>> for Powers<I, M, R, L> {
     #[inline(always)]
-    fn step(&mut self, at: usize, x: R::Vector<I>, valid: Option<Range<usize>>) -> R::Vector<I> {
-        let mut powers = powers::<_, _, R, L>(self.isa, self.map, at, x, self.top);
+    fn step(
+        &mut self,
+        chain: usize,
+        at: usize,
+        x: R::Vector<I>,
+        valid: Option<Range<usize>>,
+    ) -> R::Vector<I> {
+        let mut powers = self.map.powers::<_, L>(self.isa, at, x, self.top);
         if let Some(valid) = valid {
             powers = powers.within(valid, R::Vector::splat(self.isa, R::default()));
         }
-        self.sums = self.sums.plus(powers);
+        self.sums[chain] = self.sums[chain].plus(powers);
         powers
     }
-}
-
-/// `exp(z - m)` in lanes.
-#[inline(always)]
-fn powers<I: Isa, M: Map<R>, R: Float, const L: usize>(
-    isa: I,
-    map: M,
-    at: usize,
-    x: R::Vector<I>,
-    top: R,
-) -> R::Vector<I> {
-    R::exp2(isa, map.exponents::<_, L>(isa, at, x, top))
 }
 
 /// With nothing above `-infinity`, every distance from it would be a NaN; from any number the powers are 0.
@@ -210,28 +247,29 @@ fn finite_top<R: Float>(top: R) -> R {
     }
 }
 
-/// The sum of a block of columns.
+/// The sum of a block of columns, which are in two parts.
 #[inline(always)]
 fn block_sum<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize>(
     isa: I,
     map: M,
     x: &[T],
-    columns: Range<usize>,
-    target: usize,
+    parts: [Range<usize>; 2],
     top: T::Wide,
     mut kept: Option<&mut [T::Wide]>,
+    ahead: *const T,
 ) -> f64 {
     let top = finite_top(top);
     let mut powers = Powers::<_, _, _, L> {
         isa,
         map,
         top,
-        sums: <T::Wide as Float>::Vector::splat(isa, T::Wide::default()),
+        sums: [VectorOf::<I, T>::splat(isa, T::Wide::default()); CHAINS],
     };
-    for part in off_target(columns, target) {
-        pass::<_, _, L>(isa, x, part, kept.as_deref_mut(), &mut powers);
+    for part in parts {
+        let kept = kept.as_deref_mut();
+        pass::<_, _, L>(isa, x, part, kept, Some(ahead), &mut powers);
     }
-    let sums: [T::Wide; L] = powers.sums.store();
+    let sums: [T::Wide; L] = across(powers.sums, |a, b| a.plus(b)).store();
     across(sums.map(Float::widen), |a, b| a + b)
 }
 
@@ -249,6 +287,8 @@ pub(super) struct SumKept<'a, T: Lane, M> {
     pub(super) target: usize,
     /// `[C]` and padding.
     pub(super) kept: Option<&'a mut [T::Wide]>,
+    /// Where the next row's logits lie.
+    pub(super) ahead: *const T,
 }
 
 impl<T: Lane, M: Map<T::Wide>> Kernel for SumKept<'_, T, M> {
@@ -261,11 +301,14 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for SumKept<'_, T, M> {
             x,
             target,
             mut kept,
+            ahead,
         } = self;
         let top = summit::<_, _, _, L>(isa, map, x, 0..x.len(), target);
         let mut sum = 0.0;
         for block in blocks(0..x.len()) {
-            sum += block_sum::<_, _, _, L>(isa, map, x, block, target, top, kept.as_deref_mut());
+            let kept = kept.as_deref_mut();
+            let parts = off_target(block, target);
+            sum += block_sum::<_, _, _, L>(isa, map, x, parts, top, kept, ahead);
         }
         Partial { top, sum }
     }
@@ -291,9 +334,11 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for SumBlocks<'_, T, M> {
             target,
         } = self;
         let mut all = Partial::EMPTY;
+        let ahead = x.as_ptr().wrapping_add(BLOCK);
         for block in blocks(columns) {
             let top = summit::<_, _, _, L>(isa, map, x, block.clone(), target);
-            let sum = block_sum::<_, _, _, L>(isa, map, x, block, target, top, None);
+            let parts = off_target(block, target);
+            let sum = block_sum::<_, _, _, L>(isa, map, x, parts, top, None, ahead);
             all = all.and(Partial { top, sum }, map);
         }
         all
@@ -380,7 +425,8 @@ impl<T: Lane, M: Map<T::Wide>> Source<T> for Again<'_, T, M> {
         _: [T; L],
     ) -> VectorOf<I, T> {
         let x = T::widen_lanes(isa, raw);
-        powers::<_, _, T::Wide, L>(isa, self.map, self.first_class + at, x, self.top)
+        self.map
+            .powers::<_, L>(isa, self.first_class + at, x, self.top)
     }
 }
 
@@ -412,7 +458,8 @@ impl<T: Lane, M: Map<T::Wide>> Source<T> for InPlace<M, T::Wide> {
         over: [T; L],
     ) -> VectorOf<I, T> {
         let x = T::widen_lanes(isa, over);
-        powers::<_, _, T::Wide, L>(isa, self.map, self.first_class + at, x, self.top)
+        self.map
+            .powers::<_, L>(isa, self.first_class + at, x, self.top)
     }
 }
 
@@ -423,8 +470,6 @@ struct Gradient<'a, T: Lane, M, S> {
     first_class: usize,
     gradient: &'a mut [T],
     scale: T::Wide,
-    /// Where logits lie that are needed next, to be fetched while this is written.
-    ahead: Option<*const T>,
 }
 
 impl<T: Lane, M: Map<T::Wide>, S: Source<T>> Gradient<'_, T, M, S> {
@@ -477,9 +522,6 @@ impl<T: Lane, M: Map<T::Wide>, S: Source<T>> Gradient<'_, T, M, S> {
             .iter_mut()
             .zip(raws)
         {
-            if let (true, Some(ahead)) = (STREAM, self.ahead) {
-                isa.prefetch(ahead.wrapping_add(at));
-            }
             let place = (at, self.first_class + at);
             let lanes = Self::lanes::<_, L>(factors, isa, place, raw, *to);
             if STREAM {
@@ -491,9 +533,6 @@ impl<T: Lane, M: Map<T::Wide>, S: Source<T>> Gradient<'_, T, M, S> {
         }
         if at < len {
             self.part::<_, L>(isa, at, len - at);
-        }
-        if STREAM {
-            isa.finish_streams();
         }
     }
 
@@ -514,8 +553,6 @@ pub(super) struct WriteKept<'a, T: Lane, M> {
     pub(super) gradient: &'a mut [T],
     pub(super) scale: T::Wide,
     pub(super) stream: bool,
-    /// Where the next row's logits lie.
-    pub(super) ahead: *const T,
 }
 
 impl<T: Lane, M: Map<T::Wide>> Kernel for WriteKept<'_, T, M> {
@@ -529,7 +566,6 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for WriteKept<'_, T, M> {
             first_class: 0,
             gradient: self.gradient,
             scale: self.scale,
-            ahead: Some(self.ahead),
         };
         gradient.write_where::<_, L>(isa, self.stream);
     }
@@ -590,7 +626,6 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for WriteAgain<'_, T, M> {
                 first_class,
                 gradient,
                 scale,
-                ahead: None,
             }
             .write_where::<_, L>(isa, stream),
             None => Gradient {
@@ -603,10 +638,21 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for WriteAgain<'_, T, M> {
                 first_class,
                 gradient,
                 scale,
-                ahead: None,
             }
             .write_where::<_, L>(isa, stream),
         }
+    }
+}
+
+/// What was streamed is complete before other threads hear of it.
+pub(super) struct FinishStreams;
+
+impl Kernel for FinishStreams {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa, const L: usize>(self, isa: I) {
+        isa.finish_streams();
     }
 }
 
