@@ -1,5 +1,7 @@
 use half::{bf16, f16};
 
+use crate::cpu::Lane;
+
 mod sealed {
     pub trait Sealed {}
 }
@@ -39,7 +41,7 @@ pub trait Real:
 /// # Ok::<(), ala_loss::Error>(())
 /// ```
 pub trait Element:
-    sealed::Sealed + Copy + Send + Sync + std::fmt::Debug + PartialEq + 'static
+    sealed::Sealed + Lane + Copy + Send + Sync + std::fmt::Debug + PartialEq + 'static
 {
     /// The type of a row's loss and of its upstream gradient.
     type Real: Real;

@@ -43,6 +43,7 @@ mod shape;
 mod table;
 
 pub use counts::{ClassCounts, Group, GroupThresholds, ZeroCounts};
+pub use cpu::CpuInstance;
 pub use element::{Element, Label, Real};
 pub use error::Error;
 pub use loss::{DeferredReweighting, Input, Loss, LossBuilder, Reduction};

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use crate::counts::ClassCounts;
+use crate::cpu::LaneTable;
 use crate::element::{Element, Label};
 use crate::error::{Error, check_parameter};
 use crate::objective::Objective;
@@ -187,6 +188,7 @@ impl LossBuilder {
             weigh(&mut table, weights)?;
         }
         Ok(Loss(Arc::new(Inner {
+            lane_table: LaneTable::new(&table.others),
             table,
             objective: self.objective,
             counts: self.counts,
@@ -235,6 +237,8 @@ pub struct Loss(Arc<Inner>);
 #[derive(Debug, Clone)]
 struct Inner {
     table: RowTable,
+    /// The part of `table` that is off the target, as the CPU path reads it.
+    lane_table: LaneTable,
     objective: Objective,
     counts: ClassCounts,
     scale: f64,
@@ -368,6 +372,10 @@ impl Loss {
     /// ```
     pub fn table(&self) -> &RowTable {
         &self.0.table
+    }
+
+    pub(crate) fn lane_table(&self) -> &LaneTable {
+        &self.0.lane_table
     }
 
     /// The same loss with its weights multiplied by `weights`, `[C]`: the step of a re-weighting schedule.

@@ -1,0 +1,17 @@
+//! NEON: part of every AArch64 target, so nothing is asked at run time.
+
+use super::portable::portable_vectors;
+use super::{Isa, Kernel, Vector};
+
+#[derive(Clone, Copy)]
+struct Neon;
+
+impl Isa for Neon {
+    const FUSED: bool = true;
+    portable_vectors!(8);
+}
+
+#[inline(never)]
+pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<_, 8>(Neon)
+}

@@ -1,0 +1,17 @@
+//! What every processor of the target has.
+
+use super::portable::portable_vectors;
+use super::{Isa, Kernel, Vector};
+
+#[derive(Clone, Copy)]
+struct Baseline;
+
+impl Isa for Baseline {
+    const FUSED: bool = false;
+    portable_vectors!(8);
+}
+
+#[inline(never)]
+pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<_, 8>(Baseline)
+}

@@ -1,0 +1,114 @@
+//! The numbers in a lane: what each element type is computed in, and its arithmetic.
+
+use half::{bf16, f16};
+
+use super::arch::{Isa, MOST_LANES, Scratch, Vector};
+use super::map::{Columns, LaneTable};
+
+/// Rows of at most so many classes keep their exponentials between the sum and the gradient; they stay in the cache
+/// nearest to the core, with the logits. Longer rows compute them again.
+pub(super) const KEPT: usize = 8192;
+
+/// The stack of a leaf: exponentials of one row, read in whole vectors.
+pub type KeptExponentials<R> = Scratch<R, { KEPT + MOST_LANES }>;
+
+/// What a row is computed in: `f32`, or `f64` for `f64` logits.
+pub trait Float:
+    Copy + Default + PartialOrd + Send + Sync + std::ops::Neg<Output = Self> + 'static
+{
+    const NEG_INFINITY: Self;
+    const ONE: Self;
+    /// From here down a power of 2 is taken for 0.
+    const LOWEST_EXPONENT: Self;
+    /// The lowest finite number.
+    const LOWEST: Self;
+
+    fn widen(self) -> f64;
+    fn round(value: f64) -> Self;
+
+    type Vector<I: Isa>: Vector<I, Self>;
+
+    fn columns(table: &LaneTable) -> &Columns<Self>;
+
+    /// `2^(slope x)`, or 0 from `slope lowest` down; see [`exp2`](super::exp2).
+    fn exp2<I: Isa>(isa: I, x: Self::Vector<I>, slope: Self, lowest: Self) -> Self::Vector<I>;
+}
+
+/// An element type in lanes.
+pub trait Lane: Copy + Send + Sync + 'static {
+    type Wide: Float;
+
+    fn widen_lanes<I: Isa, const L: usize>(isa: I, x: [Self; L]) -> VectorOf<I, Self>;
+    /// Rounds to nearest, ties to even.
+    fn narrow_lanes<I: Isa, const L: usize>(isa: I, x: VectorOf<I, Self>) -> [Self; L];
+}
+
+/// What the lanes of an element type are computed in.
+pub(super) type VectorOf<I, T> = <<T as Lane>::Wide as Float>::Vector<I>;
+
+macro_rules! float {
+    ($type:ident, $vector:ident, $columns:ident) => {
+        impl Float for $type {
+            type Vector<I: Isa> = I::$vector;
+            const NEG_INFINITY: Self = $type::NEG_INFINITY;
+            const ONE: Self = 1.0;
+            const LOWEST_EXPONENT: Self = 1.0 - $type::MAX_EXP as $type;
+            const LOWEST: Self = $type::MIN;
+
+            #[inline(always)]
+            fn widen(self) -> f64 {
+                self.into()
+            }
+
+            #[inline(always)]
+            fn round(value: f64) -> Self {
+                value as $type
+            }
+
+            fn columns(table: &LaneTable) -> &Columns<Self> {
+                &table.$columns
+            }
+
+            #[inline(always)]
+            fn exp2<I: Isa>(isa: I, x: I::$vector, slope: Self, lowest: Self) -> I::$vector {
+                super::exp2::$type(isa, x, slope, lowest)
+            }
+        }
+
+        impl Lane for $type {
+            type Wide = $type;
+
+            #[inline(always)]
+            fn widen_lanes<I: Isa, const L: usize>(isa: I, x: [Self; L]) -> I::$vector {
+                I::$vector::load(isa, x)
+            }
+
+            #[inline(always)]
+            fn narrow_lanes<I: Isa, const L: usize>(_: I, x: I::$vector) -> [Self; L] {
+                x.store()
+            }
+        }
+    };
+}
+float!(f32, Single, single);
+float!(f64, Double, double);
+
+macro_rules! half {
+    ($type:ident, $widen:ident, $narrow:ident) => {
+        impl Lane for $type {
+            type Wide = f32;
+
+            #[inline(always)]
+            fn widen_lanes<I: Isa, const L: usize>(isa: I, x: [Self; L]) -> I::Single {
+                isa.$widen(x)
+            }
+
+            #[inline(always)]
+            fn narrow_lanes<I: Isa, const L: usize>(isa: I, x: I::Single) -> [Self; L] {
+                isa.$narrow(x)
+            }
+        }
+    };
+}
+half!(f16, widen_f16, narrow_f16);
+half!(bf16, widen_bf16, narrow_bf16);

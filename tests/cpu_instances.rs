@@ -1,0 +1,215 @@
+//! Every instance of the CPU path that this machine has, against the reference and against itself.
+//!
+//! The instance is chosen once in a process, so each is tested in a process of its own: this binary, started again.
+
+use std::process::Command;
+
+use ala_loss::{CpuInstance, Element, Loss, Objective, Options, Outputs, Reduction};
+use half::{bf16, f16};
+
+mod problem;
+use problem::{assert_matches_reference, build, counts, labels, logits, objectives};
+
+fn run_with(name: &str, test: &str) {
+    let status = Command::new(std::env::current_exe().expect("the test's own path"))
+        .args(["--exact", test, "--ignored"])
+        .env("ALA_CPU", name)
+        .status()
+        .expect("the test starts");
+    assert!(status.success(), "{test} with ALA_CPU={name}");
+}
+
+#[test]
+fn every_instance_is_right() {
+    for instance in CpuInstance::available() {
+        run_with(instance.name(), "one_instance_is_right");
+    }
+}
+
+#[test]
+fn a_wish_that_cannot_be_met_leaves_the_best() {
+    for wish in ["", "sse9", "AVX2"] {
+        run_with(wish, "the_best_instance_is_active");
+    }
+}
+
+#[test]
+#[ignore = "started by a_wish_that_cannot_be_met_leaves_the_best"]
+fn the_best_instance_is_active() {
+    assert_eq!(Some(CpuInstance::active()), CpuInstance::available().last());
+}
+
+#[test]
+#[ignore = "started by every_instance_is_right"]
+fn one_instance_is_right() {
+    let wish = std::env::var("ALA_CPU").expect("set by the test that started this");
+    assert_eq!(CpuInstance::active().name(), wish);
+    each_type::<f32>();
+    each_type::<f64>();
+    each_type::<f16>();
+    each_type::<bf16>();
+}
+
+fn each_type<T: Element>() {
+    random_rows::<T>();
+    long_rows::<T>();
+    large_logits::<T>();
+    edges_at_every_place::<T>();
+    streamed_and_cached_rows_have_the_same_bits::<T>();
+    threads_do_not_change_bits::<T>();
+}
+
+/// Around the numbers of lanes, of columns in a block, and of classes that are kept; long rows are split in two, three, four.
+fn random_rows<T: Element>() {
+    let mut rng = fastrand::Rng::with_seed(51);
+    for classes in (1..40).chain([63, 64, 65, 127, 128, 129, 365, 1023, 1024, 1025, 1040, 2049]) {
+        let counts = counts(&mut rng, classes);
+        for objective in objectives() {
+            let loss = build(objective, &counts);
+            let x = logits::<T>(&mut rng, 3 * classes, 1.0);
+            assert_matches_reference(&loss, &x, &labels(&mut rng, 3, classes));
+        }
+    }
+}
+
+fn long_rows<T: Element>() {
+    let mut rng = fastrand::Rng::with_seed(52);
+    for classes in [8191, 8192, 8193, 16_385, 30_011, 100_000] {
+        let counts = counts(&mut rng, classes);
+        for objective in [
+            Objective::ala(),
+            Objective::VectorScaling {
+                gamma: 0.15,
+                tau: 0.9,
+            },
+        ] {
+            let loss = build(objective, &counts);
+            let x = logits::<T>(&mut rng, 2 * classes, 1.0);
+            let y = labels(&mut rng, 2, classes);
+            assert_matches_reference(&loss, &x, &y);
+            let mut over = x.clone();
+            loss.cpu_in_place(&mut over, &y, &Options::new(), Outputs::new())
+                .expect("valid");
+            assert_eq!(over, loss.cpu(&x, &y).expect("valid").gradient);
+        }
+    }
+}
+
+/// Slopes and offsets must not be lost to rounding where logits are large: only their differences count.
+fn large_logits<T: Element>() {
+    let mut rng = fastrand::Rng::with_seed(53);
+    // 16-bit logits as large as that have no differences to speak of, but must give what the reference gives for them.
+    for classes in [37, 9000] {
+        let counts = counts(&mut rng, classes);
+        for objective in objectives() {
+            for scale in [1.0, 1.0 / 0.07] {
+                let loss = Loss::builder(objective, &counts)
+                    .scale(scale)
+                    .build()
+                    .expect("valid");
+                let x: Vec<T> = logits::<f64>(&mut rng, classes, 5.0)
+                    .iter()
+                    .map(|x| T::from_f64(x + 1e4))
+                    .collect();
+                assert_matches_reference(&loss, &x, &[7]);
+            }
+        }
+    }
+}
+
+/// A NaN, infinities and a mask at each place of a row that has a head, a body and a tail.
+fn edges_at_every_place<T: Element>() {
+    let mut rng = fastrand::Rng::with_seed(54);
+    for (classes, step) in [(35, 1), (8200, 997)] {
+        let counts = counts(&mut rng, classes);
+        for objective in [
+            Objective::ala(),
+            Objective::VectorScaling {
+                gamma: 0.2,
+                tau: 1.0,
+            },
+        ] {
+            let loss = build(objective, &counts);
+            for place in (0..classes).step_by(step) {
+                let target = (place + 5) % classes;
+                let mut x = logits::<T>(&mut rng, classes, 1.0);
+                for bad in [f64::NAN, -f64::NAN, f64::INFINITY] {
+                    x[place] = T::from_f64(bad);
+                    for y in [place, target] {
+                        let row = loss.cpu(&x, &[y]).expect("valid");
+                        assert!(row.loss.is_nan(), "{objective:?} {bad} at {place}");
+                        assert!(row.gradient.iter().all(|g| g.to_f64().is_nan()));
+                    }
+                }
+                x[place] = T::from_f64(f64::NEG_INFINITY);
+                assert_matches_reference(&loss, &x, &[target as i64]);
+                let row = loss.cpu(&x, &[target]).expect("valid");
+                assert_eq!(row.gradient[place].to_f64(), 0.0);
+                // Only the target is above -infinity, and only the target is not.
+                let mut masked = vec![T::from_f64(f64::NEG_INFINITY); classes];
+                masked[target] = T::from_f64(0.5);
+                let row = loss.cpu(&masked, &[target]).expect("valid");
+                assert_eq!(row.loss, 0.0);
+                assert!(row.gradient.iter().all(|g| g.to_f64() == 0.0));
+                let row = loss.cpu(&masked, &[place]).expect("valid");
+                assert_eq!(row.loss, f64::INFINITY);
+                assert!(row.gradient.iter().all(|g| g.to_f64().is_finite()));
+            }
+        }
+    }
+}
+
+fn bits<T: Element>(values: &[T]) -> Vec<u64> {
+    values.iter().map(|v| v.to_f64().to_bits()).collect()
+}
+
+/// A gradient too large for the cache is stored past it, whatever the alignment of its rows.
+fn streamed_and_cached_rows_have_the_same_bits<T: Element>() {
+    let mut rng = fastrand::Rng::with_seed(55);
+    for (classes, rows) in [(1003, 8800), (8201, 1060)] {
+        let loss = Loss::builder(Objective::ala(), &counts(&mut rng, classes))
+            .reduction(Reduction::Sum)
+            .build()
+            .expect("valid");
+        let few: Vec<T> = logits(&mut rng, 40 * classes, 1.0);
+        let few_labels = labels(&mut rng, 40, classes);
+        let x: Vec<T> = few.iter().copied().cycle().take(rows * classes).collect();
+        let y: Vec<i64> = few_labels.iter().copied().cycle().take(rows).collect();
+        let small = loss.cpu(&few, &few_labels).expect("valid").gradient;
+        for offset in [0, 1, 7] {
+            let mut gradient = vec![T::ZERO; offset + rows * classes + 1];
+            let end = gradient[offset + rows * classes];
+            let outputs = Outputs::new().gradient(&mut gradient[offset..][..rows * classes]);
+            loss.cpu_into(&x, &y, &Options::new(), outputs)
+                .expect("valid");
+            let gradient = &gradient[offset..];
+            assert_eq!(gradient[rows * classes], end);
+            for large in gradient[..rows / 40 * 40 * classes].chunks(40 * classes) {
+                assert!(large == small, "{rows} x {classes} from {offset}");
+            }
+        }
+    }
+}
+
+fn threads_do_not_change_bits<T: Element>() {
+    let mut rng = fastrand::Rng::with_seed(56);
+    // By rows, by columns of long rows, by both.
+    for (rows, classes) in [(900, 100), (90, 1001), (1, 100_003), (9, 20_000)] {
+        let loss = build(Objective::ala(), &counts(&mut rng, classes));
+        let x = logits::<T>(&mut rng, rows * classes, 1.0);
+        let y = labels(&mut rng, rows, classes);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let pool = pool.build().expect("a thread pool");
+            pool.install(|| loss.cpu(&x, &y).expect("valid"))
+        };
+        let one = run(1);
+        for threads in [2, 3, 8] {
+            let many = run(threads);
+            let what = format!("{rows} x {classes}, {threads} threads");
+            assert_eq!(many.loss.to_bits(), one.loss.to_bits(), "{what}");
+            assert!(bits(&many.gradient) == bits(&one.gradient), "{what}");
+            assert_eq!(many.row_losses, one.row_losses, "{what}");
+        }
+    }
+}
