@@ -264,8 +264,14 @@ fn in_phase(parameters: &AlaParams, element_bytes: u64) -> bool {
         .gradient_stride
         .wrapping_sub(parameters.logits_stride);
     parameters.gradient == 0
-        || (parameters.gradient.wrapping_sub(parameters.logits) % VECTOR_BYTES == 0
-            && (parameters.rows < 2 || between.wrapping_mul(element_bytes) % VECTOR_BYTES == 0))
+        || (parameters
+            .gradient
+            .wrapping_sub(parameters.logits)
+            .is_multiple_of(VECTOR_BYTES)
+            && (parameters.rows < 2
+                || between
+                    .wrapping_mul(element_bytes)
+                    .is_multiple_of(VECTOR_BYTES)))
 }
 
 /// The same by the unfused baseline, one kernel an operation.
