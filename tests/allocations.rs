@@ -32,16 +32,18 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Allocations of 100 calls, after as many that start what there is to start: a thread of rayon sets up its queue when it
-/// first takes work from another.
+/// first takes work from another. The count is the whole process's, where threads come and go, so the least of several
+/// counts is taken: what the calls allocate is in each of them.
 fn count(mut call: impl FnMut()) -> usize {
-    for _ in 0..100 {
-        call();
-    }
-    let before = CALLS.load(Relaxed);
-    for _ in 0..100 {
-        call();
-    }
-    CALLS.load(Relaxed) - before
+    let mut hundred = || {
+        let before = CALLS.load(Relaxed);
+        for _ in 0..100 {
+            call();
+        }
+        CALLS.load(Relaxed) - before
+    };
+    hundred();
+    (0..5).map(|_| hundred()).min().unwrap_or(usize::MAX)
 }
 
 #[test]
