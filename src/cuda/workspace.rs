@@ -7,7 +7,8 @@ use super::error::driver;
 use crate::outcome::Summary;
 use crate::{Error, Loss};
 
-/// Device memory that a launch needs besides the caller's buffers: the result and one `f32` for each row.
+/// Device memory that a launch needs besides the caller's buffers: the result, what blocks tell one another (240 KB), and one
+/// `f32` for each row.
 ///
 /// Made by [`CudaLoss::workspace`](super::CudaLoss::workspace), or by
 /// [`CudaLoss::workspace_in`](super::CudaLoss::workspace_in) in the caller's memory, for as many rows as a batch may
