@@ -40,7 +40,7 @@ typedef struct AlaState {
 /* What the rows of one block add up to. */
 typedef struct AlaTotals {
     double loss;
-    double weight;    /* of the counted rows, and their number: only where nobody counted before and it is asked for */
+    double weight;    /* of the block's rows that have a target; their number follows */
     uint64_t counted;
 } AlaTotals;
 
