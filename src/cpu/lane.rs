@@ -1,16 +1,16 @@
 //! The numbers in a lane: what each element type is computed in, and its arithmetic.
 
+use std::cell::RefCell;
+
 use half::{bf16, f16};
 
-use super::arch::{Isa, MOST_LANES, Scratch, Vector};
+use super::arch::{Isa, Vector};
 use super::map::{Columns, LaneTable};
+use super::{Rows, Walk};
+use crate::element::Element;
 
-/// Rows of at most so many classes keep their exponentials between the sum and the gradient; they stay in the cache
-/// nearest to the core, with the logits. Longer rows compute them again.
-pub(super) const KEPT: usize = 8192;
-
-/// The stack of a leaf: exponentials of one row, read in whole vectors.
-pub type KeptExponentials<R> = Scratch<R, { KEPT + MOST_LANES }>;
+/// Where a thread keeps exponentials between a sum and the gradient, each from a boundary of cache lines.
+const LINE: usize = 64;
 
 /// What a row is computed in: `f32`, or `f64` for `f64` logits.
 pub trait Float:
@@ -30,6 +30,10 @@ pub trait Float:
 
     fn columns(table: &LaneTable) -> &Columns<Self>;
 
+    /// Hands out this thread's own `len` numbers, which hold anything and begin a line of the cache. They are allocated
+    /// when a thread first asks for so many; `None`, without a call, where there is no memory for them.
+    fn with_kept<A>(len: usize, call: impl FnOnce(&mut [Self]) -> A) -> Option<A>;
+
     /// `2^(slope x)`, or 0 from `slope lowest` down; see [`exp2`](super::exp2).
     fn exp2<I: Isa>(isa: I, x: Self::Vector<I>, slope: Self, lowest: Self) -> Self::Vector<I>;
 }
@@ -39,6 +43,10 @@ pub trait Lane: Copy + Send + Sync + 'static {
     type Wide: Float;
 
     fn widen_lanes<I: Isa, const L: usize>(isa: I, x: [Self; L]) -> VectorOf<I, Self>;
+    /// [`Walk::rows`], compiled with this crate: not once more by each that calls it.
+    fn sum_rows(walk: &Walk<'_>, rows: Rows<'_, Self>) -> f64
+    where
+        Self: Element;
     /// Rounds to nearest, ties to even.
     fn narrow_lanes<I: Isa, const L: usize>(isa: I, x: VectorOf<I, Self>) -> [Self; L];
 }
@@ -69,6 +77,22 @@ macro_rules! float {
                 &table.$columns
             }
 
+            fn with_kept<A>(len: usize, call: impl FnOnce(&mut [Self]) -> A) -> Option<A> {
+                thread_local! {
+                    static KEPT: RefCell<Vec<$type>> = const { RefCell::new(Vec::new()) };
+                }
+                let most = len + LINE / size_of::<$type>();
+                let call = |kept: &RefCell<Vec<$type>>| {
+                    let mut kept = kept.try_borrow_mut().ok()?;
+                    let had = kept.len();
+                    kept.try_reserve_exact(most.saturating_sub(had)).ok()?;
+                    kept.resize(had.max(most), 0.0);
+                    let start = kept.as_ptr().align_offset(LINE).min(most - len);
+                    Some(call(&mut kept[start..][..len]))
+                };
+                KEPT.try_with(call).ok().flatten()
+            }
+
             #[inline(always)]
             fn exp2<I: Isa>(isa: I, x: I::$vector, slope: Self, lowest: Self) -> I::$vector {
                 super::exp2::$type(isa, x, slope, lowest)
@@ -77,6 +101,10 @@ macro_rules! float {
 
         impl Lane for $type {
             type Wide = $type;
+
+            fn sum_rows(walk: &Walk<'_>, rows: Rows<'_, Self>) -> f64 {
+                walk.rows(rows)
+            }
 
             #[inline(always)]
             fn widen_lanes<I: Isa, const L: usize>(isa: I, x: [Self; L]) -> I::$vector {
@@ -97,6 +125,10 @@ macro_rules! half {
     ($type:ident, $widen:ident, $narrow:ident) => {
         impl Lane for $type {
             type Wide = f32;
+
+            fn sum_rows(walk: &Walk<'_>, rows: Rows<'_, Self>) -> f64 {
+                walk.rows(rows)
+            }
 
             #[inline(always)]
             fn widen_lanes<I: Isa, const L: usize>(isa: I, x: [Self; L]) -> I::Single {

@@ -17,21 +17,30 @@ use crate::outcome::{Options, Outcome, Outputs, Summary, Upstream};
 use crate::shape::{check_length, check_rows};
 use crate::table::{Others, RowTable};
 pub use arch::CpuInstance;
+use arch::{Isa, Kernel};
+use lane::Float;
 pub use lane::Lane;
-use lane::{Float, KEPT, KeptExponentials};
 pub(crate) use map::LaneTable;
 use map::{Map, PerClass, Uniform};
 use row::Row;
-use sweep::{BLOCK, FinishStreams, Partial, SumBlocks, SumKept, Top1, WriteAgain, WriteKept};
+use sweep::{BLOCK, FinishStreams, Partial, SumBlocks, Summed, Top1, Turn, WriteAgain, Written};
 
-/// Rows are handed to a thread in runs of about this many elements, but at least of [`LEAF_ROWS`] where they are kept.
-/// The cut depends on the shape alone, so the sums below are added in the same order whatever the thread count.
+/// Rows are handed to a thread in runs of about this many elements, but of a few rows at least, so that most rows have one
+/// before them whose gradient is written meanwhile. The cut depends on the shape alone, so the sums below are added in the
+/// same order whatever the thread count.
 const LEAF_ELEMENTS: usize = 16 * 1024;
 
-/// A run's stack is cleared once, and is as long as a row.
-const LEAF_ROWS: usize = 4;
+/// A thread keeps the exponentials of a row of up to so many classes between their sum and the gradient; of up to
+/// [`MOST_KEPT`] where there are [`MANY_ROWS`]. Longer rows, and long ones where they are few and their columns are shared
+/// out instead, compute them again.
+const KEPT: usize = 8 * 1024;
+const MOST_KEPT: usize = 128 * 1024;
+const MANY_ROWS: usize = 16;
 
-/// A row too long to be kept is handed out in runs of so many columns.
+/// The most blocks of a row that is kept.
+const MOST_BLOCKS: usize = sweep::blocks(MOST_KEPT);
+
+/// The columns of a row are handed out in runs of so many.
 const LEAF_COLUMNS: usize = 8 * BLOCK;
 
 /// Up to so many elements the calling thread is done before another would have woken.
@@ -160,19 +169,27 @@ fn run<T: Element, L: Label>(
         instance: CpuInstance::active(),
         table: loss.table(),
         lane_table: loss.lane_table(),
-        ignore: loss.ignore_label().map(i128::from),
         divisor,
-        leaf_rows: leaf_rows(loss.classes()),
+        leaf_rows: leaf_rows(rows, loss.classes()),
+        keep: keep(rows, loss.classes()),
         parallel: elements > ONE_THREAD_ELEMENTS && rayon::current_num_threads() > 1,
         stream: elements.saturating_mul(size_of::<T>()) > STREAM_BYTES,
     };
-    let sum = walk.rows(Rows {
-        matrix,
+    let targets = Labels {
         labels,
+        classes: loss.classes(),
+        ignore: loss.ignore_label().map(i128::from),
+    };
+    let rows = Rows {
+        matrix,
+        targets: &targets,
+        first: 0,
+        count: rows,
         upstream,
         row_losses,
         hits,
-    });
+    };
+    let sum = T::sum_rows(&walk, rows);
     Ok(Summary {
         loss: sum / divisor,
         counted_rows,
@@ -180,9 +197,19 @@ fn run<T: Element, L: Label>(
     })
 }
 
-fn leaf_rows(classes: usize) -> usize {
-    let least = if classes <= KEPT { LEAF_ROWS } else { 1 };
+fn leaf_rows(rows: usize, classes: usize) -> usize {
+    // A row whose columns are shared out has none before it.
+    let least = if keep(rows, classes) {
+        (rows / 32).clamp(4, 32)
+    } else {
+        1
+    };
     (LEAF_ELEMENTS / classes).max(least)
+}
+
+/// Whether a row's exponentials are kept.
+fn keep(rows: usize, classes: usize) -> bool {
+    classes <= KEPT || (classes <= MOST_KEPT && rows >= MANY_ROWS)
 }
 
 /// Checks every label and adds up the weights of those that count, in row order.
@@ -259,6 +286,7 @@ impl<'a, T> Matrix<'a, T> {
         }
     }
 
+    #[inline(always)]
     fn row(&self, row: usize, classes: usize) -> &[T] {
         let (logits, stride): (&[T], usize) = match self {
             Self::Read { logits, stride } | Self::ReadWrite { logits, stride, .. } => {
@@ -269,17 +297,39 @@ impl<'a, T> Matrix<'a, T> {
         &logits[row * stride..][..classes]
     }
 
-    /// Where the row's logits begin; past the last row it is an address only.
-    fn address(&self, row: usize) -> *const T {
+    /// The gradient of the row `old` and the logits of `new`, a later one.
+    #[inline(always)]
+    fn turn(
+        &mut self,
+        (old, new): (Option<usize>, Option<usize>),
+        classes: usize,
+    ) -> (Option<&mut [T]>, Option<&[T]>) {
         match self {
-            Self::Read { logits, stride } | Self::ReadWrite { logits, stride, .. } => {
-                logits.as_ptr().wrapping_add(row * stride)
+            Self::Read { logits, stride } => {
+                (None, new.map(|row| &logits[row * *stride..][..classes]))
             }
-            Self::InPlace { logits, stride } => logits.as_ptr().wrapping_add(row * *stride),
+            Self::ReadWrite {
+                logits,
+                stride,
+                gradient,
+                gradient_stride,
+            } => (
+                old.map(|row| &mut gradient[row * *gradient_stride..][..classes]),
+                new.map(|row| &logits[row * *stride..][..classes]),
+            ),
+            Self::InPlace { logits, stride } => {
+                let cut = new.map_or(logits.len(), |row| row * *stride);
+                let (before, from) = logits.split_at_mut(cut);
+                (
+                    old.map(|row| &mut before[row * *stride..][..classes]),
+                    new.map(|_| &from[..classes]),
+                )
+            }
         }
     }
 
     /// The row's gradient, with its logits where they lie elsewhere.
+    #[inline(always)]
     fn gradient(&mut self, row: usize, classes: usize) -> Option<(Option<&[T]>, &mut [T])> {
         match self {
             Self::Read { .. } => None,
@@ -325,38 +375,91 @@ impl<R: Real> RowFactors<'_, R> {
     }
 }
 
-/// A run of rows with all that belongs to them.
-struct Rows<'a, T: Element, L> {
-    matrix: Matrix<'a, T>,
+/// Labels of any type, so that what walks the rows is compiled for the logits' types only.
+trait Targets: Sync {
+    /// The class of a row that counts.
+    fn target(&self, row: usize) -> Option<usize>;
+}
+
+struct Labels<'a, L> {
     labels: &'a [L],
+    classes: usize,
+    ignore: Option<i128>,
+}
+
+impl<L: Label> Targets for Labels<'_, L> {
+    fn target(&self, row: usize) -> Option<usize> {
+        let label = self.labels[row];
+        let counts = Some(label.value()) != self.ignore;
+        label.class(self.classes).filter(|_| counts)
+    }
+}
+
+/// A run of rows with all that belongs to them.
+#[expect(missing_debug_implementations, reason = "nobody outside can name it")]
+pub struct Rows<'a, T: Element> {
+    matrix: Matrix<'a, T>,
+    targets: &'a dyn Targets,
+    /// The first row's number among the targets.
+    first: usize,
+    count: usize,
     upstream: RowFactors<'a, T::Real>,
     row_losses: Option<&'a mut [T::Real]>,
     hits: Option<&'a mut [bool]>,
 }
 
-impl<T: Element, L> Rows<'_, T, L> {
+impl<T: Element> Rows<'_, T> {
     fn split_at(self, row: usize) -> (Self, Self) {
         let matrix = self.matrix.split_at(row);
-        let labels = self.labels.split_at(row);
         let upstream = self.upstream.split_at(row);
         let row_losses = split_option(self.row_losses, row);
         let hits = split_option(self.hits, row);
+        let part = |first, count, matrix, upstream, row_losses, hits| Self {
+            matrix,
+            targets: self.targets,
+            first,
+            count,
+            upstream,
+            row_losses,
+            hits,
+        };
+        let (first, rest) = (self.first, self.count - row);
         (
-            Self {
-                matrix: matrix.0,
-                labels: labels.0,
-                upstream: upstream.0,
-                row_losses: row_losses.0,
-                hits: hits.0,
-            },
-            Self {
-                matrix: matrix.1,
-                labels: labels.1,
-                upstream: upstream.1,
-                row_losses: row_losses.1,
-                hits: hits.1,
-            },
+            part(first, row, matrix.0, upstream.0, row_losses.0, hits.0),
+            part(
+                first + row,
+                rest,
+                matrix.1,
+                upstream.1,
+                row_losses.1,
+                hits.1,
+            ),
         )
+    }
+
+    fn target(&self, row: usize) -> Option<usize> {
+        self.targets.target(self.first + row)
+    }
+
+    /// The outputs of a row that does not count.
+    fn ignore(&mut self, row: usize, classes: usize) {
+        if let Some((_, gradient)) = self.matrix.gradient(row, classes) {
+            gradient.fill(T::ZERO);
+        }
+        if let Some(losses) = &mut self.row_losses {
+            losses[row] = T::Real::from_f64(0.0);
+        }
+        if let Some(hits) = &mut self.hits {
+            hits[row] = false;
+        }
+    }
+
+    fn note_loss(&mut self, row: usize, solved: &Row) -> f64 {
+        let loss = solved.loss();
+        if let Some(losses) = &mut self.row_losses {
+            losses[row] = T::Real::from_f64(loss);
+        }
+        loss
     }
 }
 
@@ -370,13 +473,14 @@ fn split_option<T>(slice: Option<&mut [T]>, at: usize) -> (Option<&mut [T]>, Opt
     }
 }
 
-struct Walk<'a> {
+#[expect(missing_debug_implementations, reason = "nobody outside can name it")]
+pub struct Walk<'a> {
     instance: CpuInstance,
     table: &'a RowTable,
     lane_table: &'a LaneTable,
-    ignore: Option<i128>,
     divisor: f64,
     leaf_rows: usize,
+    keep: bool,
     parallel: bool,
     stream: bool,
 }
@@ -396,8 +500,8 @@ impl Walk<'_> {
     }
 
     /// The rows' summed loss. Halving by row count alone fixes the order of the sum.
-    fn rows<T: Element, L: Label>(&self, rows: Rows<'_, T, L>) -> f64 {
-        let count = rows.labels.len();
+    fn rows<T: Element>(&self, rows: Rows<'_, T>) -> f64 {
+        let count = rows.count;
         if count > self.leaf_rows {
             let (a, b) = rows.split_at(count / 2);
             let (a, b) = self.both(|| self.rows(a), || self.rows(b));
@@ -409,79 +513,65 @@ impl Walk<'_> {
         }
     }
 
-    fn leaf<T: Element, L: Label>(&self, rows: Rows<'_, T, L>, map: impl Map<T::Wide>) -> f64 {
-        if self.table.classes() <= KEPT {
-            self.kept_leaf(rows, map)
-        } else {
-            self.each_row(rows, &mut LongRow { walk: self, map })
+    fn leaf<T: Element>(&self, rows: Rows<'_, T>, map: impl Map<T::Wide>) -> f64 {
+        if !self.keep {
+            return self.long_rows(rows, map);
         }
+        let mut rows = Some(rows);
+        let len = self.table.classes() + arch::MOST_LANES;
+        let sum = T::Wide::with_kept(len, |kept| {
+            rows.take().map(|rows| self.kept_rows(rows, map, kept))
+        });
+        // Without memory to keep them in they are computed again.
+        sum.flatten()
+            .or_else(|| rows.map(|rows| self.long_rows(rows, map)))
+            .unwrap_or_default()
     }
 
-    // Not part of its caller, whose stack would grow by the exponentials once for every nested run of long rows.
-    #[inline(never)]
-    fn kept_leaf<T: Element, L: Label>(&self, rows: Rows<'_, T, L>, map: impl Map<T::Wide>) -> f64 {
-        let mut kept = KeptExponentials::new();
-        let kept = match rows.matrix {
-            Matrix::Read { .. } => None,
-            _ => Some(kept.zeroed(self.table.classes() + arch::MOST_LANES)),
-        };
-        let sum = self.each_row(
-            rows,
-            &mut KeptRow {
-                walk: self,
-                map,
-                kept,
-            },
-        );
-        if self.stream {
-            self.instance.run(FinishStreams);
-        }
-        sum
-    }
-
-    fn each_row<T: Element, L: Label>(
+    fn kept_rows<T: Element, M: Map<T::Wide>>(
         &self,
-        mut rows: Rows<'_, T, L>,
-        solver: &mut impl Solver<T>,
+        rows: Rows<'_, T>,
+        map: M,
+        kept: &mut [T::Wide],
     ) -> f64 {
+        self.instance.run(KeptRows {
+            walk: self,
+            rows,
+            map,
+            kept,
+        })
+    }
+
+    fn long_rows<T: Element, M: Map<T::Wide>>(&self, mut rows: Rows<'_, T>, map: M) -> f64 {
         let classes = self.table.classes();
         let mut sum = 0.0;
-        for (i, label) in rows.labels.iter().enumerate() {
-            let target = match label.class(classes) {
-                Some(target) if Some(label.value()) != self.ignore => target,
-                _ => {
-                    if let Some((_, gradient)) = rows.matrix.gradient(i, classes) {
-                        gradient.fill(T::ZERO);
-                    }
-                    if let Some(losses) = &mut rows.row_losses {
-                        losses[i] = T::Real::from_f64(0.0);
-                    }
-                    if let Some(hits) = &mut rows.hits {
-                        hits[i] = false;
-                    }
-                    continue;
-                }
+        let long = LongRow { walk: self, map };
+        for i in 0..rows.count {
+            let Some(target) = rows.target(i) else {
+                rows.ignore(i, classes);
+                continue;
             };
             let x = rows.matrix.row(i, classes);
             if let Some(hits) = &mut rows.hits {
                 hits[i] = self.instance.run(Top1 { x, target });
             }
-            let ahead = rows.matrix.address(i + 1);
-            let Partial { top, sum: others } = solver.sum_up(x, target, ahead);
-            let shift = solver.shift(top);
-            let row = Row::new(self.table, target, x[target].to_f64(), shift, others);
-            let loss = row.loss();
-            sum += loss;
-            if let Some(losses) = &mut rows.row_losses {
-                losses[i] = T::Real::from_f64(loss);
-            }
-            let (at_target, scale) = row.gradient(rows.upstream.at(i) / self.divisor);
+            let Partial { top, sum: others } = long.sum_columns(x, 0..classes, target);
+            let solved = Row::new(
+                self.table,
+                target,
+                x[target].to_f64(),
+                map.shift(top),
+                others,
+            );
+            sum += rows.note_loss(i, &solved);
+            let factor = rows.upstream.at(i) / self.divisor;
             if let Some((x, gradient)) = rows.matrix.gradient(i, classes) {
-                if row.is_nan() {
+                if solved.is_nan() {
                     gradient.fill(T::from_f64(f64::NAN));
                     continue;
                 }
-                solver.write(x, gradient, top, scale);
+                let (at_target, scale) = solved.gradient(factor);
+                long.write(x, gradient, top, scale);
                 gradient[target] = T::from_f64(at_target);
             }
         }
@@ -489,13 +579,109 @@ impl Walk<'_> {
     }
 }
 
-/// The two passes over a row that [`Row`] lies between.
-trait Solver<T: Element> {
-    /// `ahead` is where the next row begins.
-    fn sum_up(&mut self, x: &[T], target: usize, ahead: *const T) -> Partial<T::Wide>;
-    fn shift(&self, top: T::Wide) -> f64;
-    /// Writes the gradient off the target; `x` is `None` where the logits are what is written over.
-    fn write(&mut self, x: Option<&[T]>, gradient: &mut [T], top: T::Wide, scale: f64);
+/// One row after the other: the gradient of one is written while the next is summed up.
+struct KeptRows<'a, T: Element, M> {
+    walk: &'a Walk<'a>,
+    rows: Rows<'a, T>,
+    map: M,
+    /// `[C]` and padding.
+    kept: &'a mut [T::Wide],
+}
+
+impl<T: Element, M: Map<T::Wide>> Kernel for KeptRows<'_, T, M> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<I: Isa, const N: usize>(self, isa: I) -> f64 {
+        let Self {
+            walk,
+            mut rows,
+            map,
+            kept,
+        } = self;
+        let classes = walk.table.classes();
+        let blocks = sweep::blocks(classes);
+        // Of each block: what its powers are relative to, and what they are to be multiplied by.
+        let mut tops = [T::Wide::default(); MOST_BLOCKS];
+        let mut factors = [T::Wide::default(); MOST_BLOCKS];
+        let (tops, factors) = (&mut tops[..blocks], &mut factors[..blocks]);
+        let mut waiting: Option<Waiting<T>> = None;
+        let mut sum = 0.0;
+        // One more turn, to write the last.
+        for row in 0..=rows.count {
+            let target = if row < rows.count {
+                rows.target(row)
+            } else {
+                None
+            };
+            let old = waiting.take();
+            let turn = (old.map(|old| old.row), target.map(|_| row));
+            let (gradient, x) = rows.matrix.turn(turn, classes);
+            let summed = x.zip(target);
+            if let (Some(hits), Some((x, target))) = (&mut rows.hits, summed) {
+                hits[row] = Top1 { x, target }.run::<_, N>(isa);
+            }
+            let Partial { top, sum: others } = Turn {
+                map,
+                sum: summed.map(|(x, target)| Summed {
+                    x,
+                    target,
+                    tops: &mut *tops,
+                }),
+                write: gradient.zip(old).map(|(gradient, old)| Written {
+                    gradient,
+                    factors: &*factors,
+                    target: (old.target, old.at_target),
+                    stream: walk.stream,
+                }),
+                kept: &mut *kept,
+            }
+            .run::<_, N>(isa);
+            let Some((x, target)) = summed else {
+                if row < rows.count {
+                    rows.ignore(row, classes);
+                }
+                continue;
+            };
+            let shift = map.shift(top);
+            let solved = Row::new(walk.table, target, x[target].to_f64(), shift, others);
+            sum += rows.note_loss(row, &solved);
+            let upstream = rows.upstream.at(row) / walk.divisor;
+            let Some((_, gradient)) = rows.matrix.gradient(row, classes) else {
+                continue;
+            };
+            if solved.is_nan() {
+                gradient.fill(T::from_f64(f64::NAN));
+                continue;
+            }
+            let (at_target, scale) = solved.gradient(upstream);
+            let scale = scale * map.slope();
+            for (to, &own) in factors.iter_mut().zip(&*tops) {
+                *to = factor(if own == top {
+                    scale
+                } else {
+                    scale * (map.shift(own) - shift).exp()
+                });
+            }
+            waiting = Some(Waiting {
+                row,
+                target,
+                at_target: T::from_f64(at_target),
+            });
+        }
+        if walk.stream {
+            isa.finish_streams();
+        }
+        sum
+    }
+}
+
+/// A row whose gradient off the target is still to be written.
+#[derive(Clone, Copy)]
+struct Waiting<T> {
+    row: usize,
+    target: usize,
+    at_target: T,
 }
 
 /// A gradient's factor, rounded. What is finite stays so: times a power of 0 it must be 0.
@@ -504,39 +690,6 @@ fn factor<R: Float>(scale: f64) -> R {
         R::round(scale.clamp(R::LOWEST.widen(), -R::LOWEST.widen()))
     } else {
         R::round(scale)
-    }
-}
-
-/// A row whose powers are kept from the sum to the gradient.
-struct KeptRow<'a, M, R> {
-    walk: &'a Walk<'a>,
-    map: M,
-    kept: Option<&'a mut [R]>,
-}
-
-impl<T: Element, M: Map<T::Wide>> Solver<T> for KeptRow<'_, M, T::Wide> {
-    fn sum_up(&mut self, x: &[T], target: usize, ahead: *const T) -> Partial<T::Wide> {
-        self.walk.instance.run(SumKept {
-            map: self.map,
-            x,
-            target,
-            kept: self.kept.as_deref_mut(),
-            ahead,
-        })
-    }
-
-    fn shift(&self, top: T::Wide) -> f64 {
-        self.map.shift(top)
-    }
-
-    fn write(&mut self, _: Option<&[T]>, gradient: &mut [T], _: T::Wide, scale: f64) {
-        self.walk.instance.run(WriteKept {
-            map: self.map,
-            kept: self.kept.as_deref().unwrap_or_default(),
-            gradient,
-            scale: factor(scale * self.map.slope()),
-            stream: self.walk.stream,
-        });
     }
 }
 
@@ -597,18 +750,12 @@ impl<M> LongRow<'_, M> {
         self.walk
             .both(|| self.write_columns(low), || self.write_columns(high));
     }
-}
 
-impl<T: Element, M: Map<T::Wide>> Solver<T> for LongRow<'_, M> {
-    fn sum_up(&mut self, x: &[T], target: usize, _: *const T) -> Partial<T::Wide> {
-        self.sum_columns(x, 0..x.len(), target)
-    }
-
-    fn shift(&self, top: T::Wide) -> f64 {
-        self.map.shift(top)
-    }
-
-    fn write(&mut self, x: Option<&[T]>, gradient: &mut [T], top: T::Wide, scale: f64) {
+    /// Writes the gradient off the target; `x` is `None` where the logits are what is written over.
+    fn write<T: Element>(&self, x: Option<&[T]>, gradient: &mut [T], top: T::Wide, scale: f64)
+    where
+        M: Map<T::Wide> + Sync,
+    {
         self.write_columns(WriteAgain {
             map: self.map,
             first_class: 0,

@@ -49,11 +49,10 @@ impl Row {
 
     /// `w_y L`.
     pub(super) fn loss(&self) -> f64 {
-        let focal = match self.focal_gamma {
-            Some(gamma) => self.miss.powf(gamma),
-            None => 1.0,
+        let Some(gamma) = self.focal_gamma else {
+            return self.target.weight * self.cross_entropy;
         };
-        self.target.weight * (focal * self.cross_entropy)
+        self.target.weight * (self.miss.powf(gamma) * self.cross_entropy)
     }
 
     /// `dL/dz = (p - delta) * slope`; 1 but for focal loss.

@@ -6,13 +6,39 @@ use super::arch::{Isa, Kernel, Vector};
 use super::lane::{Float, Lane, VectorOf};
 use super::map::Map;
 
-/// So many columns are added in lanes before the lanes are added up in `f64`: with 8 lanes a sum of 128 `f32`, whose
-/// rounding stays far within the bounds however long the row is.
+/// So many columns have one maximum and are added in lanes before the lanes are added up in `f64`: with 8 lanes a sum of
+/// 128 `f32`, whose rounding stays far within the bounds however long the row is.
 pub(super) const BLOCK: usize = 1024;
+
+/// The gradient of one row and the powers of a later one take turns after so many columns: memory works while the processor
+/// does.
+const STRIP: usize = 256;
 
 /// So many vectors are taken together, each with its own maximum or sum. With 4 of them AVX2 runs out of registers for the
 /// polynomial's constants: 1.03 x the time.
 const CHAINS: usize = 2;
+
+/// The bytes of a line of the cache.
+const LINE: usize = 64;
+
+/// Logits are asked for when what lies so many bytes before them is read.
+const AHEAD: usize = 16 << 10;
+
+/// Where a part ends that begins at `start`, of columns that are cut in parts of `len`. What is left at the `end` counts as
+/// a part if it is a quarter of one, and else belongs to the last.
+#[inline(always)]
+fn part_end(start: usize, end: usize, len: usize) -> usize {
+    if end - start < len + len / 4 {
+        end
+    } else {
+        start + len
+    }
+}
+
+/// How many blocks a row of so many columns has.
+pub(super) const fn blocks(columns: usize) -> usize {
+    columns.saturating_sub(BLOCK / 4) / BLOCK + 1
+}
 
 /// The terms off the target over some columns: `sum` of `exp(z_j - m)`, where `m` is the shift at height `top`.
 #[derive(Debug, Clone, Copy)]
@@ -22,24 +48,30 @@ pub(super) struct Partial<R> {
 }
 
 impl<R: Float> Partial<R> {
-    const EMPTY: Self = Self {
+    pub(super) const EMPTY: Self = Self {
         top: R::NEG_INFINITY,
         sum: 0.0,
     };
 
+    /// The same terms relative to `top`, which is at least as high.
+    #[inline(always)]
+    fn raised(self, top: R, map: impl Map<R>) -> Self {
+        // From one block to the next the maximum seldom rises. A NaN stays.
+        let sum = if self.top == top || self.sum == 0.0 {
+            self.sum
+        } else {
+            self.sum * (map.shift(self.top) - map.shift(top)).exp()
+        };
+        Self { top, sum }
+    }
+
     /// Both together. A NaN in either stays.
+    #[inline(always)]
     pub(super) fn and(self, other: Self, map: impl Map<R>) -> Self {
         let top = higher(other.top, self.top);
-        let at_top = |part: Self| {
-            if part.top == top {
-                part.sum
-            } else {
-                part.sum * (map.shift(part.top) - map.shift(top)).exp()
-            }
-        };
         Self {
             top,
-            sum: at_top(self) + at_top(other),
+            sum: self.raised(top, map).sum + other.raised(top, map).sum,
         }
     }
 }
@@ -56,27 +88,27 @@ trait Step<V> {
     fn step(&mut self, chain: usize, at: usize, x: V, valid: Option<Range<usize>>) -> V;
 }
 
-/// Takes the columns `part` of the row `x` in vectors; what is left at the end overlaps the columns beside it. What the
-/// steps return is kept where there is somewhere to: a row and padding. Column 0 of what is needed next lies at `ahead`;
-/// it is fetched meanwhile.
+/// Takes `columns` of the row `x` in vectors; what is left at the end overlaps the columns beside it. What the steps
+/// return is kept where there is somewhere to: a row and padding. Where `FETCH`, later logits are asked for.
 #[inline(always)]
-fn pass<I: Isa, T: Lane, const L: usize>(
+fn pass<I: Isa, T: Lane, const L: usize, const FETCH: bool>(
     isa: I,
     x: &[T],
-    part: Range<usize>,
+    columns: Range<usize>,
     mut kept: Option<&mut [T::Wide]>,
-    ahead: Option<*const T>,
     step: &mut impl Step<VectorOf<I, T>>,
 ) {
-    let (vectors, rest) = x[part.clone()].as_chunks::<L>();
+    let (vectors, rest) = x[columns.clone()].as_chunks::<L>();
     let (groups, single) = vectors.as_chunks::<CHAINS>();
-    let mut at = part.start;
+    let mut at = columns.start;
     match &mut kept {
         None => {
             for group in groups {
-                fetch(isa, ahead, at, group);
                 for (chain, vector) in group.iter().enumerate() {
                     step.step(chain, at + chain * L, T::widen_lanes(isa, *vector), None);
+                }
+                if FETCH {
+                    fetch(isa, group);
                 }
                 at += CHAINS * L;
             }
@@ -86,13 +118,15 @@ fn pass<I: Isa, T: Lane, const L: usize>(
             }
         }
         Some(kept) => {
-            let (slots, _) = kept[part.clone()].as_chunks_mut::<L>();
+            let (slots, _) = kept[columns.clone()].as_chunks_mut::<L>();
             let (slot_groups, slots) = slots.as_chunks_mut::<CHAINS>();
             for (group, slots) in groups.iter().zip(slot_groups) {
-                fetch(isa, ahead, at, group);
                 for (chain, (vector, slot)) in group.iter().zip(slots).enumerate() {
                     let x = T::widen_lanes(isa, *vector);
                     *slot = step.step(chain, at + chain * L, x, None).store();
+                }
+                if FETCH {
+                    fetch(isa, group);
                 }
                 at += CHAINS * L;
             }
@@ -110,26 +144,22 @@ fn pass<I: Isa, T: Lane, const L: usize>(
         Some(vector) => *vector,
         None => padded(x),
     };
-    let valid = at - start..part.end - start;
+    let valid = at - start..columns.end - start;
     let x = T::widen_lanes(isa, vector);
     let result = step.step(0, start, x, Some(valid.clone()));
     if let Some(kept) = kept {
         let slot = kept[start..].first_chunk_mut::<L>().expect("padded");
-        // Lanes before the valid ones are other columns', which are done; those after are yet to come.
-        *slot = result
-            .within(valid.start..L, VectorOf::<I, T>::load(isa, *slot))
-            .store();
+        // The other lanes are other columns', done or yet to come.
+        let old = VectorOf::<I, T>::load(isa, *slot);
+        *slot = result.within(valid, old).store();
     }
 }
 
-/// Asks for what lies at `at` columns from `ahead`, as long as `group`.
+/// Asks for what lies ahead of a group of vectors.
 #[inline(always)]
-fn fetch<I: Isa, T, G>(isa: I, ahead: Option<*const T>, at: usize, _: &G) {
-    const LINE: usize = 64;
-    if let Some(ahead) = ahead {
-        for byte in (0..size_of::<G>()).step_by(LINE) {
-            isa.prefetch(ahead.wrapping_add(at).wrapping_byte_add(byte));
-        }
+fn fetch<I: Isa, G>(isa: I, group: &G) {
+    for byte in (0..size_of::<G>()).step_by(LINE) {
+        isa.prefetch(std::ptr::from_ref(group).wrapping_byte_add(AHEAD + byte));
     }
 }
 
@@ -185,16 +215,15 @@ fn summit<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize>(
     isa: I,
     map: M,
     x: &[T],
-    columns: Range<usize>,
-    target: usize,
+    columns: impl IntoIterator<Item = Range<usize>>,
 ) -> T::Wide {
     let mut summit = Summit::<_, _, _, L> {
         isa,
         map,
         best: [VectorOf::<I, T>::splat(isa, T::Wide::NEG_INFINITY); CHAINS],
     };
-    for part in off_target(columns, target) {
-        pass::<_, _, L>(isa, x, part, None, None, &mut summit);
+    for columns in columns {
+        pass::<_, _, L, false>(isa, x, columns, None, &mut summit);
     }
     let best = across(summit.best, |a, b| a.or_higher(b));
     across::<_, L>(best.store(), higher)
@@ -218,14 +247,14 @@ struct Powers<I: Isa, M, R: Float, const L: usize> {
     isa: I,
     map: M,
     top: R,
-    sums: [R::Vector<I>; CHAINS],
+    sum: R::Vector<I>,
 }
 
 impl<I: Isa, M: Map<R>, R: Float, const L: usize> Step<R::Vector<I>> for Powers<I, M, R, L> {
     #[inline(always)]
     fn step(
         &mut self,
-        chain: usize,
+        _: usize,
         at: usize,
         x: R::Vector<I>,
         valid: Option<Range<usize>>,
@@ -234,7 +263,7 @@ impl<I: Isa, M: Map<R>, R: Float, const L: usize> Step<R::Vector<I>> for Powers<
         if let Some(valid) = valid {
             powers = powers.within(valid, R::Vector::splat(self.isa, R::default()));
         }
-        self.sums[chain] = self.sums[chain].plus(powers);
+        self.sum = self.sum.plus(powers);
         powers
     }
 }
@@ -249,75 +278,343 @@ fn finite_top<R: Float>(top: R) -> R {
     }
 }
 
-/// The sum of a block of columns, which are in two parts.
-#[inline(always)]
-fn block_sum<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize>(
-    isa: I,
-    map: M,
-    x: &[T],
-    parts: [Range<usize>; 2],
-    top: T::Wide,
-    mut kept: Option<&mut [T::Wide]>,
-    ahead: *const T,
-) -> f64 {
-    let top = finite_top(top);
-    let mut powers = Powers::<_, _, _, L> {
-        isa,
-        map,
-        top,
-        sums: [VectorOf::<I, T>::splat(isa, T::Wide::default()); CHAINS],
-    };
-    for part in parts {
-        let kept = kept.as_deref_mut();
-        pass::<_, _, L>(isa, x, part, kept, Some(ahead), &mut powers);
+impl<I: Isa, M: Map<R>, R: Float, const L: usize> Powers<I, M, R, L> {
+    #[inline(always)]
+    fn new(isa: I, map: M, top: R) -> Self {
+        Self {
+            isa,
+            map,
+            top: finite_top(top),
+            sum: R::Vector::splat(isa, R::default()),
+        }
     }
-    let sums: [T::Wide; L] = across(powers.sums, |a, b| a.plus(b)).store();
-    across(sums.map(Float::widen), |a, b| a + b)
+
+    #[inline(always)]
+    fn total(self) -> f64 {
+        let lanes: [R; L] = self.sum.store();
+        across(lanes.map(Float::widen), |a, b| a + b)
+    }
 }
 
-#[inline(always)]
-fn blocks(columns: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    let end = columns.end;
-    columns
-        .step_by(BLOCK)
-        .map(move |start| start..end.min(start + BLOCK))
+/// A block to sum up.
+#[derive(Clone, Copy)]
+struct Block<'a, T, M> {
+    map: M,
+    x: &'a [T],
+    start: usize,
+    end: usize,
+    target: usize,
 }
 
-/// Sums up a row whose powers are kept: the maximum of all first, then powers that differ from the gradient by one factor.
-pub(super) struct SumKept<'a, T: Lane, M> {
-    pub(super) map: M,
+impl<T: Lane, M: Map<T::Wide>> Block<'_, T, M> {
+    /// Raises `all` to the block's height. Says whether the passes must leave the target out: where it is as high as the
+    /// rest. Else it has some of the sum but not much of it, since another class's term is 1, and can be taken off again.
+    #[inline(always)]
+    fn raise<I: Isa, const L: usize>(self, isa: I, all: &mut Partial<T::Wide>) -> bool {
+        let Self {
+            map,
+            x,
+            start,
+            end,
+            target,
+        } = self;
+        let mut columns = [start..end, end..end];
+        loop {
+            let top = summit::<_, _, _, L>(isa, map, x, columns.clone());
+            let split = columns[0].end != end || columns[1].start != end;
+            if split || !(start..end).contains(&target) || self.height::<_, L>(isa) < top {
+                *all = all.raised(higher(top, all.top), map);
+                return split;
+            }
+            columns = off_target(start..end, target);
+        }
+    }
+
+    /// The target's logit in lanes, to have what the passes have.
+    #[inline(always)]
+    fn own<I: Isa, const L: usize>(self, isa: I) -> VectorOf<I, T> {
+        T::widen_lanes(isa, [self.x[self.target]; L])
+    }
+
+    #[inline(always)]
+    fn height<I: Isa, const L: usize>(self, isa: I) -> T::Wide {
+        let own = self.own::<_, L>(isa);
+        let heights = self.map.height::<_, L>(isa, self.target, own);
+        heights.store::<L>()[0]
+    }
+
+    /// Takes a strip.
+    #[inline(always)]
+    fn take<I: Isa, const L: usize>(
+        self,
+        isa: I,
+        strip: Range<usize>,
+        split: bool,
+        mut kept: Option<&mut [T::Wide]>,
+        powers: &mut Powers<I, M, T::Wide, L>,
+    ) {
+        let columns = if split {
+            off_target(strip, self.target)
+        } else {
+            let end = strip.end;
+            [strip, end..end]
+        };
+        for columns in columns {
+            if !columns.is_empty() {
+                let kept = kept.as_deref_mut();
+                pass::<_, _, L, true>(isa, self.x, columns, kept, powers);
+            }
+        }
+    }
+
+    /// Adds what was taken to `all`.
+    #[inline(always)]
+    fn add_to<I: Isa, const L: usize>(
+        self,
+        isa: I,
+        split: bool,
+        powers: Powers<I, M, T::Wide, L>,
+        all: &mut Partial<T::Wide>,
+    ) {
+        all.sum += powers.total();
+        if !split && (self.start..self.end).contains(&self.target) {
+            let own = self.own::<_, L>(isa);
+            let top = finite_top(all.top);
+            let own = self.map.powers::<_, L>(isa, self.target, own, top);
+            all.sum -= own.store::<L>()[0].widen();
+        }
+    }
+}
+
+/// A row to sum up.
+pub(super) struct Summed<'a, T: Lane> {
     pub(super) x: &'a [T],
     pub(super) target: usize,
-    /// `[C]` and padding.
-    pub(super) kept: Option<&'a mut [T::Wide]>,
-    /// Where the next row's logits lie.
-    pub(super) ahead: *const T,
+    /// What the powers of each block are relative to: the highest so far.
+    pub(super) tops: &'a mut [T::Wide],
 }
 
-impl<T: Lane, M: Map<T::Wide>> Kernel for SumKept<'_, T, M> {
+/// A row whose powers are kept and whose gradient is to be written.
+pub(super) struct Written<'a, T: Lane> {
+    pub(super) gradient: &'a mut [T],
+    /// What the powers of each block are to be multiplied by.
+    pub(super) factors: &'a [T::Wide],
+    /// The target and its gradient.
+    pub(super) target: (usize, T),
+    pub(super) stream: bool,
+}
+
+/// Sums up a row and keeps its powers over those of an earlier one, of which the gradient is made meanwhile.
+pub(super) struct Turn<'a, T: Lane, M> {
+    pub(super) map: M,
+    pub(super) sum: Option<Summed<'a, T>>,
+    pub(super) write: Option<Written<'a, T>>,
+    /// `[C]` and padding.
+    pub(super) kept: &'a mut [T::Wide],
+}
+
+impl<T: Lane, M: Map<T::Wide>> Kernel for Turn<'_, T, M> {
     type Output = Partial<T::Wide>;
 
     #[inline(always)]
     fn run<I: Isa, const L: usize>(self, isa: I) -> Self::Output {
         let Self {
             map,
-            x,
-            target,
-            mut kept,
-            ahead,
+            mut sum,
+            write,
+            kept,
         } = self;
-        let top = summit::<_, _, _, L>(isa, map, x, 0..x.len(), target);
-        let mut sum = 0.0;
-        for block in blocks(0..x.len()) {
-            let kept = kept.as_deref_mut();
-            let parts = off_target(block, target);
-            sum += block_sum::<_, _, _, L>(isa, map, x, parts, top, kept, ahead);
+        let mut writer = write.map(|row| Writer { map, row, done: 0 });
+        let columns = match (&sum, &writer) {
+            (Some(sum), _) => sum.x.len(),
+            (None, Some(writer)) => writer.row.gradient.len(),
+            (None, None) => 0,
+        };
+        let mut all = Partial::EMPTY;
+        let (mut start, mut i) = (0, 0);
+        while start < columns {
+            let end = part_end(start, columns, BLOCK);
+            let mut summed = sum.as_mut().map(|sum| {
+                let block = Block {
+                    map,
+                    x: sum.x,
+                    start,
+                    end,
+                    target: sum.target,
+                };
+                let split = block.raise::<_, L>(isa, &mut all);
+                sum.tops[i] = all.top;
+                (block, split, Powers::<_, _, _, L>::new(isa, map, all.top))
+            });
+            while start < end {
+                let strip = start..part_end(start, end, STRIP);
+                start = strip.end;
+                if let Some(writer) = &mut writer {
+                    writer.write_to::<_, L>(isa, kept, start, i, start == end);
+                }
+                if let Some((block, split, powers)) = &mut summed {
+                    block.take::<_, L>(isa, strip, *split, Some(kept), powers);
+                }
+            }
+            if let Some((block, split, powers)) = summed {
+                block.add_to::<_, L>(isa, split, powers, &mut all);
+            }
+            i += 1;
         }
-        Partial { top, sum }
+        all
     }
 }
 
-/// Sums up some columns of a long row in one reading: each block relative to its own maximum.
+/// Writes a gradient from kept powers, some columns at a time.
+struct Writer<'a, T: Lane, M> {
+    map: M,
+    row: Written<'a, T>,
+    /// Columns that are done.
+    done: usize,
+}
+
+impl<T: Lane, M: Map<T::Wide>> Writer<'_, T, M> {
+    /// The gradient from column `at` on.
+    #[inline(always)]
+    fn lanes<I: Isa, const L: usize>(
+        map: M,
+        isa: I,
+        at: usize,
+        powers: &[T::Wide; L],
+        factor: VectorOf<I, T>,
+    ) -> [T; L] {
+        let powers = map.weigh::<_, L>(isa, at, VectorOf::<I, T>::load(isa, *powers));
+        T::narrow_lanes(isa, powers.times(factor))
+    }
+
+    /// One vector, `past` the cache or not. Where the row is shorter it is cut.
+    #[inline(always)]
+    fn one<I: Isa, const L: usize>(
+        &mut self,
+        isa: I,
+        kept: &[T::Wide],
+        at: usize,
+        factor: VectorOf<I, T>,
+        past: bool,
+    ) {
+        let powers = kept[at..].first_chunk::<L>().expect("padded");
+        let mut lanes = Self::lanes::<_, L>(self.map, isa, at, powers, factor);
+        let Written {
+            gradient, target, ..
+        } = &mut self.row;
+        if let Some(lane) = lanes.get_mut(target.0.wrapping_sub(at)) {
+            *lane = target.1;
+        }
+        let to = &mut gradient[at..];
+        match to.first_chunk_mut::<L>() {
+            Some(to) if past => isa.stream(to, lanes),
+            Some(to) => *to = lanes,
+            None => {
+                for (to, from) in to.iter_mut().zip(lanes) {
+                    *to = from;
+                }
+            }
+        }
+    }
+
+    /// So many vectors, without a look at the target.
+    #[inline(always)]
+    fn many<I: Isa, const L: usize>(
+        &mut self,
+        isa: I,
+        kept: &[T::Wide],
+        vectors: usize,
+        factor: VectorOf<I, T>,
+    ) {
+        let columns = self.done..self.done + vectors * L;
+        let (to, _) = self.row.gradient[columns.clone()].as_chunks_mut::<L>();
+        let (powers, _) = kept[columns].as_chunks::<L>();
+        let mut at = self.done;
+        if self.row.stream {
+            for (to, powers) in to.iter_mut().zip(powers) {
+                isa.stream(to, Self::lanes::<_, L>(self.map, isa, at, powers, factor));
+                at += L;
+            }
+        } else {
+            for (to, powers) in to.iter_mut().zip(powers) {
+                *to = Self::lanes::<_, L>(self.map, isa, at, powers, factor);
+                at += L;
+            }
+        }
+        self.done = at;
+    }
+
+    /// Writes on to column `end`, and to the end of the line: powers beyond are still those of this row. `block` is the
+    /// block that the columns are in, and `last` says that they are its last.
+    #[inline(always)]
+    fn write_to<I: Isa, const L: usize>(
+        &mut self,
+        isa: I,
+        kept: &[T::Wide],
+        end: usize,
+        block: usize,
+        last: bool,
+    ) {
+        let stream = self.row.stream;
+        if self.done >= end {
+            return;
+        }
+        let splat = |factor| VectorOf::<I, T>::splat(isa, factor);
+        let factor = splat(self.row.factors[block]);
+        if stream && self.done == 0 {
+            // Past the cache whole lines only, since a part of one would be read to be completed. The next vectors may
+            // write some of these columns again.
+            let head = self.row.gradient.as_ptr().align_offset(LINE);
+            if head <= end {
+                for at in (0..head).step_by(L) {
+                    self.one::<_, L>(isa, kept, at, factor, false);
+                }
+                self.done = head;
+            }
+        }
+        let (target, value) = self.row.target;
+        let vectors = (end - self.done) / L;
+        let before = target.wrapping_sub(self.done) / L;
+        // What is past the cache would have to come back for the target to be written over it.
+        let split = stream && before < vectors;
+        let mut left = vectors;
+        if split {
+            self.many::<_, L>(isa, kept, before, factor);
+            self.one::<_, L>(isa, kept, self.done, factor, true);
+            self.done += L;
+            left -= before + 1;
+        }
+        self.many::<_, L>(isa, kept, left, factor);
+        let len = self.row.gradient.len();
+        if end < len {
+            // There is more than a line to come.
+            let line = if stream {
+                self.row.gradient[self.done..].as_ptr().align_offset(LINE)
+            } else {
+                0
+            };
+            let stop = (self.done + line).max(end);
+            let next = splat(self.row.factors[block + usize::from(last)]);
+            while self.done < stop {
+                let own = end.saturating_sub(self.done).min(L);
+                let factor = factor.within(0..own, next);
+                self.one::<_, L>(isa, kept, self.done, factor, stream);
+                self.done += L;
+            }
+            return;
+        }
+        if self.done < end {
+            // A block is longer than a vector, so that what is written twice has the same factor.
+            self.one::<_, L>(isa, kept, end.saturating_sub(L), factor, false);
+            self.done = end;
+        }
+        if !stream {
+            self.row.gradient[target] = value;
+        }
+    }
+}
+
+/// Sums up some columns of a long row in one reading: each block relative to the highest so far.
 pub(super) struct SumBlocks<'a, T, M> {
     pub(super) map: M,
     pub(super) x: &'a [T],
@@ -337,12 +634,21 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for SumBlocks<'_, T, M> {
             target,
         } = self;
         let mut all = Partial::EMPTY;
-        let ahead = x.as_ptr().wrapping_add(BLOCK);
-        for block in blocks(columns) {
-            let top = summit::<_, _, _, L>(isa, map, x, block.clone(), target);
-            let parts = off_target(block, target);
-            let sum = block_sum::<_, _, _, L>(isa, map, x, parts, top, None, ahead);
-            all = all.and(Partial { top, sum }, map);
+        let mut start = columns.start;
+        while start < columns.end {
+            let end = part_end(start, columns.end, BLOCK);
+            let block = Block {
+                map,
+                x,
+                start,
+                end,
+                target,
+            };
+            let split = block.raise::<_, L>(isa, &mut all);
+            let mut powers = Powers::<_, _, _, L>::new(isa, map, all.top);
+            block.take::<_, L>(isa, start..end, split, None, &mut powers);
+            block.add_to::<_, L>(isa, split, powers, &mut all);
+            start = end;
         }
         all
     }
@@ -367,34 +673,6 @@ trait Source<T: Lane>: Copy {
         raw: Self::Raw<L>,
         over: [T; L],
     ) -> VectorOf<I, T>;
-}
-
-#[derive(Clone, Copy)]
-struct Kept<'a, R>(&'a [R]);
-
-impl<T: Lane> Source<T> for Kept<'_, T::Wide> {
-    type Raw<const L: usize> = [T::Wide; L];
-
-    #[inline(always)]
-    fn vectors<const L: usize>(self, at: usize) -> impl Iterator<Item = [T::Wide; L]> {
-        self.0[at..].as_chunks().0.iter().copied()
-    }
-
-    #[inline(always)]
-    fn part<const L: usize>(self, at: usize, _: usize) -> [T::Wide; L] {
-        *self.0[at..].first_chunk().expect("padded")
-    }
-
-    #[inline(always)]
-    fn powers<I: Isa, const L: usize>(
-        self,
-        isa: I,
-        _: usize,
-        raw: [T::Wide; L],
-        _: [T; L],
-    ) -> VectorOf<I, T> {
-        VectorOf::<I, T>::load(isa, raw)
-    }
 }
 
 /// Computed again from the logits.
@@ -546,31 +824,6 @@ impl<T: Lane, M: Map<T::Wide>, S: Source<T>> Gradient<'_, T, M, S> {
         } else {
             self.write::<_, L, false>(isa);
         }
-    }
-}
-
-/// Writes a row's gradient from the powers that were kept.
-pub(super) struct WriteKept<'a, T: Lane, M> {
-    pub(super) map: M,
-    pub(super) kept: &'a [T::Wide],
-    pub(super) gradient: &'a mut [T],
-    pub(super) scale: T::Wide,
-    pub(super) stream: bool,
-}
-
-impl<T: Lane, M: Map<T::Wide>> Kernel for WriteKept<'_, T, M> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa, const L: usize>(self, isa: I) {
-        let gradient = Gradient {
-            map: self.map,
-            source: Kept(self.kept),
-            first_class: 0,
-            gradient: self.gradient,
-            scale: self.scale,
-        };
-        gradient.write_where::<_, L>(isa, self.stream);
     }
 }
 

@@ -7,7 +7,6 @@
 mod aarch64;
 mod baseline;
 mod portable;
-mod scratch;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -16,8 +15,6 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use half::{bf16, f16};
-
-pub(super) use scratch::Scratch;
 
 /// No instance has more lanes: what is read in whole vectors is padded by so many elements.
 pub(super) const MOST_LANES: usize = 16;
