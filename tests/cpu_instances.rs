@@ -53,16 +53,20 @@ fn one_instance_is_right() {
 fn each_type<T: Element>() {
     random_rows::<T>();
     long_rows::<T>();
+    many_long_rows::<T>();
     large_logits::<T>();
     edges_at_every_place::<T>();
     streamed_and_cached_rows_have_the_same_bits::<T>();
     threads_do_not_change_bits::<T>();
 }
 
-/// Around the numbers of lanes, of columns in a block, and of classes that are kept; long rows are split in two, three, four.
+/// Around the numbers of lanes, of columns in a strip and in a block, and of classes that are kept; long rows are split in two, three, four.
 fn random_rows<T: Element>() {
     let mut rng = fastrand::Rng::with_seed(51);
-    for classes in (1..40).chain([63, 64, 65, 127, 128, 129, 365, 1023, 1024, 1025, 1040, 2049]) {
+    for classes in (1..40).chain([
+        63, 64, 65, 127, 128, 129, 319, 320, 321, 365, 1023, 1024, 1025, 1040, 1279, 1280, 1281,
+        2049, 2303, 2304,
+    ]) {
         let counts = counts(&mut rng, classes);
         for objective in objectives() {
             let loss = build(objective, &counts);
@@ -91,6 +95,46 @@ fn long_rows<T: Element>() {
             loss.cpu_in_place(&mut over, &y, &Options::new(), Outputs::new())
                 .expect("valid");
             assert_eq!(over, loss.cpu(&x, &y).expect("valid").gradient);
+        }
+    }
+}
+
+/// Enough rows to be taken one after the other, with maxima that rise from block to block or do not, and targets in the
+/// first and last columns and where the row is highest.
+fn many_long_rows<T: Element>() {
+    const ROWS: usize = 17;
+    let mut rng = fastrand::Rng::with_seed(57);
+    for classes in [1281, 8193, 20_003, 130_001] {
+        let counts = counts(&mut rng, classes);
+        for objective in [
+            Objective::ala(),
+            Objective::VectorScaling {
+                gamma: 0.15,
+                tau: 0.9,
+            },
+        ] {
+            let loss = build(objective, &counts);
+            let mut y = labels(&mut rng, ROWS, classes);
+            let mut x = logits::<T>(&mut rng, ROWS * classes, 0.1);
+            for (row, (x, y)) in x.chunks_mut(classes).zip(&mut y).enumerate() {
+                let slope = [0.0, 0.9, -0.9][row % 3];
+                for (j, x) in x.iter_mut().enumerate() {
+                    let ramp = slope * (2.0 * j as f64 / classes as f64 - 1.0);
+                    *x = T::from_f64(x.to_f64() + ramp);
+                }
+                let highest = |a: &usize, b: &usize| x[*a].to_f64().total_cmp(&x[*b].to_f64());
+                match row {
+                    0..3 => *y = 0,
+                    3..6 => *y = classes as i64 - 1,
+                    6..9 => *y = (0..classes).max_by(highest).expect("a class") as i64,
+                    _ => {}
+                }
+            }
+            assert_matches_reference(&loss, &x, &y);
+            let gradient = loss.cpu(&x, &y).expect("valid").gradient;
+            loss.cpu_in_place(&mut x, &y, &Options::new(), Outputs::new())
+                .expect("valid");
+            assert!(x == gradient, "{objective:?} C={classes} in place");
         }
     }
 }
@@ -194,7 +238,13 @@ fn streamed_and_cached_rows_have_the_same_bits<T: Element>() {
 fn threads_do_not_change_bits<T: Element>() {
     let mut rng = fastrand::Rng::with_seed(56);
     // By rows, by columns of long rows, by both.
-    for (rows, classes) in [(900, 100), (90, 1001), (1, 100_003), (9, 20_000)] {
+    for (rows, classes) in [
+        (900, 100),
+        (90, 1001),
+        (1, 100_003),
+        (9, 20_000),
+        (40, 20_000),
+    ] {
         let loss = build(Objective::ala(), &counts(&mut rng, classes));
         let x = logits::<T>(&mut rng, rows * classes, 1.0);
         let y = labels(&mut rng, rows, classes);
