@@ -4,7 +4,9 @@
 
 use std::process::Command;
 
-use ala_loss::{CpuInstance, Element, Loss, Objective, Options, Outputs, Reduction};
+use ala_loss::{
+    CpuInstance, Element, Loss, Objective, Options, Outputs, Real, Reduction, Upstream,
+};
 use half::{bf16, f16};
 
 mod problem;
@@ -58,6 +60,7 @@ fn each_type<T: Element>() {
     edges_at_every_place::<T>();
     streamed_and_cached_rows_have_the_same_bits::<T>();
     threads_do_not_change_bits::<T>();
+    a_nan_upstream_makes_a_nan::<T>();
 }
 
 /// Around the numbers of lanes, of columns in a strip and in a block, and of classes that are kept; long rows are split in two, three, four.
@@ -260,6 +263,27 @@ fn threads_do_not_change_bits<T: Element>() {
             assert_eq!(many.loss.to_bits(), one.loss.to_bits(), "{what}");
             assert!(bits(&many.gradient) == bits(&one.gradient), "{what}");
             assert_eq!(many.row_losses, one.row_losses, "{what}");
+        }
+    }
+}
+
+/// Whatever its bits, and with a map for each class as with one slope.
+fn a_nan_upstream_makes_a_nan<T: Element>() {
+    let mut rng = fastrand::Rng::with_seed(58);
+    for classes in [37, 9000] {
+        let counts = counts(&mut rng, classes);
+        for objective in [Objective::ala(), Objective::BalancedSoftmax] {
+            let loss = Loss::builder(objective, &counts)
+                .reduction(Reduction::None)
+                .build()
+                .expect("valid");
+            let x = logits::<T>(&mut rng, classes, 1.0);
+            for bits in [0x7FC0_0000u32, 0x7FFF_FFFF, 0xFFFF_FFFF, 0x7F80_0001] {
+                let upstream = [T::Real::from_f64(f32::from_bits(bits).into())];
+                let options = Options::new().upstream(Upstream::PerRow(&upstream));
+                let outcome = loss.cpu_with(&x, &[3], &options).expect("valid");
+                assert!(outcome.gradient.iter().all(|g| g.to_f64().is_nan()));
+            }
         }
     }
 }

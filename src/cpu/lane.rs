@@ -47,7 +47,7 @@ pub trait Lane: Copy + Send + Sync + 'static {
     fn sum_rows(walk: &Walk<'_>, rows: Rows<'_, Self>) -> f64
     where
         Self: Element;
-    /// Rounds to nearest, ties to even.
+    /// Rounds to nearest, ties to even. The low half of a NaN must be 0.
     fn narrow_lanes<I: Isa, const L: usize>(isa: I, x: VectorOf<I, Self>) -> [Self; L];
 }
 

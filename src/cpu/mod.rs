@@ -684,10 +684,13 @@ struct Waiting<T> {
     at_target: T,
 }
 
-/// A gradient's factor, rounded. What is finite stays so: times a power of 0 it must be 0.
+/// A gradient's factor, rounded. What is finite stays so: times a power of 0 it must be 0. A NaN becomes the plain one,
+/// which survives being cut to 16 bits.
 fn factor<R: Float>(scale: f64) -> R {
     if scale.is_finite() {
         R::round(scale.clamp(R::LOWEST.widen(), -R::LOWEST.widen()))
+    } else if scale.is_nan() {
+        R::round(f64::NAN)
     } else {
         R::round(scale)
     }

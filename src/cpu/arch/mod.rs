@@ -30,6 +30,7 @@ pub trait Isa: Copy {
     fn widen_f16<const L: usize>(self, x: [f16; L]) -> Self::Single;
     fn narrow_f16<const L: usize>(self, x: Self::Single) -> [f16; L];
     fn widen_bf16<const L: usize>(self, x: [bf16; L]) -> Self::Single;
+    /// A NaN whose low 16 bits are not 0 may become a number.
     fn narrow_bf16<const L: usize>(self, x: Self::Single) -> [bf16; L];
 
     /// Stores past the cache, where the instruction set can and `to` is aligned for it.

@@ -254,7 +254,8 @@ macro_rules! isa {
                 }
             }
 
-            /// As [`half_bits::narrow_bf16`](crate::cpu::half_bits::narrow_bf16).
+            /// As [`half_bits::narrow_bf16`](crate::cpu::half_bits::narrow_bf16). A NaN's low half must be clear: a carry
+            /// out of it would turn the NaN over.
             #[inline(always)]
             fn narrow_bf16<const L: usize>(self, x: $single) -> [bf16; L] {
                 const { assert!(L == $lanes) };
@@ -320,10 +321,7 @@ isa!(
         let high = _mm256_srli_epi32::<16>(bits);
         let odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
         let up = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF));
-        let rounded = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, up));
-        let quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
-        let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
-        let all = _mm256_blendv_epi8(rounded, quiet, is_nan);
+        let all = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, up));
         // Packing works within halves of the register.
         _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256::<1>(all))
     },
@@ -338,9 +336,6 @@ isa!(
         let high = _mm512_srli_epi32::<16>(bits);
         let odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
         let up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
-        let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, up));
-        let quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
-        let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
-        _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(is_nan, rounded, quiet))
+        _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_add_epi32(bits, up)))
     },
 );
