@@ -444,7 +444,8 @@ impl Loss {
         crate::cpu::owned(self, logits, labels, options)
     }
 
-    /// Loss and gradient into the caller's buffers; allocates nothing. What `outputs` leaves out is not computed.
+    /// Loss and gradient into the caller's buffers. Allocates nothing once each thread has its room for exponentials (at most
+    /// 512 KB, 1 MB for `f64`). What `outputs` leaves out is not computed.
     ///
     /// # Errors
     /// [`Error::LogitsShape`], [`Error::StridedBuffer`], [`Error::Stride`], [`Error::Length`] for buffers of the
