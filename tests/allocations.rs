@@ -48,7 +48,7 @@ fn count(mut call: impl FnMut()) -> usize {
 
 #[test]
 fn a_call_into_buffers_allocates_nothing_and_an_owned_one_its_result() {
-    for (rows, classes) in [(8, 10), (3000, 100), (70, 1000), (3, 100_000)] {
+    for (rows, classes) in [(8, 10), (3000, 100), (70, 1000), (20, 9000), (3, 100_000)] {
         let counts = ClassCounts::new(vec![7; classes]).expect("valid");
         for objective in [Objective::ala(), Objective::BalancedSoftmax] {
             let loss = Loss::builder(objective, &counts).build().expect("valid");

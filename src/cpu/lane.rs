@@ -9,8 +9,8 @@ use super::map::{Columns, LaneTable};
 use super::{Rows, Walk};
 use crate::element::Element;
 
-/// Where a thread keeps exponentials between a sum and the gradient, each from a boundary of cache lines.
-const LINE: usize = 64;
+/// The bytes of a line of the cache.
+pub(super) const LINE: usize = 64;
 
 /// What a row is computed in: `f32`, or `f64` for `f64` logits.
 pub trait Float:
@@ -42,11 +42,12 @@ pub trait Float:
 pub trait Lane: Copy + Send + Sync + 'static {
     type Wide: Float;
 
-    fn widen_lanes<I: Isa, const L: usize>(isa: I, x: [Self; L]) -> VectorOf<I, Self>;
     /// [`Walk::rows`], compiled with this crate: not once more by each that calls it.
     fn sum_rows(walk: &Walk<'_>, rows: Rows<'_, Self>) -> f64
     where
         Self: Element;
+
+    fn widen_lanes<I: Isa, const L: usize>(isa: I, x: [Self; L]) -> VectorOf<I, Self>;
     /// Rounds to nearest, ties to even. The low half of a NaN must be 0.
     fn narrow_lanes<I: Isa, const L: usize>(isa: I, x: VectorOf<I, Self>) -> [Self; L];
 }

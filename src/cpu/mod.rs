@@ -520,26 +520,19 @@ impl Walk<'_> {
         let mut rows = Some(rows);
         let len = self.table.classes() + arch::MOST_LANES;
         let sum = T::Wide::with_kept(len, |kept| {
-            rows.take().map(|rows| self.kept_rows(rows, map, kept))
+            rows.take().map(|rows| {
+                self.instance.run(KeptRows {
+                    walk: self,
+                    rows,
+                    map,
+                    kept,
+                })
+            })
         });
         // Without memory to keep them in they are computed again.
         sum.flatten()
             .or_else(|| rows.map(|rows| self.long_rows(rows, map)))
             .unwrap_or_default()
-    }
-
-    fn kept_rows<T: Element, M: Map<T::Wide>>(
-        &self,
-        rows: Rows<'_, T>,
-        map: M,
-        kept: &mut [T::Wide],
-    ) -> f64 {
-        self.instance.run(KeptRows {
-            walk: self,
-            rows,
-            map,
-            kept,
-        })
     }
 
     fn long_rows<T: Element, M: Map<T::Wide>>(&self, mut rows: Rows<'_, T>, map: M) -> f64 {

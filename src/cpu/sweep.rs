@@ -3,23 +3,20 @@
 use std::ops::Range;
 
 use super::arch::{Isa, Kernel, Vector};
-use super::lane::{Float, Lane, VectorOf};
+use super::lane::{Float, LINE, Lane, VectorOf};
 use super::map::Map;
 
 /// So many columns have one maximum and are added in lanes before the lanes are added up in `f64`: with 8 lanes a sum of
-/// 128 `f32`, whose rounding stays far within the bounds however long the row is.
+/// 128 `f32`, 159 at the end of a row, whose rounding stays far within the bounds however long the row is.
 pub(super) const BLOCK: usize = 1024;
 
 /// The gradient of one row and the powers of a later one take turns after so many columns: memory works while the processor
 /// does.
 const STRIP: usize = 256;
 
-/// So many vectors are taken together, each with its own maximum or sum. With 4 of them AVX2 runs out of registers for the
+/// So many vectors are taken together, each with its own maximum. With 4 of them AVX2 runs out of registers for the
 /// polynomial's constants: 1.03 x the time.
 const CHAINS: usize = 2;
-
-/// The bytes of a line of the cache.
-const LINE: usize = 64;
 
 /// Logits are asked for when what lies so many bytes before them is read.
 const AHEAD: usize = 16 << 10;
@@ -311,22 +308,31 @@ impl<T: Lane, M: Map<T::Wide>> Block<'_, T, M> {
     /// rest. Else it has some of the sum but not much of it, since another class's term is 1, and can be taken off again.
     #[inline(always)]
     fn raise<I: Isa, const L: usize>(self, isa: I, all: &mut Partial<T::Wide>) -> bool {
-        let Self {
-            map,
-            x,
-            start,
-            end,
-            target,
-        } = self;
-        let mut columns = [start..end, end..end];
+        let mut split = false;
         loop {
-            let top = summit::<_, _, _, L>(isa, map, x, columns.clone());
-            let split = columns[0].end != end || columns[1].start != end;
-            if split || !(start..end).contains(&target) || self.height::<_, L>(isa) < top {
-                *all = all.raised(higher(top, all.top), map);
+            let columns = self.columns(self.start..self.end, split);
+            let top = summit::<_, _, _, L>(isa, self.map, self.x, columns);
+            if split || !self.holds_target() || self.height::<_, L>(isa) < top {
+                *all = all.raised(higher(top, all.top), self.map);
                 return split;
             }
-            columns = off_target(start..end, target);
+            split = true;
+        }
+    }
+
+    #[inline(always)]
+    fn holds_target(self) -> bool {
+        (self.start..self.end).contains(&self.target)
+    }
+
+    /// `columns`, without the target where they are to be `split`.
+    #[inline(always)]
+    fn columns(self, columns: Range<usize>, split: bool) -> [Range<usize>; 2] {
+        if split {
+            off_target(columns, self.target)
+        } else {
+            let end = columns.end;
+            [columns, end..end]
         }
     }
 
@@ -353,13 +359,7 @@ impl<T: Lane, M: Map<T::Wide>> Block<'_, T, M> {
         mut kept: Option<&mut [T::Wide]>,
         powers: &mut Powers<I, M, T::Wide, L>,
     ) {
-        let columns = if split {
-            off_target(strip, self.target)
-        } else {
-            let end = strip.end;
-            [strip, end..end]
-        };
-        for columns in columns {
+        for columns in self.columns(strip, split) {
             if !columns.is_empty() {
                 let kept = kept.as_deref_mut();
                 pass::<_, _, L, true>(isa, self.x, columns, kept, powers);
@@ -377,7 +377,7 @@ impl<T: Lane, M: Map<T::Wide>> Block<'_, T, M> {
         all: &mut Partial<T::Wide>,
     ) {
         all.sum += powers.total();
-        if !split && (self.start..self.end).contains(&self.target) {
+        if !split && self.holds_target() {
             let own = self.own::<_, L>(isa);
             let top = finite_top(all.top);
             let own = self.map.powers::<_, L>(isa, self.target, own, top);
@@ -487,6 +487,15 @@ impl<T: Lane, M: Map<T::Wide>> Writer<'_, T, M> {
         T::narrow_lanes(isa, powers.times(factor))
     }
 
+    #[inline(always)]
+    fn put<I: Isa, const L: usize>(isa: I, to: &mut [T; L], lanes: [T; L], past: bool) {
+        if past {
+            isa.stream(to, lanes);
+        } else {
+            *to = lanes;
+        }
+    }
+
     /// One vector, `past` the cache or not. Where the row is shorter it is cut.
     #[inline(always)]
     fn one<I: Isa, const L: usize>(
@@ -507,8 +516,7 @@ impl<T: Lane, M: Map<T::Wide>> Writer<'_, T, M> {
         }
         let to = &mut gradient[at..];
         match to.first_chunk_mut::<L>() {
-            Some(to) if past => isa.stream(to, lanes),
-            Some(to) => *to = lanes,
+            Some(to) => Self::put(isa, to, lanes, past),
             None => {
                 for (to, from) in to.iter_mut().zip(lanes) {
                     *to = from;
@@ -529,19 +537,11 @@ impl<T: Lane, M: Map<T::Wide>> Writer<'_, T, M> {
         let columns = self.done..self.done + vectors * L;
         let (to, _) = self.row.gradient[columns.clone()].as_chunks_mut::<L>();
         let (powers, _) = kept[columns].as_chunks::<L>();
-        let mut at = self.done;
-        if self.row.stream {
-            for (to, powers) in to.iter_mut().zip(powers) {
-                isa.stream(to, Self::lanes::<_, L>(self.map, isa, at, powers, factor));
-                at += L;
-            }
-        } else {
-            for (to, powers) in to.iter_mut().zip(powers) {
-                *to = Self::lanes::<_, L>(self.map, isa, at, powers, factor);
-                at += L;
-            }
+        for (to, powers) in to.iter_mut().zip(powers) {
+            let lanes = Self::lanes::<_, L>(self.map, isa, self.done, powers, factor);
+            Self::put(isa, to, lanes, self.row.stream);
+            self.done += L;
         }
-        self.done = at;
     }
 
     /// Writes on to column `end`, and to the end of the line: powers beyond are still those of this row. `block` is the
