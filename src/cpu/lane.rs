@@ -18,10 +18,12 @@ pub trait Float:
 {
     const NEG_INFINITY: Self;
     const ONE: Self;
-    /// From here down a power of 2 is taken for 0.
-    const LOWEST_EXPONENT: Self;
+    /// Of powers of 2: that which is taken for 0, and the highest.
+    const EXPONENTS: [Self; 2];
     /// The lowest finite number.
     const LOWEST: Self;
+    /// [`exp2`](Self::exp2) takes whole exponents off up to this: a sixteenth of what has a spacing of 1.
+    const MOST_WHOLE: Self;
 
     fn widen(self) -> f64;
     fn round(value: f64) -> Self;
@@ -34,13 +36,19 @@ pub trait Float:
     /// when a thread first asks for so many; `None`, without a call, where there is no memory for them.
     fn with_kept<A>(len: usize, call: impl FnOnce(&mut [Self]) -> A) -> Option<A>;
 
-    /// `2^(slope x)`, or 0 from `slope lowest` down; see [`exp2`](super::exp2).
-    fn exp2<I: Isa>(isa: I, x: Self::Vector<I>, slope: Self, lowest: Self) -> Self::Vector<I>;
+    /// `2^(slope x - whole)` for `x` between the `ends`; see [`exp2`](super::exp2).
+    fn exp2<I: Isa>(
+        isa: I,
+        x: Self::Vector<I>,
+        slope: Self,
+        ends: [Self; 2],
+        whole: Self,
+    ) -> Self::Vector<I>;
 }
 
 /// An element type in lanes.
 pub trait Lane: Copy + Send + Sync + 'static {
-    type Wide: Float;
+    type Wide: Float + Lane<Wide = Self::Wide>;
 
     /// [`Walk::rows`], compiled with this crate: not once more by each that calls it.
     fn sum_rows(walk: &Walk<'_>, rows: Rows<'_, Self>) -> f64
@@ -61,8 +69,10 @@ macro_rules! float {
             type Vector<I: Isa> = I::$vector;
             const NEG_INFINITY: Self = $type::NEG_INFINITY;
             const ONE: Self = 1.0;
-            const LOWEST_EXPONENT: Self = 1.0 - $type::MAX_EXP as $type;
+            const EXPONENTS: [Self; 2] =
+                [1.0 - $type::MAX_EXP as $type, $type::MAX_EXP as $type - 1.0];
             const LOWEST: Self = $type::MIN;
+            const MOST_WHOLE: Self = (1u64 << ($type::MANTISSA_DIGITS - 4)) as $type;
 
             #[inline(always)]
             fn widen(self) -> f64 {
@@ -95,8 +105,14 @@ macro_rules! float {
             }
 
             #[inline(always)]
-            fn exp2<I: Isa>(isa: I, x: I::$vector, slope: Self, lowest: Self) -> I::$vector {
-                super::exp2::$type(isa, x, slope, lowest)
+            fn exp2<I: Isa>(
+                isa: I,
+                x: I::$vector,
+                slope: Self,
+                ends: [Self; 2],
+                whole: Self,
+            ) -> I::$vector {
+                super::exp2::$type(isa, x, slope, ends, whole)
             }
         }
 

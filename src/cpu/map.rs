@@ -6,19 +6,63 @@ use super::arch::{Isa, MOST_LANES, Vector};
 use super::lane::Float;
 use crate::table::Others;
 
+/// What powers are relative to: a height near the row's highest.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Level<R> {
+    pub(super) height: R,
+    /// What is taken off the exponent.
+    whole: R,
+    /// The logits, or distances from the height, that the lowest and the highest exponents belong to.
+    ends: [R; 2],
+    /// Whether it is taken off the logits instead.
+    pub(super) far: bool,
+    /// What a block's sum of powers may come to: with more, the level is too low.
+    pub(super) reach: f64,
+}
+
+/// Where powers are rounded the more, the further they are above the level: their error stays below 7e-7.
+const REACH: f64 = 16384.0;
+
+/// Where they are not: what is left of an `f32`'s range must do for the gradient's factor.
+const EXACT_REACH: f64 = (1u64 << 40) as f64;
+
+impl<R: Float> Level<R> {
+    fn new(height: R) -> Self {
+        Self {
+            height,
+            whole: R::default(),
+            ends: R::EXPONENTS,
+            far: true,
+            reach: REACH,
+        }
+    }
+
+    /// With nothing above `-infinity`, every distance from it would be a NaN; from any number the powers are 0.
+    #[inline(always)]
+    fn finite(self) -> R {
+        if self.height == R::NEG_INFINITY {
+            R::default()
+        } else {
+            self.height
+        }
+    }
+}
+
 /// How logits off the target become exponents. `j` is the class of the first lane.
 ///
-/// A *height* is what a row's maximum is taken of; powers are relative to it.
+/// A *height* is what a row's level is chosen by.
 pub(super) trait Map<R: Float>: Copy + Send + Sync {
     fn height<I: Isa, const L: usize>(self, isa: I, j: usize, x: R::Vector<I>) -> R::Vector<I>;
 
-    /// `exp(z - m)` for logits `x`, where `m` is the shift at height `top`; 0 for `-infinity`.
-    fn powers<I: Isa, const L: usize>(
+    fn level<I: Isa>(self, height: R) -> Level<R>;
+
+    /// `exp(z - m)` for logits `x`, where `m` is the shift at `level`, which is `FAR` or not; 0 for `-infinity`.
+    fn powers<I: Isa, const L: usize, const FAR: bool>(
         self,
         isa: I,
         j: usize,
         x: R::Vector<I>,
-        top: R,
+        level: Level<R>,
     ) -> R::Vector<I>;
 
     /// `e` times what of the slope differs between classes.
@@ -27,20 +71,21 @@ pub(super) trait Map<R: Float>: Copy + Send + Sync {
     /// What of the slope is the same for all classes.
     fn slope(self) -> f64;
 
-    /// `m` of the row's formulas at height `top`.
-    fn shift(self, top: R) -> f64;
+    /// `m` of the row's formulas at `level`.
+    fn shift(self, level: Level<R>) -> f64;
 }
 
 /// One slope for all and no offsets: the height is the logit itself.
 ///
-/// The maximum is subtracted before the slope is applied: exact near the maximum, whatever the logits' common offset and
-/// though the slope be rounded.
+/// With fused multiply-adds the level is a whole exponent, taken off within the exponent's own rounding, as long as it is
+/// not too large. Else the logit at the level is taken off the others before the slope is applied: exact near the level,
+/// whatever the logits' common offset and though the slope be rounded.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Uniform<R> {
     slope: f64,
     slope_log2: R,
-    /// The distance from the maximum at which powers end.
-    lowest: R,
+    /// Of [`slope_log2`](Self::slope_log2).
+    inverse: f64,
 }
 
 impl<R: Float> Uniform<R> {
@@ -49,7 +94,7 @@ impl<R: Float> Uniform<R> {
         Self {
             slope,
             slope_log2,
-            lowest: R::round(R::LOWEST_EXPONENT.widen() / slope_log2.widen()),
+            inverse: slope_log2.widen().recip(),
         }
     }
 }
@@ -61,15 +106,43 @@ impl<R: Float> Map<R> for Uniform<R> {
     }
 
     #[inline(always)]
-    fn powers<I: Isa, const L: usize>(
+    fn level<I: Isa>(self, height: R) -> Level<R> {
+        let slope = self.slope_log2.widen();
+        let exponent = slope * height.widen();
+        let level = Level::new(height);
+        let ends = |whole| R::EXPONENTS.map(|end| R::round((end.widen() + whole) * self.inverse));
+        if I::FUSED && exponent.abs() <= R::MOST_WHOLE.widen() {
+            let whole = exponent.round_ties_even();
+            Level {
+                whole: R::round(whole),
+                ends: ends(whole),
+                far: false,
+                reach: EXACT_REACH,
+                ..level
+            }
+        } else {
+            Level {
+                ends: ends(0.0),
+                ..level
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn powers<I: Isa, const L: usize, const FAR: bool>(
         self,
         isa: I,
         _: usize,
         x: R::Vector<I>,
-        top: R,
+        level: Level<R>,
     ) -> R::Vector<I> {
-        let below_top = x.minus(R::Vector::splat(isa, top));
-        R::exp2(isa, below_top, self.slope_log2, self.lowest)
+        let Self { slope_log2, .. } = self;
+        if FAR {
+            let above = x.minus(R::Vector::splat(isa, level.finite()));
+            R::exp2(isa, above, slope_log2, level.ends, level.whole)
+        } else {
+            R::exp2(isa, x, slope_log2, level.ends, level.whole)
+        }
     }
 
     #[inline(always)]
@@ -83,8 +156,18 @@ impl<R: Float> Map<R> for Uniform<R> {
     }
 
     #[inline(always)]
-    fn shift(self, top: R) -> f64 {
-        self.slope * top.widen()
+    fn shift(self, level: Level<R>) -> f64 {
+        let height = level.height.widen();
+        let at_height = self.slope * height;
+        if level.far {
+            return at_height;
+        }
+        // The slope's rounding counts from the height on, not from 0 on: else a common offset would matter.
+        let rest = self
+            .slope_log2
+            .widen()
+            .mul_add(height, -level.whole.widen());
+        at_height - rest * LN_2
     }
 }
 
@@ -132,13 +215,19 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
     }
 
     #[inline(always)]
-    fn powers<I: Isa, const L: usize>(
+    fn level<I: Isa>(self, height: R) -> Level<R> {
+        Level::new(height)
+    }
+
+    #[inline(always)]
+    fn powers<I: Isa, const L: usize, const FAR: bool>(
         self,
         isa: I,
         j: usize,
         x: R::Vector<I>,
-        top: R,
+        level: Level<R>,
     ) -> R::Vector<I> {
+        let top = level.finite();
         let all = |x| R::Vector::splat(isa, x);
         // A rest may be negative or 0, and must not turn -infinity over. A NaN passes.
         let x = all(R::LOWEST).or_higher(x);
@@ -151,7 +240,8 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
             let rests = column::<_, _, L>(isa, slope_rests, j);
             let rest = x.times_plus(rests, column::<_, _, L>(isa, biases, j));
             let below_top = x.times_plus(column::<_, _, L>(isa, slopes, j), all(-top));
-            return R::exp2(isa, below_top.plus(rest), R::ONE, R::LOWEST_EXPONENT);
+            let below_top = below_top.plus(rest);
+            return R::exp2(isa, below_top, R::ONE, level.ends, level.whole);
         }
         // A product of f32 is exact only in f64, and the difference is small where it counts.
         let mut x: [R; L] = x.store();
@@ -160,7 +250,7 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
             *x = R::round(slope * x.widen() - top.widen() + biases[j + i].widen());
         }
         let x = R::Vector::load(isa, x);
-        R::exp2(isa, x, R::ONE, R::LOWEST_EXPONENT)
+        R::exp2(isa, x, R::ONE, level.ends, level.whole)
     }
 
     #[inline(always)]
@@ -174,8 +264,8 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
     }
 
     #[inline(always)]
-    fn shift(self, top: R) -> f64 {
-        top.widen() * LN_2
+    fn shift(self, level: Level<R>) -> f64 {
+        level.height.widen() * LN_2
     }
 }
 

@@ -17,13 +17,16 @@ use crate::outcome::{Options, Outcome, Outputs, Summary, Upstream};
 use crate::shape::{check_length, check_rows};
 use crate::table::{Others, RowTable};
 pub use arch::CpuInstance;
-use arch::{Isa, Kernel};
+use arch::{Isa, Kernel, MOST_LANES};
 use lane::Float;
 pub use lane::Lane;
 pub(crate) use map::LaneTable;
-use map::{Map, PerClass, Uniform};
+use map::{Level, Map, PerClass, Uniform};
 use row::Row;
-use sweep::{BLOCK, FinishStreams, Partial, SumBlocks, Summed, Top1, Turn, WriteAgain, Written};
+use sweep::{
+    BLOCK, FinishStreams, LongTurn, Partial, ShortTurn, SumBlocks, Summed, Top1, Turn, WriteAgain,
+    Written,
+};
 
 /// Rows are handed to a thread in runs of about this many elements, but of a few rows at least, so that most rows have one
 /// before them whose gradient is written meanwhile. The cut depends on the shape alone, so the sums below are added in the
@@ -36,9 +39,6 @@ const LEAF_ELEMENTS: usize = 16 * 1024;
 const KEPT: usize = 8 * 1024;
 const MOST_KEPT: usize = 128 * 1024;
 const MANY_ROWS: usize = 16;
-
-/// The most blocks of a row that is kept.
-const MOST_BLOCKS: usize = sweep::blocks(MOST_KEPT);
 
 /// The columns of a row are handed out in runs of so many.
 const LEAF_COLUMNS: usize = 8 * BLOCK;
@@ -210,6 +210,11 @@ fn leaf_rows(rows: usize, classes: usize) -> usize {
 /// Whether a row's exponentials are kept.
 fn keep(rows: usize, classes: usize) -> bool {
     classes <= KEPT || (classes <= MOST_KEPT && rows >= MANY_ROWS)
+}
+
+/// What is kept of a row: whole lines, so that the next begins one too, and no less than whole vectors.
+fn kept_len(classes: usize) -> usize {
+    classes.next_multiple_of(MOST_LANES)
 }
 
 /// Checks every label and adds up the weights of those that count, in row order.
@@ -518,8 +523,9 @@ impl Walk<'_> {
             return self.long_rows(rows, map);
         }
         let mut rows = Some(rows);
-        let len = self.table.classes() + arch::MOST_LANES;
-        let sum = T::Wide::with_kept(len, |kept| {
+        let classes = self.table.classes();
+        let rows_kept = if sweep::short(classes) { 2 } else { 1 };
+        let sum = T::Wide::with_kept(rows_kept * kept_len(classes), |kept| {
             rows.take().map(|rows| {
                 self.instance.run(KeptRows {
                     walk: self,
@@ -548,12 +554,12 @@ impl Walk<'_> {
             if let Some(hits) = &mut rows.hits {
                 hits[i] = self.instance.run(Top1 { x, target });
             }
-            let Partial { top, sum: others } = long.sum_columns(x, 0..classes, target);
+            let Partial { level, sum: others } = long.sum_columns(x, 0..classes, target);
             let solved = Row::new(
                 self.table,
                 target,
                 x[target].to_f64(),
-                map.shift(top),
+                map.shift(level),
                 others,
             );
             sum += rows.note_loss(i, &solved);
@@ -564,7 +570,7 @@ impl Walk<'_> {
                     continue;
                 }
                 let (at_target, scale) = solved.gradient(factor);
-                long.write(x, gradient, top, scale);
+                long.write(x, gradient, level, scale);
                 gradient[target] = T::from_f64(at_target);
             }
         }
@@ -577,7 +583,7 @@ struct KeptRows<'a, T: Element, M> {
     walk: &'a Walk<'a>,
     rows: Rows<'a, T>,
     map: M,
-    /// `[C]` and padding.
+    /// `[C]` and padding; where rows are short, twice.
     kept: &'a mut [T::Wide],
 }
 
@@ -593,11 +599,7 @@ impl<T: Element, M: Map<T::Wide>> Kernel for KeptRows<'_, T, M> {
             kept,
         } = self;
         let classes = walk.table.classes();
-        let blocks = sweep::blocks(classes);
-        // Of each block: what its powers are relative to, and what they are to be multiplied by.
-        let mut tops = [T::Wide::default(); MOST_BLOCKS];
-        let mut factors = [T::Wide::default(); MOST_BLOCKS];
-        let (tops, factors) = (&mut tops[..blocks], &mut factors[..blocks]);
+        let (mut kept, mut earlier) = kept.split_at_mut(kept_len(classes));
         let mut waiting: Option<Waiting<T>> = None;
         let mut sum = 0.0;
         // One more turn, to write the last.
@@ -614,29 +616,45 @@ impl<T: Element, M: Map<T::Wide>> Kernel for KeptRows<'_, T, M> {
             if let (Some(hits), Some((x, target))) = (&mut rows.hits, summed) {
                 hits[row] = Top1 { x, target }.run::<_, N>(isa);
             }
-            let Partial { top, sum: others } = Turn {
+            let turn = Turn {
                 map,
-                sum: summed.map(|(x, target)| Summed {
-                    x,
-                    target,
-                    tops: &mut *tops,
-                }),
-                write: gradient.zip(old).map(|(gradient, old)| Written {
-                    gradient,
-                    factors: &*factors,
-                    target: (old.target, old.at_target),
-                    stream: walk.stream,
-                }),
-                kept: &mut *kept,
-            }
-            .run::<_, N>(isa);
+                columns: classes,
+                sum: match summed {
+                    Some((x, target)) => Some(Summed { x, target }),
+                    None => None,
+                },
+                write: match (gradient, old) {
+                    (Some(gradient), Some(old)) => Some(Written {
+                        gradient,
+                        factor: old.factor,
+                        target: (old.target, old.at_target),
+                        stream: walk.stream,
+                    }),
+                    _ => None,
+                },
+            };
+            let Partial { level, sum: others } = if earlier.is_empty() {
+                isa.apart(LongTurn {
+                    turn,
+                    kept: &mut *kept,
+                })
+            } else {
+                std::mem::swap(&mut kept, &mut earlier);
+                let (kept, earlier) = (&mut *kept, &*earlier);
+                ShortTurn {
+                    turn,
+                    kept,
+                    earlier,
+                }
+                .run::<_, N>(isa)
+            };
             let Some((x, target)) = summed else {
                 if row < rows.count {
                     rows.ignore(row, classes);
                 }
                 continue;
             };
-            let shift = map.shift(top);
+            let shift = map.shift(level);
             let solved = Row::new(walk.table, target, x[target].to_f64(), shift, others);
             sum += rows.note_loss(row, &solved);
             let upstream = rows.upstream.at(row) / walk.divisor;
@@ -648,18 +666,11 @@ impl<T: Element, M: Map<T::Wide>> Kernel for KeptRows<'_, T, M> {
                 continue;
             }
             let (at_target, scale) = solved.gradient(upstream);
-            let scale = scale * map.slope();
-            for (to, &own) in factors.iter_mut().zip(&*tops) {
-                *to = factor(if own == top {
-                    scale
-                } else {
-                    scale * (map.shift(own) - shift).exp()
-                });
-            }
             waiting = Some(Waiting {
                 row,
                 target,
                 at_target: T::from_f64(at_target),
+                factor: factor(scale * map.slope()),
             });
         }
         if walk.stream {
@@ -671,10 +682,11 @@ impl<T: Element, M: Map<T::Wide>> Kernel for KeptRows<'_, T, M> {
 
 /// A row whose gradient off the target is still to be written.
 #[derive(Clone, Copy)]
-struct Waiting<T> {
+struct Waiting<T: Lane> {
     row: usize,
     target: usize,
     at_target: T,
+    factor: T::Wide,
 }
 
 /// A gradient's factor, rounded. What is finite stays so: times a power of 0 it must be 0. A NaN becomes the plain one,
@@ -748,15 +760,20 @@ impl<M> LongRow<'_, M> {
     }
 
     /// Writes the gradient off the target; `x` is `None` where the logits are what is written over.
-    fn write<T: Element>(&self, x: Option<&[T]>, gradient: &mut [T], top: T::Wide, scale: f64)
-    where
+    fn write<T: Element>(
+        &self,
+        x: Option<&[T]>,
+        gradient: &mut [T],
+        level: Level<T::Wide>,
+        scale: f64,
+    ) where
         M: Map<T::Wide> + Sync,
     {
         self.write_columns(WriteAgain {
             map: self.map,
             first_class: 0,
             x,
-            top,
+            level,
             gradient,
             scale: factor(scale * self.map.slope()),
             stream: self.walk.stream,

@@ -2,17 +2,20 @@
 
 use std::ops::Range;
 
-use super::arch::{Isa, Kernel, Vector};
+use super::arch::{Isa, Kernel, Made, Make, Vector};
 use super::lane::{Float, LINE, Lane, VectorOf};
-use super::map::Map;
+use super::map::{Level, Map};
 
-/// So many columns have one maximum and are added in lanes before the lanes are added up in `f64`: with 8 lanes a sum of
-/// 128 `f32`, 159 at the end of a row, whose rounding stays far within the bounds however long the row is.
+/// So many columns are added in lanes before the lanes are added up in `f64`: with 8 lanes a sum of 128 `f32`, 159 at the
+/// end of a row, whose rounding stays far within the bounds however long the row is.
 pub(super) const BLOCK: usize = 1024;
 
-/// The gradient of one row and the powers of a later one take turns after so many columns: memory works while the processor
-/// does.
+/// The gradient of one row and the powers of a later one take turns after a block, or after so many columns where the
+/// gradient is streamed: memory works while the processor does.
 const STRIP: usize = 256;
+
+/// A row's first level is the highest of so many columns.
+const SAMPLE: usize = 32;
 
 /// So many vectors are taken together, each with its own maximum. With 4 of them AVX2 runs out of registers for the
 /// polynomial's constants: 1.03 x the time.
@@ -32,43 +35,44 @@ fn part_end(start: usize, end: usize, len: usize) -> usize {
     }
 }
 
-/// How many blocks a row of so many columns has.
-pub(super) const fn blocks(columns: usize) -> usize {
-    columns.saturating_sub(BLOCK / 4) / BLOCK + 1
-}
-
-/// The terms off the target over some columns: `sum` of `exp(z_j - m)`, where `m` is the shift at height `top`.
+/// The terms off the target over some columns: `sum` of `exp(z_j - m)`, where `m` is the shift at `level`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Partial<R> {
-    pub(super) top: R,
+    pub(super) level: Level<R>,
     pub(super) sum: f64,
 }
 
 impl<R: Float> Partial<R> {
-    pub(super) const EMPTY: Self = Self {
-        top: R::NEG_INFINITY,
-        sum: 0.0,
-    };
-
-    /// The same terms relative to `top`, which is at least as high.
     #[inline(always)]
-    fn raised(self, top: R, map: impl Map<R>) -> Self {
-        // From one block to the next the maximum seldom rises. A NaN stays.
-        let sum = if self.top == top || self.sum == 0.0 {
+    fn none<I: Isa>(map: impl Map<R>) -> Self {
+        Self {
+            level: map.level::<I>(R::NEG_INFINITY),
+            sum: 0.0,
+        }
+    }
+
+    /// The same terms relative to `level`. A NaN stays.
+    #[inline(always)]
+    fn moved(self, level: Level<R>, map: impl Map<R>) -> Self {
+        let sum = if self.level.height == level.height || self.sum == 0.0 {
             self.sum
         } else {
-            self.sum * (map.shift(self.top) - map.shift(top)).exp()
+            self.sum * (map.shift(self.level) - map.shift(level)).exp()
         };
-        Self { top, sum }
+        Self { level, sum }
     }
 
     /// Both together. A NaN in either stays.
     #[inline(always)]
     pub(super) fn and(self, other: Self, map: impl Map<R>) -> Self {
-        let top = higher(other.top, self.top);
+        let level = if self.level.height > other.level.height {
+            self.level
+        } else {
+            other.level
+        };
         Self {
-            top,
-            sum: self.raised(top, map).sum + other.raised(top, map).sum,
+            level,
+            sum: self.moved(level, map).sum + other.moved(level, map).sum,
         }
     }
 }
@@ -86,7 +90,8 @@ trait Step<V> {
 }
 
 /// Takes `columns` of the row `x` in vectors; what is left at the end overlaps the columns beside it. What the steps
-/// return is kept where there is somewhere to: a row and padding. Where `FETCH`, later logits are asked for.
+/// return is kept where there is somewhere to, a row and padding: then `columns` are a vector at least, or the row. Where
+/// `FETCH`, later logits are asked for.
 #[inline(always)]
 fn pass<I: Isa, T: Lane, const L: usize, const FETCH: bool>(
     isa: I,
@@ -143,12 +148,11 @@ fn pass<I: Isa, T: Lane, const L: usize, const FETCH: bool>(
     };
     let valid = at - start..columns.end - start;
     let x = T::widen_lanes(isa, vector);
-    let result = step.step(0, start, x, Some(valid.clone()));
+    let result = step.step(0, start, x, Some(valid));
     if let Some(kept) = kept {
+        // The columns before have the same powers once more, and behind the row there is padding.
         let slot = kept[start..].first_chunk_mut::<L>().expect("padded");
-        // The other lanes are other columns', done or yet to come.
-        let old = VectorOf::<I, T>::load(isa, *slot);
-        *slot = result.within(valid, old).store();
+        *slot = result.store();
     }
 }
 
@@ -239,57 +243,83 @@ fn across<R: Copy, const L: usize>(mut lanes: [R; L], both: impl Fn(R, R) -> R) 
     lanes[0]
 }
 
-/// The sum of a pass, its terms kept where there is somewhere to.
-struct Powers<I: Isa, M, R: Float, const L: usize> {
+/// The sum of a pass: of what it takes, as it is.
+struct Total<I: Isa, R: Float, const L: usize> {
     isa: I,
-    map: M,
-    top: R,
     sum: R::Vector<I>,
 }
 
-impl<I: Isa, M: Map<R>, R: Float, const L: usize> Step<R::Vector<I>> for Powers<I, M, R, L> {
+impl<I: Isa, R: Float, const L: usize> Total<I, R, L> {
+    #[inline(always)]
+    fn new(isa: I) -> Self {
+        let sum = R::Vector::splat(isa, R::default());
+        Self { isa, sum }
+    }
+
+    #[inline(always)]
+    fn lanes(self) -> f64 {
+        let lanes: [R; L] = self.sum.store();
+        across(lanes.map(Float::widen), |a, b| a + b)
+    }
+}
+
+impl<I: Isa, R: Float, const L: usize> Step<R::Vector<I>> for Total<I, R, L> {
     #[inline(always)]
     fn step(
         &mut self,
         _: usize,
+        _: usize,
+        x: R::Vector<I>,
+        valid: Option<Range<usize>>,
+    ) -> R::Vector<I> {
+        let zero = R::Vector::splat(self.isa, R::default());
+        let term = match valid {
+            None => x,
+            Some(valid) => x.within(valid, zero),
+        };
+        self.sum = self.sum.plus(term);
+        x
+    }
+}
+
+/// The sum of the powers of a pass, which are kept where there is somewhere to.
+struct Powers<'a, I: Isa, M, R: Float, const L: usize, const FAR: bool> {
+    map: M,
+    level: Level<R>,
+    total: &'a mut Total<I, R, L>,
+}
+
+impl<I: Isa, M: Map<R>, R: Float, const L: usize, const FAR: bool> Step<R::Vector<I>>
+    for Powers<'_, I, M, R, L, FAR>
+{
+    #[inline(always)]
+    fn step(
+        &mut self,
+        chain: usize,
         at: usize,
         x: R::Vector<I>,
         valid: Option<Range<usize>>,
     ) -> R::Vector<I> {
-        let mut powers = self.map.powers::<_, L>(self.isa, at, x, self.top);
-        if let Some(valid) = valid {
-            powers = powers.within(valid, R::Vector::splat(self.isa, R::default()));
-        }
-        self.sum = self.sum.plus(powers);
+        let isa = self.total.isa;
+        let powers = self.map.powers::<_, L, FAR>(isa, at, x, self.level);
+        self.total.step(chain, at, powers, valid);
         powers
     }
 }
 
-/// With nothing above `-infinity`, every distance from it would be a NaN; from any number the powers are 0.
+/// The powers of `x`, the logits from class `j` on.
 #[inline(always)]
-fn finite_top<R: Float>(top: R) -> R {
-    if top == R::NEG_INFINITY {
-        R::default()
+fn powers<I: Isa, T: Lane, const L: usize>(
+    isa: I,
+    map: impl Map<T::Wide>,
+    j: usize,
+    x: VectorOf<I, T>,
+    level: Level<T::Wide>,
+) -> VectorOf<I, T> {
+    if level.far {
+        map.powers::<_, L, true>(isa, j, x, level)
     } else {
-        top
-    }
-}
-
-impl<I: Isa, M: Map<R>, R: Float, const L: usize> Powers<I, M, R, L> {
-    #[inline(always)]
-    fn new(isa: I, map: M, top: R) -> Self {
-        Self {
-            isa,
-            map,
-            top: finite_top(top),
-            sum: R::Vector::splat(isa, R::default()),
-        }
-    }
-
-    #[inline(always)]
-    fn total(self) -> f64 {
-        let lanes: [R; L] = self.sum.store();
-        across(lanes.map(Float::widen), |a, b| a + b)
+        map.powers::<_, L, false>(isa, j, x, level)
     }
 }
 
@@ -304,36 +334,26 @@ struct Block<'a, T, M> {
 }
 
 impl<T: Lane, M: Map<T::Wide>> Block<'_, T, M> {
-    /// Raises `all` to the block's height. Says whether the passes must leave the target out: where it is as high as the
-    /// rest. Else it has some of the sum but not much of it, since another class's term is 1, and can be taken off again.
+    /// Where the row has no level yet, one from a sample off the target: not above the row's highest, so that its powers do
+    /// not all end, and mostly not so far below that they reach beyond.
     #[inline(always)]
-    fn raise<I: Isa, const L: usize>(self, isa: I, all: &mut Partial<T::Wide>) -> bool {
-        let mut split = false;
-        loop {
-            let columns = self.columns(self.start..self.end, split);
-            let top = summit::<_, _, _, L>(isa, self.map, self.x, columns);
-            if split || !self.holds_target() || self.height::<_, L>(isa) < top {
-                *all = all.raised(higher(top, all.top), self.map);
-                return split;
-            }
-            split = true;
+    fn begin<I: Isa, const L: usize>(self, isa: I, all: &mut Partial<T::Wide>) {
+        if all.level.height > T::Wide::NEG_INFINITY {
+            return;
+        }
+        let columns = self.start..self.end.min(self.start + SAMPLE);
+        let highest = summit::<_, _, _, L>(isa, self.map, self.x, [columns.clone()]);
+        let above_target = !columns.contains(&self.target) || self.height::<_, L>(isa) < highest;
+        if highest > T::Wide::NEG_INFINITY && above_target {
+            all.level = self.map.level::<I>(highest);
+        } else {
+            *all = isa.apart(Raise(self, *all));
         }
     }
 
     #[inline(always)]
     fn holds_target(self) -> bool {
         (self.start..self.end).contains(&self.target)
-    }
-
-    /// `columns`, without the target where they are to be `split`.
-    #[inline(always)]
-    fn columns(self, columns: Range<usize>, split: bool) -> [Range<usize>; 2] {
-        if split {
-            off_target(columns, self.target)
-        } else {
-            let end = columns.end;
-            [columns, end..end]
-        }
     }
 
     /// The target's logit in lanes, to have what the passes have.
@@ -349,22 +369,57 @@ impl<T: Lane, M: Map<T::Wide>> Block<'_, T, M> {
         heights.store::<L>()[0]
     }
 
-    /// Takes a strip.
+    /// The target's power, as the passes have it.
+    #[inline(always)]
+    fn power<I: Isa, const L: usize>(self, isa: I, level: Level<T::Wide>) -> T::Wide {
+        let own = self.own::<_, L>(isa);
+        powers::<_, T, L>(isa, self.map, self.target, own, level).store::<L>()[0]
+    }
+
+    /// Takes some columns.
     #[inline(always)]
     fn take<I: Isa, const L: usize>(
         self,
         isa: I,
-        strip: Range<usize>,
-        split: bool,
-        mut kept: Option<&mut [T::Wide]>,
-        powers: &mut Powers<I, M, T::Wide, L>,
+        columns: Range<usize>,
+        level: Level<T::Wide>,
+        kept: Option<&mut [T::Wide]>,
+        total: &mut Total<I, T::Wide, L>,
     ) {
-        for columns in self.columns(strip, split) {
-            if !columns.is_empty() {
-                let kept = kept.as_deref_mut();
-                pass::<_, _, L, true>(isa, self.x, columns, kept, powers);
-            }
+        let Self { map, x, .. } = self;
+        if level.far {
+            let mut powers = Powers::<_, _, _, L, true> { map, level, total };
+            pass::<_, _, L, true>(isa, x, columns, kept, &mut powers);
+        } else {
+            let mut powers = Powers::<_, _, _, L, false> { map, level, total };
+            pass::<_, _, L, true>(isa, x, columns, kept, &mut powers);
         }
+    }
+
+    /// The sum off the target, where `total` is the sum with it.
+    #[inline(always)]
+    fn others<I: Isa, const L: usize>(
+        self,
+        isa: I,
+        total: Total<I, T::Wide, L>,
+        level: Level<T::Wide>,
+        kept: Option<&[T::Wide]>,
+    ) -> f64 {
+        let total = total.lanes();
+        if !self.holds_target() {
+            return total;
+        }
+        let own = match kept {
+            None => self.power::<_, L>(isa, level),
+            Some(kept) => kept[self.target],
+        };
+        let own = own.widen();
+        let others = total - own;
+        if own <= others {
+            // It has no more than half of the sum, which it can be taken off again.
+            return others;
+        }
+        isa.apart(Others(self, level, kept))
     }
 
     /// Adds what was taken to `all`.
@@ -372,94 +427,221 @@ impl<T: Lane, M: Map<T::Wide>> Block<'_, T, M> {
     fn add_to<I: Isa, const L: usize>(
         self,
         isa: I,
-        split: bool,
-        powers: Powers<I, M, T::Wide, L>,
+        total: Total<I, T::Wide, L>,
+        kept: Option<&mut [T::Wide]>,
         all: &mut Partial<T::Wide>,
     ) {
-        all.sum += powers.total();
-        if !split && self.holds_target() {
-            let own = self.own::<_, L>(isa);
-            let top = finite_top(all.top);
-            let own = self.map.powers::<_, L>(isa, self.target, own, top);
-            all.sum -= own.store::<L>()[0].widen();
+        let sum = self.others::<_, L>(isa, total, all.level, kept.as_deref());
+        if sum <= all.level.reach {
+            all.sum += sum;
+        } else {
+            *all = isa.apart(Higher(self, *all, kept));
         }
     }
 }
 
+/// What there is of a row, raised to the highest of the block off the target, if that is higher.
+struct Raise<'a, T: Lane, M>(Block<'a, T, M>, Partial<T::Wide>);
+
+impl<T: Lane, M: Map<T::Wide>> Kernel for Raise<'_, T, M> {
+    type Output = Partial<T::Wide>;
+
+    #[inline(always)]
+    fn run<I: Isa, const L: usize>(self, isa: I) -> Self::Output {
+        let Self(block, all) = self;
+        let columns = off_target(block.start..block.end, block.target);
+        let highest = summit::<_, _, _, L>(isa, block.map, block.x, columns);
+        if highest > all.level.height {
+            all.moved(block.map.level::<I>(highest), block.map)
+        } else {
+            all
+        }
+    }
+}
+
+/// The sum of a block off the target, once more where its powers are not kept.
+struct Others<'a, T: Lane, M>(Block<'a, T, M>, Level<T::Wide>, Option<&'a [T::Wide]>);
+
+impl<T: Lane, M: Map<T::Wide>> Kernel for Others<'_, T, M> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<I: Isa, const L: usize>(self, isa: I) -> f64 {
+        let Self(block, level, kept) = self;
+        let mut total = Total::<_, _, L>::new(isa);
+        for columns in off_target(block.start..block.end, block.target) {
+            if columns.is_empty() {
+                continue;
+            }
+            match kept {
+                Some(kept) => pass::<_, _, L, false>(isa, kept, columns, None, &mut total),
+                None => block.take(isa, columns, level, None, &mut total),
+            }
+        }
+        total.lanes()
+    }
+}
+
+/// A block beyond the level's reach: the level is raised, what was kept of the row is made relative to it, and the block is
+/// taken again.
+struct Higher<'a, T: Lane, M>(Block<'a, T, M>, Partial<T::Wide>, Option<&'a mut [T::Wide]>);
+
+impl<T: Lane, M: Map<T::Wide>> Kernel for Higher<'_, T, M> {
+    type Output = Partial<T::Wide>;
+
+    #[inline(always)]
+    fn run<I: Isa, const L: usize>(self, isa: I) -> Self::Output {
+        let Self(block, all, mut kept) = self;
+        let map = block.map;
+        let old = all.level;
+        let mut all = Raise(block, all).run::<_, L>(isa);
+        let mut total = Total::<_, _, L>::new(isa);
+        let columns = block.start..block.end;
+        if let Some(kept) = &mut kept {
+            let by = T::Wide::round((map.shift(old) - map.shift(all.level)).exp());
+            multiply::<_, _, L>(isa, &mut kept[..block.start], by);
+        }
+        block.take(isa, columns, all.level, kept.as_deref_mut(), &mut total);
+        all.sum += block.others::<_, L>(isa, total, all.level, kept.as_deref());
+        all
+    }
+}
+
+/// Multiplies whole vectors.
+#[inline(always)]
+fn multiply<I: Isa, R: Float, const L: usize>(isa: I, x: &mut [R], by: R) {
+    let by = R::Vector::splat(isa, by);
+    for x in x.as_chunks_mut::<L>().0 {
+        *x = R::Vector::load(isa, *x).times(by).store();
+    }
+}
+
 /// A row to sum up.
-pub(super) struct Summed<'a, T: Lane> {
+pub(super) struct Summed<'a, T> {
     pub(super) x: &'a [T],
     pub(super) target: usize,
-    /// What the powers of each block are relative to: the highest so far.
-    pub(super) tops: &'a mut [T::Wide],
 }
 
 /// A row whose powers are kept and whose gradient is to be written.
 pub(super) struct Written<'a, T: Lane> {
     pub(super) gradient: &'a mut [T],
-    /// What the powers of each block are to be multiplied by.
-    pub(super) factors: &'a [T::Wide],
+    /// What the powers are to be multiplied by.
+    pub(super) factor: T::Wide,
     /// The target and its gradient.
     pub(super) target: (usize, T),
     pub(super) stream: bool,
 }
 
-/// Sums up a row and keeps its powers over those of an earlier one, of which the gradient is made meanwhile.
+/// Sums up a row and keeps its powers, and makes the gradient of an earlier one from its own.
 pub(super) struct Turn<'a, T: Lane, M> {
     pub(super) map: M,
+    pub(super) columns: usize,
     pub(super) sum: Option<Summed<'a, T>>,
     pub(super) write: Option<Written<'a, T>>,
-    /// `[C]` and padding.
-    pub(super) kept: &'a mut [T::Wide],
 }
 
-impl<T: Lane, M: Map<T::Wide>> Kernel for Turn<'_, T, M> {
+impl<'a, T: Lane, M: Map<T::Wide>> Turn<'a, T, M> {
+    #[inline(always)]
+    fn block(&self, start: usize, end: usize) -> Option<Block<'a, T, M>> {
+        match &self.sum {
+            Some(sum) => Some(Block {
+                map: self.map,
+                x: sum.x,
+                start,
+                end,
+                target: sum.target,
+            }),
+            None => None,
+        }
+    }
+}
+
+/// Whether a row is one block.
+pub(super) const fn short(classes: usize) -> bool {
+    classes < BLOCK + BLOCK / 4
+}
+
+/// A turn of rows of one block. The earlier row's powers are kept apart from the later's, so that the scalars of neither are
+/// waited for.
+pub(super) struct ShortTurn<'a, T: Lane, M> {
+    pub(super) turn: Turn<'a, T, M>,
+    /// `[C]` and padding, for the later row and from the earlier.
+    pub(super) kept: &'a mut [T::Wide],
+    pub(super) earlier: &'a [T::Wide],
+}
+
+impl<T: Lane, M: Map<T::Wide>> Kernel for ShortTurn<'_, T, M> {
     type Output = Partial<T::Wide>;
 
     #[inline(always)]
     fn run<I: Isa, const L: usize>(self, isa: I) -> Self::Output {
         let Self {
-            map,
-            mut sum,
-            write,
+            turn,
             kept,
+            earlier,
         } = self;
-        let mut writer = write.map(|row| Writer { map, row, done: 0 });
-        let columns = match (&sum, &writer) {
-            (Some(sum), _) => sum.x.len(),
-            (None, Some(writer)) => writer.row.gradient.len(),
-            (None, None) => 0,
+        let map = turn.map;
+        let mut all = Partial::none::<I>(map);
+        let columns = turn.columns;
+        if let Some(block) = turn.block(0, columns) {
+            block.begin::<_, L>(isa, &mut all);
+            let mut total = Total::<_, _, L>::new(isa);
+            block.take(isa, 0..columns, all.level, Some(&mut *kept), &mut total);
+            block.add_to(isa, total, Some(kept), &mut all);
+        }
+        if let Some(row) = turn.write {
+            let mut writer = Writer { map, row, done: 0 };
+            writer.write_to::<_, L>(isa, earlier, columns);
+        }
+        all
+    }
+}
+
+/// A turn of longer rows: the later row's powers are kept over those of the earlier, as its gradient goes along.
+pub(super) struct LongTurn<'a, T: Lane, M> {
+    pub(super) turn: Turn<'a, T, M>,
+    /// `[C]` and padding.
+    pub(super) kept: &'a mut [T::Wide],
+}
+
+impl<T: Lane, M: Map<T::Wide>> Kernel for LongTurn<'_, T, M> {
+    type Output = Partial<T::Wide>;
+
+    #[inline(always)]
+    fn run<I: Isa, const L: usize>(mut self, isa: I) -> Self::Output {
+        let Self { turn, kept } = &mut self;
+        let map = turn.map;
+        let columns = turn.columns;
+        let mut writer = match turn.write.take() {
+            Some(row) => Some(Writer { map, row, done: 0 }),
+            None => None,
         };
-        let mut all = Partial::EMPTY;
-        let (mut start, mut i) = (0, 0);
+        let strip_len = match &writer {
+            Some(writer) if writer.row.stream => STRIP,
+            _ => BLOCK,
+        };
+        let mut all = Partial::none::<I>(map);
+        let mut start = 0;
         while start < columns {
             let end = part_end(start, columns, BLOCK);
-            let mut summed = sum.as_mut().map(|sum| {
-                let block = Block {
-                    map,
-                    x: sum.x,
-                    start,
-                    end,
-                    target: sum.target,
-                };
-                let split = block.raise::<_, L>(isa, &mut all);
-                sum.tops[i] = all.top;
-                (block, split, Powers::<_, _, _, L>::new(isa, map, all.top))
-            });
+            let block = turn.block(start, end);
+            if let Some(block) = block {
+                block.begin::<_, L>(isa, &mut all);
+            }
+            let mut total = Total::<_, _, L>::new(isa);
             while start < end {
-                let strip = start..part_end(start, end, STRIP);
+                let strip = start..part_end(start, end, strip_len);
                 start = strip.end;
                 if let Some(writer) = &mut writer {
-                    writer.write_to::<_, L>(isa, kept, start, i, start == end);
+                    writer.write_to::<_, L>(isa, kept, start);
                 }
-                if let Some((block, split, powers)) = &mut summed {
-                    block.take::<_, L>(isa, strip, *split, Some(kept), powers);
+                if let Some(block) = block {
+                    block.take(isa, strip, all.level, Some(kept), &mut total);
                 }
             }
-            if let Some((block, split, powers)) = summed {
-                block.add_to::<_, L>(isa, split, powers, &mut all);
+            if let Some(block) = block {
+                block.add_to(isa, total, Some(kept), &mut all);
             }
-            i += 1;
         }
         all
     }
@@ -473,41 +655,42 @@ struct Writer<'a, T: Lane, M> {
     done: usize,
 }
 
-impl<T: Lane, M: Map<T::Wide>> Writer<'_, T, M> {
-    /// The gradient from column `at` on.
-    #[inline(always)]
-    fn lanes<I: Isa, const L: usize>(
-        map: M,
-        isa: I,
-        at: usize,
-        powers: &[T::Wide; L],
-        factor: VectorOf<I, T>,
-    ) -> [T; L] {
-        let powers = map.weigh::<_, L>(isa, at, VectorOf::<I, T>::load(isa, *powers));
-        T::narrow_lanes(isa, powers.times(factor))
-    }
+/// The gradient from powers, one vector after the other from column `at` on.
+struct Lanes<I: Isa, T: Lane, M> {
+    isa: I,
+    map: M,
+    at: usize,
+    factor: VectorOf<I, T>,
+}
 
+impl<I: Isa, T: Lane, M: Map<T::Wide>, const L: usize> Make<[T::Wide; L], [T; L]>
+    for Lanes<I, T, M>
+{
     #[inline(always)]
-    fn put<I: Isa, const L: usize>(isa: I, to: &mut [T; L], lanes: [T; L], past: bool) {
-        if past {
-            isa.stream(to, lanes);
-        } else {
-            *to = lanes;
+    fn make(&mut self, powers: &[T::Wide; L]) -> [T; L] {
+        let powers = VectorOf::<I, T>::load(self.isa, *powers);
+        let weighed = self.map.weigh::<_, L>(self.isa, self.at, powers);
+        self.at += L;
+        T::narrow_lanes(self.isa, weighed.times(self.factor))
+    }
+}
+
+impl<T: Lane, M: Map<T::Wide>> Writer<'_, T, M> {
+    #[inline(always)]
+    fn lanes<I: Isa>(&self, isa: I, at: usize) -> Lanes<I, T, M> {
+        Lanes {
+            isa,
+            map: self.map,
+            at,
+            factor: VectorOf::<I, T>::splat(isa, self.row.factor),
         }
     }
 
     /// One vector, `past` the cache or not. Where the row is shorter it is cut.
     #[inline(always)]
-    fn one<I: Isa, const L: usize>(
-        &mut self,
-        isa: I,
-        kept: &[T::Wide],
-        at: usize,
-        factor: VectorOf<I, T>,
-        past: bool,
-    ) {
+    fn one<I: Isa, const L: usize>(&mut self, isa: I, kept: &[T::Wide], at: usize, past: bool) {
         let powers = kept[at..].first_chunk::<L>().expect("padded");
-        let mut lanes = Self::lanes::<_, L>(self.map, isa, at, powers, factor);
+        let mut lanes: [T; L] = self.lanes(isa, at).make(powers);
         let Written {
             gradient, target, ..
         } = &mut self.row;
@@ -516,7 +699,8 @@ impl<T: Lane, M: Map<T::Wide>> Writer<'_, T, M> {
         }
         let to = &mut gradient[at..];
         match to.first_chunk_mut::<L>() {
-            Some(to) => Self::put(isa, to, lanes, past),
+            Some(to) if past => isa.stream(std::slice::from_mut(to), &[lanes], &mut Made),
+            Some(to) => *to = lanes,
             None => {
                 for (to, from) in to.iter_mut().zip(lanes) {
                     *to = from;
@@ -527,89 +711,74 @@ impl<T: Lane, M: Map<T::Wide>> Writer<'_, T, M> {
 
     /// So many vectors, without a look at the target.
     #[inline(always)]
-    fn many<I: Isa, const L: usize>(
-        &mut self,
-        isa: I,
-        kept: &[T::Wide],
-        vectors: usize,
-        factor: VectorOf<I, T>,
-    ) {
-        let columns = self.done..self.done + vectors * L;
-        let (to, _) = self.row.gradient[columns.clone()].as_chunks_mut::<L>();
-        let (powers, _) = kept[columns].as_chunks::<L>();
-        for (to, powers) in to.iter_mut().zip(powers) {
-            let lanes = Self::lanes::<_, L>(self.map, isa, self.done, powers, factor);
-            Self::put(isa, to, lanes, self.row.stream);
-            self.done += L;
+    fn many<I: Isa, const L: usize>(&mut self, isa: I, kept: &[T::Wide], vectors: usize) {
+        let at = self.done;
+        self.done += vectors * L;
+        let mut lanes = self.lanes(isa, at);
+        let (to, _) = self.row.gradient[at..self.done].as_chunks_mut::<L>();
+        let (powers, _) = kept[at..self.done].as_chunks::<L>();
+        if self.row.stream {
+            isa.stream(to, powers, &mut lanes);
+        } else {
+            for (to, powers) in to.iter_mut().zip(powers) {
+                *to = lanes.make(powers);
+            }
         }
     }
 
-    /// Writes on to column `end`, and to the end of the line: powers beyond are still those of this row. `block` is the
-    /// block that the columns are in, and `last` says that they are its last.
+    /// Writes on to column `end` or a little further: powers beyond are still those of this row.
     #[inline(always)]
-    fn write_to<I: Isa, const L: usize>(
-        &mut self,
-        isa: I,
-        kept: &[T::Wide],
-        end: usize,
-        block: usize,
-        last: bool,
-    ) {
-        let stream = self.row.stream;
-        if self.done >= end {
+    fn write_to<I: Isa, const L: usize>(&mut self, isa: I, kept: &[T::Wide], end: usize) {
+        let Written {
+            ref gradient,
+            target: (target, value),
+            stream,
+            ..
+        } = self.row;
+        let len = gradient.len();
+        if stream {
+            self.stream_to::<_, L>(isa, kept, end);
+        } else {
+            self.many::<_, L>(isa, kept, (end - self.done) / L);
+        }
+        if end < len {
             return;
         }
-        let splat = |factor| VectorOf::<I, T>::splat(isa, factor);
-        let factor = splat(self.row.factors[block]);
-        if stream && self.done == 0 {
-            // Past the cache whole lines only, since a part of one would be read to be completed. The next vectors may
-            // write some of these columns again.
-            let head = self.row.gradient.as_ptr().align_offset(LINE);
+        if self.done < len {
+            self.one::<_, L>(isa, kept, len.saturating_sub(L), false);
+        }
+        if !stream {
+            self.row.gradient[target] = value;
+        }
+    }
+
+    /// Past the cache whole lines only, since a part of one would be read to be completed.
+    #[inline(always)]
+    fn stream_to<I: Isa, const L: usize>(&mut self, isa: I, kept: &[T::Wide], end: usize) {
+        let gradient = &*self.row.gradient;
+        let most = gradient.len();
+        if self.done == 0 {
+            let head = gradient.as_ptr().align_offset(LINE);
             if head <= end {
+                // The next vectors may write some of these columns again.
                 for at in (0..head).step_by(L) {
-                    self.one::<_, L>(isa, kept, at, factor, false);
+                    self.one::<_, L>(isa, kept, at, false);
                 }
                 self.done = head;
             }
         }
-        let (target, value) = self.row.target;
-        let vectors = (end - self.done) / L;
-        let before = target.wrapping_sub(self.done) / L;
-        // What is past the cache would have to come back for the target to be written over it.
-        let split = stream && before < vectors;
-        let mut left = vectors;
-        if split {
-            self.many::<_, L>(isa, kept, before, factor);
-            self.one::<_, L>(isa, kept, self.done, factor, true);
+        let line = (LINE / size_of::<T>()).max(L);
+        let columns = end.saturating_sub(self.done).next_multiple_of(line);
+        let vectors = columns.min(most - self.done) / L;
+        // The target is written in its vector: the line would have to come back.
+        let before = self.row.target.0.wrapping_sub(self.done) / L;
+        if before < vectors {
+            self.many::<_, L>(isa, kept, before);
+            self.one::<_, L>(isa, kept, self.done, true);
             self.done += L;
-            left -= before + 1;
-        }
-        self.many::<_, L>(isa, kept, left, factor);
-        let len = self.row.gradient.len();
-        if end < len {
-            // There is more than a line to come.
-            let line = if stream {
-                self.row.gradient[self.done..].as_ptr().align_offset(LINE)
-            } else {
-                0
-            };
-            let stop = (self.done + line).max(end);
-            let next = splat(self.row.factors[block + usize::from(last)]);
-            while self.done < stop {
-                let own = end.saturating_sub(self.done).min(L);
-                let factor = factor.within(0..own, next);
-                self.one::<_, L>(isa, kept, self.done, factor, stream);
-                self.done += L;
-            }
-            return;
-        }
-        if self.done < end {
-            // A block is longer than a vector, so that what is written twice has the same factor.
-            self.one::<_, L>(isa, kept, end.saturating_sub(L), factor, false);
-            self.done = end;
-        }
-        if !stream {
-            self.row.gradient[target] = value;
+            self.many::<_, L>(isa, kept, vectors - before - 1);
+        } else {
+            self.many::<_, L>(isa, kept, vectors);
         }
     }
 }
@@ -633,7 +802,7 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for SumBlocks<'_, T, M> {
             columns,
             target,
         } = self;
-        let mut all = Partial::EMPTY;
+        let mut all = Partial::none::<I>(map);
         let mut start = columns.start;
         while start < columns.end {
             let end = part_end(start, columns.end, BLOCK);
@@ -644,10 +813,10 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for SumBlocks<'_, T, M> {
                 end,
                 target,
             };
-            let split = block.raise::<_, L>(isa, &mut all);
-            let mut powers = Powers::<_, _, _, L>::new(isa, map, all.top);
-            block.take::<_, L>(isa, start..end, split, None, &mut powers);
-            block.add_to::<_, L>(isa, split, powers, &mut all);
+            block.begin::<_, L>(isa, &mut all);
+            let mut total = Total::<_, _, L>::new(isa);
+            block.take(isa, start..end, all.level, None, &mut total);
+            block.add_to(isa, total, None, &mut all);
             start = end;
         }
         all
@@ -681,7 +850,7 @@ struct Again<'a, T: Lane, M> {
     map: M,
     first_class: usize,
     x: &'a [T],
-    top: T::Wide,
+    level: Level<T::Wide>,
 }
 
 impl<T: Lane, M: Map<T::Wide>> Source<T> for Again<'_, T, M> {
@@ -706,8 +875,7 @@ impl<T: Lane, M: Map<T::Wide>> Source<T> for Again<'_, T, M> {
         _: [T; L],
     ) -> VectorOf<I, T> {
         let x = T::widen_lanes(isa, raw);
-        self.map
-            .powers::<_, L>(isa, self.first_class + at, x, self.top)
+        powers::<_, T, L>(isa, self.map, self.first_class + at, x, self.level)
     }
 }
 
@@ -716,7 +884,7 @@ impl<T: Lane, M: Map<T::Wide>> Source<T> for Again<'_, T, M> {
 struct InPlace<M, R> {
     map: M,
     first_class: usize,
-    top: R,
+    level: Level<R>,
 }
 
 impl<T: Lane, M: Map<T::Wide>> Source<T> for InPlace<M, T::Wide> {
@@ -739,8 +907,7 @@ impl<T: Lane, M: Map<T::Wide>> Source<T> for InPlace<M, T::Wide> {
         over: [T; L],
     ) -> VectorOf<I, T> {
         let x = T::widen_lanes(isa, over);
-        self.map
-            .powers::<_, L>(isa, self.first_class + at, x, self.top)
+        powers::<_, T, L>(isa, self.map, self.first_class + at, x, self.level)
     }
 }
 
@@ -806,7 +973,7 @@ impl<T: Lane, M: Map<T::Wide>, S: Source<T>> Gradient<'_, T, M, S> {
             let place = (at, self.first_class + at);
             let lanes = Self::lanes::<_, L>(factors, isa, place, raw, *to);
             if STREAM {
-                isa.stream(to, lanes);
+                isa.stream(std::slice::from_mut(to), &[lanes], &mut Made);
             } else {
                 *to = lanes;
             }
@@ -832,7 +999,7 @@ pub(super) struct WriteAgain<'a, T: Lane, M> {
     pub(super) map: M,
     pub(super) first_class: usize,
     pub(super) x: Option<&'a [T]>,
-    pub(super) top: T::Wide,
+    pub(super) level: Level<T::Wide>,
     pub(super) gradient: &'a mut [T],
     pub(super) scale: T::Wide,
     pub(super) stream: bool,
@@ -864,12 +1031,11 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for WriteAgain<'_, T, M> {
             map,
             first_class,
             x,
-            top,
+            level,
             gradient,
             scale,
             stream,
         } = self;
-        let top = finite_top(top);
         match x {
             Some(x) => Gradient {
                 map,
@@ -877,7 +1043,7 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for WriteAgain<'_, T, M> {
                     map,
                     first_class,
                     x,
-                    top,
+                    level,
                 },
                 first_class,
                 gradient,
@@ -889,7 +1055,7 @@ impl<T: Lane, M: Map<T::Wide>> Kernel for WriteAgain<'_, T, M> {
                 source: InPlace {
                     map,
                     first_class,
-                    top,
+                    level,
                 },
                 first_class,
                 gradient,

@@ -33,15 +33,25 @@ pub trait Isa: Copy {
     /// A NaN whose low 16 bits are not 0 may become a number.
     fn narrow_bf16<const L: usize>(self, x: Self::Single) -> [bf16; L];
 
-    /// Stores past the cache, where the instruction set can and `to` is aligned for it.
+    /// Stores what is made of `from`, past the cache where the instruction set can and `to` is aligned for it.
     #[inline(always)]
-    fn stream<T: Copy, const L: usize>(self, to: &mut [T; L], value: [T; L]) {
-        *to = value;
+    fn stream<T: Copy, U, const L: usize>(
+        self,
+        to: &mut [[T; L]],
+        from: &[U],
+        make: &mut impl Make<U, [T; L]>,
+    ) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = make.make(from);
+        }
     }
 
     /// Orders earlier [`stream`](Self::stream)s before what other threads are told.
     #[inline(always)]
     fn finish_streams(self) {}
+
+    /// Runs a kernel as a function of its own: what is seldom needed, so that the rest has the registers.
+    fn apart<K: Kernel>(self, kernel: K) -> K::Output;
 
     /// Asks for a line of memory that is needed soon; any address will do.
     #[inline(always)]
@@ -60,14 +70,32 @@ pub trait Vector<I, R>: Copy {
     fn times_plus(self, a: Self, b: Self) -> Self;
     /// `self` where it is the higher, and so `other` where either is a NaN.
     fn or_higher(self, other: Self) -> Self;
+    /// `self` where it is the lower, and so `other` where either is a NaN.
+    fn or_lower(self, other: Self) -> Self;
     /// The bits of each lane shifted up by the width of the fraction: an exponent in the lowest bits becomes a power of 2.
     fn low_bits_to_exponent(self) -> Self;
     /// These lanes of `self`, the others of `other`.
     fn within(self, lanes: Range<usize>, other: Self) -> Self;
 }
 
+/// What [`Isa::stream`] stores. A closure would be compiled without the instance's instructions wherever it is not inlined.
+pub trait Make<U, V> {
+    /// Must be `inline(always)`.
+    fn make(&mut self, from: &U) -> V;
+}
+
+/// Made already.
+pub struct Made;
+
+impl<V: Copy> Make<V, V> for Made {
+    #[inline(always)]
+    fn make(&mut self, from: &V) -> V {
+        *from
+    }
+}
+
 /// A part of the row routine, to be compiled for each instance.
-pub(super) trait Kernel {
+pub trait Kernel {
     type Output;
     /// Must be `inline(always)`, and so must all that it calls in its loops: code takes the instance's instructions
     /// only where it is inlined into the instance.

@@ -69,6 +69,11 @@ macro_rules! lanes {
             }
 
             #[inline(always)]
+            fn or_lower(self, other: Self) -> Self {
+                self.map(|i, x| if x < other.0[i] { x } else { other.0[i] })
+            }
+
+            #[inline(always)]
             fn low_bits_to_exponent(self) -> Self {
                 self.map(|_, x| $float::from_bits(x.to_bits() << $fraction_bits))
             }
@@ -88,6 +93,11 @@ macro_rules! portable_vectors {
     ($lanes:literal) => {
         type Single = $crate::cpu::arch::portable::Lanes<f32, $lanes>;
         type Double = $crate::cpu::arch::portable::Lanes<f64, $lanes>;
+
+        #[inline(always)]
+        fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+            run(kernel)
+        }
 
         #[inline(always)]
         fn widen_f16<const L: usize>(self, x: [half::f16; L]) -> Self::Single {

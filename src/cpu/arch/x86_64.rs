@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::{Isa, Kernel, Vector};
+use super::{Isa, Kernel, Make, Vector};
 
 /// Made by [`detect`](Self::detect) alone.
 #[derive(Clone, Copy)]
@@ -26,6 +26,7 @@ impl Avx2 {
 
     #[inline]
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c")]
         fn instance<K: Kernel>(isa: Avx2, kernel: K) -> K::Output {
             kernel.run::<_, 8>(isa)
@@ -48,6 +49,7 @@ impl Avx512 {
 
     #[inline]
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
         fn instance<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
             kernel.run::<_, 16>(isa)
@@ -61,7 +63,7 @@ impl Avx512 {
 macro_rules! vector {
     (
         $name:ident, $isa:ident, $float:ident, $register:ident x $n:literal,
-        $set1:ident, $loadu:ident, $storeu:ident, $add:ident, $sub:ident, $mul:ident, $fmadd:ident, $max:ident,
+        $set1:ident, $loadu:ident, $storeu:ident, $add:ident, $sub:ident, $mul:ident, $fmadd:ident, $max:ident, $min:ident,
         shift: |$x:ident| $shift:expr,
         select: |$from:ident, $to:ident, $a:ident, $b:ident| $select:expr $(,)?
     ) => {
@@ -145,6 +147,13 @@ macro_rules! vector {
             }
 
             #[inline(always)]
+            fn or_lower(self, other: Self) -> Self {
+                // As above.
+                // SAFETY: above.
+                self.map(|i, x| unsafe { $min(x, other.0[i]) })
+            }
+
+            #[inline(always)]
             fn low_bits_to_exponent(self) -> Self {
                 // SAFETY: above.
                 self.map(|_, $x| unsafe { $shift })
@@ -167,7 +176,7 @@ macro_rules! vector {
 
 vector!(
     Avx2Single, Avx2, f32, __m256 x 1,
-    _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_mul_ps, _mm256_fmadd_ps, _mm256_max_ps,
+    _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_mul_ps, _mm256_fmadd_ps, _mm256_max_ps, _mm256_min_ps,
     shift: |x| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(x))),
     select: |from, to, a, b| {
         let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -178,7 +187,7 @@ vector!(
 );
 vector!(
     Avx2Double, Avx2, f64, __m256d x 2,
-    _mm256_set1_pd, _mm256_loadu_pd, _mm256_storeu_pd, _mm256_add_pd, _mm256_sub_pd, _mm256_mul_pd, _mm256_fmadd_pd, _mm256_max_pd,
+    _mm256_set1_pd, _mm256_loadu_pd, _mm256_storeu_pd, _mm256_add_pd, _mm256_sub_pd, _mm256_mul_pd, _mm256_fmadd_pd, _mm256_max_pd, _mm256_min_pd,
     shift: |x| _mm256_castsi256_pd(_mm256_slli_epi64::<52>(_mm256_castpd_si256(x))),
     select: |from, to, a, b| {
         let lane = _mm256_setr_epi64x(0, 1, 2, 3);
@@ -189,7 +198,7 @@ vector!(
 );
 vector!(
     Avx512Single, Avx512, f32, __m512 x 1,
-    _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps, _mm512_mul_ps, _mm512_fmadd_ps, _mm512_max_ps,
+    _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps, _mm512_mul_ps, _mm512_fmadd_ps, _mm512_max_ps, _mm512_min_ps,
     shift: |x| _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(x))),
     select: |from, to, a, b| {
         let lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -200,7 +209,7 @@ vector!(
 );
 vector!(
     Avx512Double, Avx512, f64, __m512d x 2,
-    _mm512_set1_pd, _mm512_loadu_pd, _mm512_storeu_pd, _mm512_add_pd, _mm512_sub_pd, _mm512_mul_pd, _mm512_fmadd_pd, _mm512_max_pd,
+    _mm512_set1_pd, _mm512_loadu_pd, _mm512_storeu_pd, _mm512_add_pd, _mm512_sub_pd, _mm512_mul_pd, _mm512_fmadd_pd, _mm512_max_pd, _mm512_min_pd,
     shift: |x| _mm512_castsi512_pd(_mm512_slli_epi64::<52>(_mm512_castpd_si512(x))),
     select: |from, to, a, b| {
         let lane = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
@@ -267,33 +276,48 @@ macro_rules! isa {
             }
 
             #[inline(always)]
-            fn stream<T: Copy, const L: usize>(self, to: &mut [T; L], value: [T; L]) {
+            fn stream<T: Copy, U, const L: usize>(
+                self,
+                to: &mut [[T; L]],
+                from: &[U],
+                make: &mut impl Make<U, [T; L]>,
+            ) {
+                const { assert!(size_of::<[T; L]>() % 16 == 0) };
                 // Whole vectors only; 32 bytes where there are as many.
                 let step = if size_of::<[T; L]>() % 32 == 0 {
                     32
                 } else {
                     16
                 };
-                const { assert!(size_of::<[T; L]>() % 16 == 0) };
                 if to.as_ptr().addr() % step != 0 {
-                    *to = value;
+                    for (to, from) in to.iter_mut().zip(from) {
+                        *to = make.make(from);
+                    }
                     return;
                 }
-                let to = to.as_mut_ptr().cast::<u8>();
-                let from = value.as_ptr().cast::<u8>();
-                for at in (0..size_of::<[T; L]>()).step_by(step) {
-                    // SAFETY: `self` means AVX. The `step` bytes from `at` lie within both arrays, and `to` is aligned to
-                    // `step`.
-                    unsafe {
-                        if step == 32 {
-                            let value = _mm256_loadu_si256(from.add(at).cast::<__m256i>());
-                            _mm256_stream_si256(to.add(at).cast::<__m256i>(), value);
-                        } else {
-                            let value = _mm_loadu_si128(from.add(at).cast::<__m128i>());
-                            _mm_stream_si128(to.add(at).cast::<__m128i>(), value);
+                for (to, from) in to.iter_mut().zip(from) {
+                    let value = make.make(from);
+                    let to = to.as_mut_ptr().cast::<u8>();
+                    let value = value.as_ptr().cast::<u8>();
+                    for at in (0..size_of::<[T; L]>()).step_by(step) {
+                        // SAFETY: `self` means AVX. The `step` bytes from `at` lie within both arrays, and `to` is aligned
+                        // to `step`, of which its size is a multiple.
+                        unsafe {
+                            if step == 32 {
+                                let value = _mm256_loadu_si256(value.add(at).cast::<__m256i>());
+                                _mm256_stream_si256(to.add(at).cast::<__m256i>(), value);
+                            } else {
+                                let value = _mm_loadu_si128(value.add(at).cast::<__m128i>());
+                                _mm_stream_si128(to.add(at).cast::<__m128i>(), value);
+                            }
                         }
                     }
                 }
+            }
+
+            #[inline(always)]
+            fn apart<K: Kernel>(self, kernel: K) -> K::Output {
+                self.run(kernel)
             }
 
             #[inline(always)]
