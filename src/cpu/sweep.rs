@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::arch::{Isa, Kernel, Made, Make, Vector};
+use super::arch::{Isa, Kernel, Made, Make, Vector, store};
 use super::lane::{Float, LINE, Lane, VectorOf};
 use super::map::{Level, Map};
 
@@ -720,9 +720,7 @@ impl<T: Lane, M: Map<T::Wide>> Writer<'_, T, M> {
         if self.row.stream {
             isa.stream(to, powers, &mut lanes);
         } else {
-            for (to, powers) in to.iter_mut().zip(powers) {
-                *to = lanes.make(powers);
-            }
+            store(to, powers, &mut lanes);
         }
     }
 

@@ -41,9 +41,7 @@ pub trait Isa: Copy {
         from: &[U],
         make: &mut impl Make<U, [T; L]>,
     ) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = make.make(from);
-        }
+        store(to, from, make);
     }
 
     /// Orders earlier [`stream`](Self::stream)s before what other threads are told.
@@ -78,7 +76,25 @@ pub trait Vector<I, R>: Copy {
     fn within(self, lanes: Range<usize>, other: Self) -> Self;
 }
 
-/// What [`Isa::stream`] stores. A closure would be compiled without the instance's instructions wherever it is not inlined.
+/// So many vectors are stored in one round of a loop.
+const GROUP: usize = 4;
+
+/// Stores what is made of `from`.
+#[inline(always)]
+pub(super) fn store<U, V>(to: &mut [V], from: &[U], make: &mut impl Make<U, V>) {
+    let (groups, to) = to.as_chunks_mut::<GROUP>();
+    let (from_groups, from) = from.as_chunks::<GROUP>();
+    for (to, from) in groups.iter_mut().zip(from_groups) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = make.make(from);
+        }
+    }
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = make.make(from);
+    }
+}
+
+/// What [`store`] and [`Isa::stream`] store. A closure would be compiled without the instance's instructions wherever it is not inlined.
 pub trait Make<U, V> {
     /// Must be `inline(always)`.
     fn make(&mut self, from: &U) -> V;

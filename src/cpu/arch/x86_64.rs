@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::{Isa, Kernel, Make, Vector};
+use super::{GROUP, Isa, Kernel, Make, Vector};
 
 /// Made by [`detect`](Self::detect) alone.
 #[derive(Clone, Copy)]
@@ -219,6 +219,29 @@ vector!(
     },
 );
 
+/// Stores past the cache, `step` bytes at once.
+///
+/// # Safety
+///
+/// The machine must have AVX. `to` must be aligned to `step`, which is 16 or 32 and divides its size.
+#[inline(always)]
+unsafe fn stream_one<V>(to: &mut V, value: V, step: usize) {
+    let to = std::ptr::from_mut(to).cast::<u8>();
+    let value = std::ptr::from_ref(&value).cast::<u8>();
+    for at in (0..size_of::<V>()).step_by(step) {
+        // SAFETY: the caller's word; the `step` bytes from `at` lie within both values.
+        unsafe {
+            if step == 32 {
+                let value = _mm256_loadu_si256(value.add(at).cast::<__m256i>());
+                _mm256_stream_si256(to.add(at).cast::<__m256i>(), value);
+            } else {
+                let value = _mm_loadu_si128(value.add(at).cast::<__m128i>());
+                _mm_stream_si128(to.add(at).cast::<__m128i>(), value);
+            }
+        }
+    }
+}
+
 /// 16-bit conversions of one register, and what both instances share.
 macro_rules! isa {
     (
@@ -290,28 +313,20 @@ macro_rules! isa {
                     16
                 };
                 if to.as_ptr().addr() % step != 0 {
-                    for (to, from) in to.iter_mut().zip(from) {
-                        *to = make.make(from);
-                    }
+                    super::store(to, from, make);
                     return;
                 }
-                for (to, from) in to.iter_mut().zip(from) {
-                    let value = make.make(from);
-                    let to = to.as_mut_ptr().cast::<u8>();
-                    let value = value.as_ptr().cast::<u8>();
-                    for at in (0..size_of::<[T; L]>()).step_by(step) {
-                        // SAFETY: `self` means AVX. The `step` bytes from `at` lie within both arrays, and `to` is aligned
-                        // to `step`, of which its size is a multiple.
-                        unsafe {
-                            if step == 32 {
-                                let value = _mm256_loadu_si256(value.add(at).cast::<__m256i>());
-                                _mm256_stream_si256(to.add(at).cast::<__m256i>(), value);
-                            } else {
-                                let value = _mm_loadu_si128(value.add(at).cast::<__m128i>());
-                                _mm_stream_si128(to.add(at).cast::<__m128i>(), value);
-                            }
-                        }
+                let (groups, to) = to.as_chunks_mut::<GROUP>();
+                let (from_groups, from) = from.as_chunks::<GROUP>();
+                for (to, from) in groups.iter_mut().zip(from_groups) {
+                    for (to, from) in to.iter_mut().zip(from) {
+                        // SAFETY: `self` means AVX, and `to` is aligned to `step`.
+                        unsafe { stream_one(to, make.make(from), step) };
                     }
+                }
+                for (to, from) in to.iter_mut().zip(from) {
+                    // SAFETY: as above.
+                    unsafe { stream_one(to, make.make(from), step) };
                 }
             }
 
