@@ -212,9 +212,9 @@ fn keep(rows: usize, classes: usize) -> bool {
     classes <= KEPT || (classes <= MOST_KEPT && rows >= MANY_ROWS)
 }
 
-/// What is kept of a row: whole lines, so that the next begins one too, and no less than whole vectors.
+/// What is kept of a row, with padding for a vector from any column on. Whole lines, so that the next row begins one too.
 fn kept_len(classes: usize) -> usize {
-    classes.next_multiple_of(MOST_LANES)
+    (classes + MOST_LANES).next_multiple_of(MOST_LANES)
 }
 
 /// Checks every label and adds up the weights of those that count, in row order.

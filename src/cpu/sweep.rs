@@ -686,25 +686,26 @@ impl<T: Lane, M: Map<T::Wide>> Writer<'_, T, M> {
         }
     }
 
-    /// One vector, `past` the cache or not. Where the row is shorter it is cut.
+    /// The gradient from column `at` on, target and all.
     #[inline(always)]
-    fn one<I: Isa, const L: usize>(&mut self, isa: I, kept: &[T::Wide], at: usize, past: bool) {
+    fn one<I: Isa, const L: usize>(&self, isa: I, kept: &[T::Wide], at: usize) -> [T; L] {
         let powers = kept[at..].first_chunk::<L>().expect("padded");
         let mut lanes: [T; L] = self.lanes(isa, at).make(powers);
-        let Written {
-            gradient, target, ..
-        } = &mut self.row;
-        if let Some(lane) = lanes.get_mut(target.0.wrapping_sub(at)) {
-            *lane = target.1;
+        let (target, value) = self.row.target;
+        if let Some(lane) = lanes.get_mut(target.wrapping_sub(at)) {
+            *lane = value;
         }
-        let to = &mut gradient[at..];
-        match to.first_chunk_mut::<L>() {
-            Some(to) if past => isa.stream(std::slice::from_mut(to), &[lanes], &mut Made),
-            Some(to) => *to = lanes,
-            None => {
-                for (to, from) in to.iter_mut().zip(lanes) {
-                    *to = from;
-                }
+        lanes
+    }
+
+    /// Some columns and no others, through the cache.
+    #[inline(always)]
+    fn part<I: Isa, const L: usize>(&mut self, isa: I, kept: &[T::Wide], columns: Range<usize>) {
+        for at in columns.clone().step_by(L) {
+            let lanes = self.one::<_, L>(isa, kept, at);
+            let to = &mut self.row.gradient[at..columns.end.min(at + L)];
+            for (to, from) in to.iter_mut().zip(lanes) {
+                *to = from;
             }
         }
     }
@@ -742,37 +743,45 @@ impl<T: Lane, M: Map<T::Wide>> Writer<'_, T, M> {
         if end < len {
             return;
         }
-        if self.done < len {
-            self.one::<_, L>(isa, kept, len.saturating_sub(L), false);
+        if stream || len < L {
+            self.part::<_, L>(isa, kept, self.done..len);
+        } else if self.done < len {
+            // Some of its columns once more.
+            let last = self.one::<_, L>(isa, kept, len - L);
+            *self.row.gradient.last_chunk_mut().expect("a vector") = last;
         }
         if !stream {
             self.row.gradient[target] = value;
         }
     }
 
-    /// Past the cache whole lines only, since a part of one would be read to be completed.
+    /// Past the cache whole lines only, and what is left of a row through it: where both write to a line, they wait for each
+    /// other and for memory.
     #[inline(always)]
     fn stream_to<I: Isa, const L: usize>(&mut self, isa: I, kept: &[T::Wide], end: usize) {
         let gradient = &*self.row.gradient;
         let most = gradient.len();
         if self.done == 0 {
             let head = gradient.as_ptr().align_offset(LINE);
-            if head <= end {
-                // The next vectors may write some of these columns again.
-                for at in (0..head).step_by(L) {
-                    self.one::<_, L>(isa, kept, at, false);
-                }
-                self.done = head;
+            if head > end {
+                // The row ends in its first line.
+                return;
             }
+            self.part::<_, L>(isa, kept, 0..head);
+            self.done = head;
         }
         let line = (LINE / size_of::<T>()).max(L);
-        let columns = end.saturating_sub(self.done).next_multiple_of(line);
-        let vectors = columns.min(most - self.done) / L;
+        let columns = end.saturating_sub(self.done);
+        // Powers beyond the end are still this row's, as far as there is a line of them.
+        let lines = columns.div_ceil(line).min((most - self.done) / line);
+        let vectors = lines * (line / L);
         // The target is written in its vector: the line would have to come back.
         let before = self.row.target.0.wrapping_sub(self.done) / L;
         if before < vectors {
             self.many::<_, L>(isa, kept, before);
-            self.one::<_, L>(isa, kept, self.done, true);
+            let own = self.one::<_, L>(isa, kept, self.done);
+            let to = &mut self.row.gradient[self.done..].as_chunks_mut::<L>().0[..1];
+            isa.stream(to, &[own], &mut Made);
             self.done += L;
             self.many::<_, L>(isa, kept, vectors - before - 1);
         } else {
