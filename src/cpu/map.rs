@@ -16,15 +16,7 @@ pub(super) struct Level<R> {
     ends: [R; 2],
     /// Whether it is taken off the logits instead.
     pub(super) far: bool,
-    /// What a block's sum of powers may come to: with more, the level is too low.
-    pub(super) reach: f64,
 }
-
-/// Where powers are rounded the more, the further they are above the level: their error stays below 7e-7.
-const REACH: f64 = 16384.0;
-
-/// Where they are not: what is left of an `f32`'s range must do for the gradient's factor.
-const EXACT_REACH: f64 = (1u64 << 40) as f64;
 
 impl<R: Float> Level<R> {
     fn new(height: R) -> Self {
@@ -33,7 +25,6 @@ impl<R: Float> Level<R> {
             whole: R::default(),
             ends: R::EXPONENTS,
             far: true,
-            reach: REACH,
         }
     }
 
@@ -117,7 +108,6 @@ impl<R: Float> Map<R> for Uniform<R> {
                 whole: R::round(whole),
                 ends: ends(whole),
                 far: false,
-                reach: EXACT_REACH,
                 ..level
             }
         } else {
