@@ -43,7 +43,7 @@ const MANY_ROWS: usize = 16;
 /// The columns of a row are handed out in runs of so many.
 const LEAF_COLUMNS: usize = 8 * BLOCK;
 
-/// Up to so many elements the calling thread is done before another would have woken.
+/// Others are to take more than so many elements off the calling thread: less are done before they would have woken.
 const ONE_THREAD_ELEMENTS: usize = 64 * 1024;
 
 /// A gradient of more bytes than this does not stay in the cache, nor should it push out what does.
@@ -172,7 +172,7 @@ fn run<T: Element, L: Label>(
         divisor,
         leaf_rows: leaf_rows(rows, loss.classes()),
         keep: keep(rows, loss.classes()),
-        parallel: elements > ONE_THREAD_ELEMENTS && rayon::current_num_threads() > 1,
+        parallel: elements - elements / rayon::current_num_threads() > ONE_THREAD_ELEMENTS,
         stream: elements.saturating_mul(size_of::<T>()) > STREAM_BYTES,
     };
     let targets = Labels {
