@@ -12,9 +12,9 @@ pub(super) struct Level<R> {
     pub(super) height: R,
     /// What is taken off the exponent.
     whole: R,
-    /// The logits, or distances from the height, that the lowest and the highest exponents belong to.
+    /// What the lowest and the highest exponents belong to, logits or distances from the height.
     ends: [R; 2],
-    /// Whether it is taken off the logits instead.
+    /// Whether the height is taken off first instead, as a number.
     pub(super) far: bool,
 }
 

@@ -94,7 +94,8 @@ pub(super) fn store<U, V>(to: &mut [V], from: &[U], make: &mut impl Make<U, V>) 
     }
 }
 
-/// What [`store`] and [`Isa::stream`] store. A closure would be compiled without the instance's instructions wherever it is not inlined.
+/// What [`store`] and [`Isa::stream`] store. A closure would be compiled without the instance's instructions wherever it is
+/// not inlined.
 pub trait Make<U, V> {
     /// Must be `inline(always)`.
     fn make(&mut self, from: &U) -> V;
