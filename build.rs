@@ -1,4 +1,5 @@
-//! With the feature `cuda`, compiles the kernels into one fatbin that the crate embeds.
+//! With the feature `cuda`, compiles the kernels into one fatbin that the crate embeds; with `instruments`, those that
+//! measurements stand beside into a second one.
 //!
 //! Without nvcc the crate still builds, with a warning, and the CUDA path answers with an error that says what to do.
 
@@ -57,9 +58,38 @@ mod cuda {
             }
         };
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-        let fatbin = out.join("ala.fatbin");
+        let compile = |source: &str| compile(&nvcc, &machine, ptx, &kernels.join(source), &out);
 
-        let mut command = Command::new(&nvcc);
+        let (fatbin, report) = compile("ala.cu");
+        let report_file = out.join("ptxas.txt");
+        fs::write(&report_file, report).expect("OUT_DIR is writable");
+        println!("cargo::rustc-cfg=ala_kernels");
+        println!("cargo::rustc-env=ALA_FATBIN={}", fatbin.display());
+        println!(
+            "cargo::rustc-env=ALA_PTXAS_REPORT={}",
+            report_file.display()
+        );
+        if cfg!(feature = "instruments") {
+            let (fatbin, _) = compile("instruments.cu");
+            println!(
+                "cargo::rustc-env=ALA_INSTRUMENTS_FATBIN={}",
+                fatbin.display()
+            );
+        }
+    }
+
+    /// Compiles one source into a fatbin; what ptxas says of its kernels comes with it.
+    fn compile(
+        nvcc: &Path,
+        machine: &[u32],
+        ptx: Option<u32>,
+        source: &Path,
+        out: &Path,
+    ) -> (PathBuf, String) {
+        let fatbin = out
+            .join(source.file_stem().expect("a source has a name"))
+            .with_extension("fatbin");
+        let mut command = Command::new(nvcc);
         command
             .args(["-fatbin", "-std=c++17", "-O3", "-Xptxas=-v"])
             // One process an architecture, as many at a time as there are cores.
@@ -67,17 +97,17 @@ mod cuda {
             // Readable PTX, so that a driver in software can run it.
             .arg("--compress-mode=none")
             .arg("-I")
-            .arg(kernels);
+            .arg(source.parent().expect("a source is in a folder"));
         if let Some(compiler) = host_compiler() {
             command.arg("-ccbin").arg(compiler);
         }
-        for arch in &machine {
+        for arch in machine {
             command.arg(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
         }
         if let Some(arch) = ptx {
             command.arg(format!("-gencode=arch=compute_{arch},code=compute_{arch}"));
         }
-        command.arg("-o").arg(&fatbin).arg(kernels.join("ala.cu"));
+        command.arg("-o").arg(&fatbin).arg(source);
         let Output {
             status,
             stdout,
@@ -92,14 +122,7 @@ mod cuda {
             String::from_utf8_lossy(&stderr)
         );
         assert!(status.success(), "{command:?} failed ({status}):\n{report}");
-        let report_file = out.join("ptxas.txt");
-        fs::write(&report_file, report).expect("OUT_DIR is writable");
-        println!("cargo::rustc-cfg=ala_kernels");
-        println!("cargo::rustc-env=ALA_FATBIN={}", fatbin.display());
-        println!(
-            "cargo::rustc-env=ALA_PTXAS_REPORT={}",
-            report_file.display()
-        );
+        (fatbin, report)
     }
 
     fn find_nvcc() -> Option<PathBuf> {

@@ -7,7 +7,9 @@ use cudarc::driver::{
 use super::abi::AlaParams;
 use super::error::{CudaError, driver};
 use super::kernels::{self, ElementType, Kernels, MOST_CLASSES};
-use super::launch::{self, Constants, OwnAddresses, RawStep, RawUpstream};
+#[cfg(feature = "instruments")]
+use super::launch::Batch;
+use super::launch::{self, Constants, LaunchShape, OwnAddresses, RawStep, RawUpstream};
 use super::step::{CudaElement, CudaLabel, Inputs, Outputs, Upstream};
 use super::table;
 use super::workspace::{BLOCKS, ROW_LOSSES, Workspace};
@@ -26,6 +28,8 @@ pub struct CudaLoss {
     targets_address: u64,
     others_address: u64,
     constants: Constants,
+    /// Other than the crate's own; only instruments set it.
+    pub(super) launch_shape: Option<LaunchShape>,
 }
 
 impl Loss {
@@ -72,6 +76,7 @@ impl Loss {
                 slope: packed.slope,
                 weighted: packed.weighted,
             },
+            launch_shape: None,
         })
     }
 }
@@ -313,6 +318,7 @@ impl CudaLoss {
                 stream,
                 &parameters,
                 size_of::<T>() as u64,
+                self.launch_shape,
             )
         }
     }
@@ -427,6 +433,7 @@ impl CudaLoss {
                     stream.cu_stream(),
                     &parameters,
                     size_of::<T>() as u64,
+                    self.launch_shape,
                 )
             },
             Some(scratch) => {
@@ -438,8 +445,19 @@ impl CudaLoss {
         }
     }
 
-    fn kernels_of(&self, element: ElementType) -> &Kernels {
+    pub(super) fn kernels_of(&self, element: ElementType) -> &Kernels {
         &self.kernels[element as usize]
+    }
+
+    /// A batch of contiguous rows.
+    #[cfg(feature = "instruments")]
+    pub(super) fn batch(&self, rows: usize) -> Batch {
+        Batch {
+            rows: rows as u64,
+            classes: self.loss.classes() as u32,
+            per_class: self.others.is_some(),
+            contiguous: true,
+        }
     }
 
     fn bind(&self) -> Result<(), Error> {

@@ -50,6 +50,14 @@ pub enum CudaError {
         /// The largest number.
         most: u32,
     },
+    /// A launch shape that was chosen by hand (feature `instruments`) does not fit its kernel or the batch.
+    #[error("the launch shape of tier {tier:?} does not fit: {reason}")]
+    LaunchShape {
+        /// The tier that was chosen.
+        tier: &'static str,
+        /// What does not fit.
+        reason: &'static str,
+    },
     /// A raw address is null or not aligned to its elements.
     #[error(
         "the {buffer} is at address {address:#x}: it must be a multiple of {alignment} and not null"

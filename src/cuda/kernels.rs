@@ -173,6 +173,27 @@ pub(super) struct DeviceShape {
     pub(super) stage_bytes: u32,
 }
 
+impl DeviceShape {
+    pub(super) fn of(context: &CudaContext) -> Result<Self, Error> {
+        use sys::CUdevice_attribute as Attribute;
+        let attribute = |attribute| {
+            context
+                .attribute(attribute)
+                .map(|value| u32::try_from(value).unwrap_or(0))
+                .map_err(driver("cuDeviceGetAttribute"))
+        };
+        let shared =
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?;
+        let opt_in = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        Ok(Self {
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1),
+            threads: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?
+                .max(1),
+            stage_bytes: (shared / 2).min(opt_in).saturating_sub(STAGE_MARGIN) / 16 * 16,
+        })
+    }
+}
+
 /// The module of one context, with every kernel.
 #[derive(Debug)]
 struct Loaded {
@@ -216,43 +237,30 @@ pub(super) fn load(context: &Arc<CudaContext>, per_class: bool) -> Result<[Kerne
     ])
 }
 
-fn load_all(context: &Arc<CudaContext>) -> Result<Vec<Kernels>, Error> {
-    let fatbin = FATBIN.ok_or(CudaError::NotBuilt)?;
+/// Loads a module that is never unloaded, and gives what finds its kernels by name.
+pub(super) fn load_module(
+    context: &Arc<CudaContext>,
+    fatbin: Option<&[u8]>,
+) -> Result<impl Fn(String) -> Result<Kernel, Error>, Error> {
+    let fatbin = fatbin.ok_or(CudaError::NotBuilt)?;
     context
         .bind_to_thread()
         .map_err(driver("cuCtxSetCurrent"))?;
     // SAFETY: the image is the fatbin that nvcc wrote; the driver reads it by its own header.
     let module = unsafe { result::module::load_data(fatbin.as_ptr().cast()) }
         .map_err(driver("cuModuleLoadData"))?;
-    let find = |name: String| {
+    Ok(move |name: String| {
         let name = CString::new(name).expect("kernel names hold no NUL");
         // SAFETY: `module` was loaded above and is never unloaded.
         unsafe { result::module::get_function(module, name) }
             .map(Kernel)
             .map_err(driver("cuModuleGetFunction"))
-    };
-    let attribute = |attribute| {
-        context
-            .attribute(attribute)
-            .map(|value| u32::try_from(value).unwrap_or(0))
-            .map_err(driver("cuDeviceGetAttribute"))
-    };
-    let shared = attribute(
-        sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
-    )?;
-    let opt_in =
-        attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
-    let device = DeviceShape {
-        multiprocessors: attribute(
-            sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
-        )?
-        .max(1),
-        threads: attribute(
-            sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR,
-        )?
-        .max(1),
-        stage_bytes: (shared / 2).min(opt_in).saturating_sub(STAGE_MARGIN) / 16 * 16,
-    };
+    })
+}
+
+fn load_all(context: &Arc<CudaContext>) -> Result<Vec<Kernels>, Error> {
+    let find = load_module(context, FATBIN)?;
+    let device = DeviceShape::of(context)?;
     let count = find("ala_count".into())?;
     let mut all = Vec::new();
     for element in ELEMENTS {

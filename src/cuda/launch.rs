@@ -136,7 +136,8 @@ pub(super) fn parameters(
     }
 }
 
-/// Enqueues loss and gradient: one kernel, two where the mean's divisor is counted first.
+/// Enqueues loss and gradient: one kernel, two where the mean's divisor is counted first. `chosen` is a shape other than
+/// the crate's own.
 ///
 /// # Safety
 /// Every address in `parameters` must be valid for its shape, and stay so until the stream has passed the launch; the
@@ -146,12 +147,19 @@ pub(super) unsafe fn fused(
     stream: sys::CUstream,
     parameters: &AlaParams,
     element_bytes: u64,
+    chosen: Option<LaunchShape>,
 ) -> Result<(), Error> {
+    // All that can be refused comes before the first launch.
+    let batch = Batch::of(parameters);
+    let shape = match chosen {
+        Some(shape) => shape,
+        None => shape_of(kernels, &batch, element_bytes)?,
+    };
+    let plan = Plan::of(kernels, &batch, element_bytes, shape)?;
     if parameters.flags & ALA_COUNTED != 0 {
         // SAFETY: the caller's promise.
-        unsafe { launch(kernels.count, Shape::plain(1), stream, parameters)? };
+        unsafe { launch_with(kernels.count, Shape::plain(1), stream, parameters)? };
     }
-    let plan = Plan::of(kernels, parameters, element_bytes)?;
     let phase = match in_phase(parameters, element_bytes) {
         true => 0,
         false => ALA_OUT_OF_PHASE,
@@ -163,10 +171,181 @@ pub(super) unsafe fn fused(
         ..*parameters
     };
     // SAFETY: the caller's promise.
-    unsafe { launch(plan.kernel, plan.shape, stream, &parameters) }
+    unsafe { launch_with(plan.kernel, plan.shape, stream, &parameters) }
 }
 
-/// Which kernel solves a batch, and in what shape.
+/// How a step is launched: which kernel, in what blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaunchShape {
+    /// The [`Tier`]'s name.
+    pub tier: &'static str,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Blocks for each multiprocessor, at most; there are never more than there are rows for.
+    pub blocks_per_multiprocessor: u32,
+    /// Blocks that share a row; 1 but in the staged tier.
+    pub parts: u32,
+}
+
+/// What of a batch decides its launch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Batch {
+    pub(super) rows: u64,
+    pub(super) classes: u32,
+    pub(super) per_class: bool,
+    /// Logits and gradient without gaps between rows.
+    pub(super) contiguous: bool,
+}
+
+impl Batch {
+    fn of(parameters: &AlaParams) -> Self {
+        Self {
+            rows: parameters.rows,
+            classes: parameters.classes,
+            per_class: parameters.others != 0,
+            contiguous: contiguous(parameters),
+        }
+    }
+
+    fn row_vectors(&self, element_bytes: u64) -> u64 {
+        (u64::from(self.classes) * element_bytes / VECTOR_BYTES).max(1)
+    }
+}
+
+/// Whether a tier takes a batch's rows on a device.
+fn takes(tier: &Tier, batch: &Batch, device: DeviceShape, element_bytes: u64) -> bool {
+    batch.classes <= tier.most_classes(batch.per_class)
+        && match tier.rows {
+            RowsTaken::Contiguous => counted_32(batch.rows) && batch.contiguous,
+            RowsTaken::Counted32 => counted_32(batch.rows),
+            RowsTaken::Staged => {
+                let bytes = u64::from(batch.classes) * element_bytes;
+                bytes.div_ceil(device.stage_bytes.max(1).into()) <= most_parts(device)
+            }
+            RowsTaken::Any => true,
+        }
+}
+
+/// The tiers that take a batch, with their kernels, in the table's order.
+fn tiers_of<'a>(
+    kernels: &'a Kernels,
+    batch: &'a Batch,
+    element_bytes: u64,
+) -> impl Iterator<Item = (&'static Tier, Kernel)> + 'a {
+    TIERS
+        .iter()
+        .zip(&kernels.tiers)
+        .filter_map(|(tier, kernel)| kernel.map(|kernel| (tier, kernel)))
+        .filter(move |(tier, _)| takes(tier, batch, kernels.device, element_bytes))
+}
+
+/// The crate's own choice: the first tier that takes the batch; blocks of several waves. Where rows are few, small blocks
+/// spread them over the device, and blocks share the long ones.
+pub(super) fn shape_of(
+    kernels: &Kernels,
+    batch: &Batch,
+    element_bytes: u64,
+) -> Result<LaunchShape, Error> {
+    const WAVES: u32 = 2;
+    let device = kernels.device;
+    // The last tier takes every row.
+    let (tier, _) =
+        tiers_of(kernels, batch, element_bytes)
+            .next()
+            .ok_or(CudaError::TooManyClasses {
+                classes: batch.classes as usize,
+                most: MOST_CLASSES,
+            })?;
+    let mut threads = tier.threads;
+    while threads > WARP.max(tier.lanes)
+        && batch.rows.div_ceil(u64::from(threads / tier.lanes)) < u64::from(device.multiprocessors)
+    {
+        threads /= 2;
+    }
+    let shape = LaunchShape {
+        tier: tier.name,
+        threads,
+        blocks_per_multiprocessor: (device.threads / threads).max(1) * WAVES,
+        parts: 1,
+    };
+    if tier.rows != RowsTaken::Staged {
+        return Ok(shape);
+    }
+    // A device that the rows alone do not fill shares them out.
+    let idle = u64::from(device.multiprocessors) / batch.rows.max(1);
+    let useful = batch.row_vectors(element_bytes) * VECTOR_BYTES / LEAST_PART_BYTES;
+    let parts = least_parts(batch, device, element_bytes).max(idle.min(useful));
+    Ok(LaunchShape {
+        blocks_per_multiprocessor: STAGED_BLOCKS,
+        parts: parts.clamp(1, most_parts(device)) as u32,
+        ..shape
+    })
+}
+
+/// Every shape that takes the batch; see `CudaLoss::launch_shapes`.
+#[cfg(feature = "instruments")]
+pub(super) fn shapes_of(kernels: &Kernels, batch: &Batch, element_bytes: u64) -> Vec<LaunchShape> {
+    let device = kernels.device;
+    let halves = |from: u32, least: u32| {
+        std::iter::successors(Some(from), move |&n| (n / 2 >= least).then_some(n / 2))
+    };
+    let mut shapes = Vec::new();
+    for (tier, _) in tiers_of(kernels, batch, element_bytes) {
+        if tier.rows == RowsTaken::Staged {
+            let least = least_parts(batch, device, element_bytes).max(1) as u32;
+            let most = most_parts(device) as u32;
+            let doubled = std::iter::successors(Some(least), |&parts| Some(2 * parts));
+            shapes.extend(
+                doubled
+                    .take_while(|&parts| parts <= most)
+                    .map(|parts| LaunchShape {
+                        tier: tier.name,
+                        threads: tier.threads,
+                        blocks_per_multiprocessor: STAGED_BLOCKS,
+                        parts,
+                    }),
+            );
+            continue;
+        }
+        for threads in halves(tier.threads, least_threads(tier)) {
+            let rows_a_block = u64::from(threads / tier.lanes);
+            let needed = batch
+                .rows
+                .div_ceil(rows_a_block * u64::from(device.multiprocessors));
+            let most = u64::from(ALA_MOST_BLOCKS / device.multiprocessors)
+                .min(needed)
+                .max(1);
+            let doubled = std::iter::successors(Some(1), |&blocks| Some(2 * blocks));
+            shapes.extend(
+                doubled
+                    .take_while(|&blocks| blocks < 2 * most)
+                    .map(|blocks| LaunchShape {
+                        tier: tier.name,
+                        threads,
+                        blocks_per_multiprocessor: blocks as u32,
+                        parts: 1,
+                    }),
+            );
+        }
+    }
+    shapes
+}
+
+/// The smallest block of a tier: whole warps, and at least a row's lanes.
+fn least_threads(tier: &Tier) -> u32 {
+    match tier.rows {
+        RowsTaken::Staged | RowsTaken::Any => tier.threads,
+        RowsTaken::Contiguous | RowsTaken::Counted32 => WARP.max(tier.lanes),
+    }
+}
+
+/// Blocks that must share a row so that each holds its part.
+fn least_parts(batch: &Batch, device: DeviceShape, element_bytes: u64) -> u64 {
+    let stage_vectors = (u64::from(device.stage_bytes) / VECTOR_BYTES).max(1);
+    batch.row_vectors(element_bytes).div_ceil(stage_vectors)
+}
+
+/// Which kernel solves a batch, and what it is told.
 struct Plan {
     kernel: Kernel,
     shape: Shape,
@@ -179,50 +358,69 @@ const LEAST_PART_BYTES: u64 = 32 << 10;
 const VECTOR_BYTES: u64 = 16;
 
 impl Plan {
-    fn of(kernels: &Kernels, parameters: &AlaParams, element_bytes: u64) -> Result<Self, Error> {
+    fn of(
+        kernels: &Kernels,
+        batch: &Batch,
+        element_bytes: u64,
+        chosen: LaunchShape,
+    ) -> Result<Self, Error> {
         let device = kernels.device;
-        let (rows, classes) = (parameters.rows, parameters.classes);
-        let takes = |tier: &Tier| {
-            classes <= tier.most_classes(parameters.others != 0)
-                && match tier.rows {
-                    RowsTaken::Contiguous => counted_32(rows) && contiguous(parameters),
-                    RowsTaken::Counted32 => counted_32(rows),
-                    RowsTaken::Staged => {
-                        let bytes = u64::from(classes) * element_bytes;
-                        bytes.div_ceil(device.stage_bytes.max(1).into()) <= most_parts(device)
-                    }
-                    RowsTaken::Any => true,
-                }
+        let refused = |reason| CudaError::LaunchShape {
+            tier: chosen.tier,
+            reason,
         };
-        // The last tier takes every row.
-        let (tier, kernel) = TIERS
-            .iter()
-            .zip(&kernels.tiers)
-            .find_map(|(tier, kernel)| kernel.filter(|_| takes(tier)).map(|kernel| (tier, kernel)))
-            .ok_or(CudaError::TooManyClasses {
-                classes: classes as usize,
-                most: MOST_CLASSES,
-            })?;
+        let (tier, kernel) = tiers_of(kernels, batch, element_bytes)
+            .find(|(tier, _)| tier.name == chosen.tier)
+            .ok_or(refused("no such tier takes these rows"))?;
+        let threads = chosen.threads;
+        if threads % WARP != 0
+            || threads % tier.lanes != 0
+            || !(least_threads(tier)..=tier.threads).contains(&threads)
+        {
+            return Err(refused("its blocks cannot have so many threads").into());
+        }
+        if chosen.blocks_per_multiprocessor == 0 {
+            return Err(refused("it must have a block").into());
+        }
+        let staged = tier.rows == RowsTaken::Staged;
+        let parts = u64::from(chosen.parts);
+        let most = if staged { most_parts(device) } else { 1 };
+        let least = if staged {
+            least_parts(batch, device, element_bytes)
+        } else {
+            1
+        };
+        if !(least.max(1)..=most).contains(&parts) {
+            return Err(refused("so many blocks cannot share a row").into());
+        }
+        let most_blocks = chosen
+            .blocks_per_multiprocessor
+            .saturating_mul(device.multiprocessors)
+            .min(ALA_MOST_BLOCKS);
+        // At least one, which also settles a batch without rows.
+        let blocks = batch
+            .rows
+            .div_ceil(u64::from(threads / tier.lanes))
+            .clamp(1, most_blocks.into());
         let mut plan = Self {
             kernel,
-            shape: Shape::of_rows(device, tier, rows),
+            shape: Shape {
+                blocks: blocks as u32,
+                threads,
+                shared: 0,
+            },
             parts: 1,
             part_vectors: 0,
         };
         if tier.rows == RowsTaken::Contiguous {
-            plan.shape.shared = tile_bytes(plan.shape.threads, classes);
+            plan.shape.shared = tile_bytes(threads, batch.classes);
         }
-        if tier.rows == RowsTaken::Staged {
-            let vectors = (u64::from(classes) * element_bytes / VECTOR_BYTES).max(1);
-            let needed = vectors.div_ceil(u64::from(device.stage_bytes) / VECTOR_BYTES);
-            // A device that the rows alone do not fill shares them out.
-            let idle = u64::from(device.multiprocessors) / rows.max(1);
-            let useful = vectors * VECTOR_BYTES / LEAST_PART_BYTES;
-            let parts = needed.max(idle.min(useful)).clamp(1, most_parts(device));
-            let part_vectors = vectors.div_ceil(parts);
-            let resident = (device.multiprocessors * STAGED_BLOCKS).min(ALA_MOST_BLOCKS);
-            let at_once = (u64::from(resident) / parts).clamp(1, rows.max(1));
-            plan.parts = parts as u32;
+        if staged {
+            let part_vectors = batch.row_vectors(element_bytes).div_ceil(parts);
+            // Those that wait for one another run at the same time, or will as soon as there is room.
+            let resident = most_blocks.min(STAGED_BLOCKS * device.multiprocessors);
+            let at_once = (u64::from(resident) / parts).clamp(1, batch.rows.max(1));
+            plan.parts = chosen.parts;
             plan.part_vectors = part_vectors as u32;
             // Whole groups.
             plan.shape.blocks = (at_once * parts) as u32;
@@ -285,7 +483,7 @@ pub(super) unsafe fn unfused(
 ) -> Result<(), Error> {
     if parameters.flags & ALA_COUNTED != 0 {
         // SAFETY: the caller's promise.
-        unsafe { launch(kernels.count, Shape::plain(1), stream, parameters)? };
+        unsafe { launch_with(kernels.count, Shape::plain(1), stream, parameters)? };
     }
     for (&kernel, (step, _)) in kernels.unfused.iter().zip(super::kernels::UNFUSED) {
         let blocks = match step {
@@ -294,17 +492,17 @@ pub(super) unsafe fn unfused(
             _ => blocks(kernels, parameters.rows),
         };
         // SAFETY: the caller's promise.
-        unsafe { launch(kernel, Shape::plain(blocks), stream, parameters)? };
+        unsafe { launch_with(kernel, Shape::plain(blocks), stream, parameters)? };
     }
     Ok(())
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Shape {
-    blocks: u32,
-    threads: u32,
+pub(super) struct Shape {
+    pub(super) blocks: u32,
+    pub(super) threads: u32,
     /// Bytes of dynamic shared memory.
-    shared: u32,
+    pub(super) shared: u32,
 }
 
 impl Shape {
@@ -312,28 +510,6 @@ impl Shape {
         Self {
             blocks,
             threads: THREADS,
-            shared: 0,
-        }
-    }
-
-    /// Blocks for so many rows: as many as there is work for, up to several waves of the device; at least one, which
-    /// also settles a batch without rows. Where rows are few, small blocks spread them over the device.
-    fn of_rows(device: DeviceShape, tier: &Tier, rows: u64) -> Self {
-        const WAVES: u32 = 2;
-        let blocks_of = |threads: u32| rows.div_ceil(u64::from(threads / tier.lanes));
-        let mut threads = tier.threads;
-        while threads > WARP.max(tier.lanes)
-            && blocks_of(threads) < u64::from(device.multiprocessors)
-        {
-            threads /= 2;
-        }
-        let resident = (device.threads / threads).max(1) * device.multiprocessors;
-        let most = resident.saturating_mul(WAVES).min(ALA_MOST_BLOCKS);
-        Self {
-            blocks: u32::try_from(blocks_of(threads))
-                .unwrap_or(u32::MAX)
-                .clamp(1, most),
-            threads,
             shared: 0,
         }
     }
@@ -346,9 +522,11 @@ fn blocks(kernels: &Kernels, rows: u64) -> u32 {
     u32::try_from(rows).unwrap_or(u32::MAX).clamp(1, most)
 }
 
+/// A kernel of the loss, which takes one `AlaParams`.
+///
 /// # Safety
 /// As [`fused`].
-unsafe fn launch(
+unsafe fn launch_with(
     kernel: Kernel,
     shape: Shape,
     stream: sys::CUstream,
@@ -357,6 +535,19 @@ unsafe fn launch(
     // The driver copies the parameters during the call and writes to none of them.
     let mut arguments = [std::ptr::from_ref(parameters).cast_mut().cast::<c_void>()];
     // SAFETY: the kernel takes one AlaParams by value; the rest is the caller's promise.
+    unsafe { launch(kernel, shape, stream, &mut arguments) }
+}
+
+/// # Safety
+/// `arguments` must point to the kernel's own, what these point to on the device must stay valid until the stream has
+/// passed the launch, and stream and kernel must be of the context that is current on this thread.
+pub(super) unsafe fn launch(
+    kernel: Kernel,
+    shape: Shape,
+    stream: sys::CUstream,
+    arguments: &mut [*mut c_void],
+) -> Result<(), Error> {
+    // SAFETY: the caller's promise.
     unsafe {
         result::launch_kernel(
             kernel.0,
@@ -364,7 +555,7 @@ unsafe fn launch(
             (shape.threads, 1, 1),
             shape.shared,
             stream,
-            &mut arguments,
+            arguments,
         )
     }
     .map_err(driver("cuLaunchKernel"))

@@ -34,6 +34,8 @@
 mod abi;
 mod bound;
 mod error;
+#[cfg(feature = "instruments")]
+pub mod instruments;
 mod kernels;
 mod launch;
 mod ptxas;

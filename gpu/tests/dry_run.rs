@@ -1,0 +1,312 @@
+//! The kit as `scripts/gpu pack` packs it, run in software from a bare environment: every stage's code runs before there is
+//! a GPU, and what it writes down is what the report reads.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use ala_loss_gpu::batch::TierCase;
+use ala_loss_gpu::record::{Kind, Line, Op, Outcome, Record, read};
+use ala_loss_gpu::sizes::DRY;
+
+const DTYPES: [&str; 3] = ["f32", "bf16", "f16"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is in the repository")
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// A folder of this test program's own, empty.
+fn folder(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).expect("the target folder is writable");
+    path
+}
+
+/// The packed kit, made of what the tests have built.
+fn kit() -> &'static Path {
+    static KIT: OnceLock<PathBuf> = OnceLock::new();
+    KIT.get_or_init(|| {
+        let kit = folder("kit");
+        let output = Command::new("bash")
+            .arg(root().join("scripts/gpu"))
+            .args(["pack", "--profile", "dev"])
+            .arg(&kit)
+            .output()
+            .expect("bash runs");
+        assert!(output.status.success(), "{}", text(&output));
+        kit
+    })
+}
+
+/// `run --dry` with nothing in the environment, in a folder that is neither the kit's nor the repository's.
+fn run(out: &Path, stages: &[&str], tools: Option<&Path>, variables: &[(&str, &str)]) -> Output {
+    let usual = ["/usr/local/bin", "/usr/bin", "/bin"].map(PathBuf::from);
+    let path = env::join_paths(tools.map(Path::to_owned).into_iter().chain(usual));
+    Command::new("bash")
+        .arg(kit().join("run"))
+        .arg("--dry")
+        .arg(out)
+        .args(stages)
+        .env_clear()
+        .env("PATH", path.expect("no separators in folders"))
+        .envs(variables.iter().copied())
+        .current_dir("/")
+        .output()
+        .expect("bash runs")
+}
+
+fn stand_ins() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand_in")
+}
+
+fn records(out: &Path, stage: &str) -> Vec<Record> {
+    let lines = read(&out.join(format!("{stage}.jsonl"))).expect("lines");
+    let own = |line: &Line| line.stage == stage && line.dry;
+    assert!(lines.iter().all(own), "every line says whose it is, and that it is dry");
+    lines.into_iter().map(|line| line.record).collect()
+}
+
+/// How a stage ended: its last line.
+fn ended(records: &[Record]) -> &Outcome {
+    match records.last() {
+        Some(Record::Stage(outcome)) => outcome,
+        other => panic!("a stage ends with its outcome, not {other:?}"),
+    }
+}
+
+fn assert_ended(records: &[Record], outcome: &str, reason: Option<&str>) {
+    let ended = ended(records);
+    assert_eq!(ended.outcome, outcome, "{ended:?}");
+    match reason {
+        Some(part) => {
+            let reason = ended.reason.as_deref().unwrap_or_default();
+            assert!(reason.contains(part), "{part:?} in {reason:?}");
+        }
+        None => assert_eq!(ended.reason, None),
+    }
+}
+
+#[test]
+fn every_stage_runs_without_tools_and_says_what_it_lacks() {
+    let out = folder("bare");
+    let output = run(&out, &[], None, &[]);
+    let printed = text(&output);
+    assert!(output.status.success(), "{printed}");
+
+    let facts = records(&out, "facts");
+    assert_ended(&facts, "ok", None);
+    let device = facts.iter().any(|r| matches!(r, Record::Device(device) if device.name == "softcuda"));
+    assert!(device, "{facts:?}");
+    let copies = facts.iter().filter(|r| matches!(r, Record::Bandwidth(_))).count();
+    assert_eq!(copies, 2 * DRY.copies.len(), "{facts:?}");
+
+    assert_ended(&records(&out, "parity"), "ok", None);
+    check_repeats(&records(&out, "parity"));
+    assert_ended(&records(&out, "sanitize"), "skipped", Some("no compute-sanitizer"));
+    check_times(&records(&out, "times"));
+    check_tiers(&records(&out, "tiers"));
+    let peers = records(&out, "peers");
+    assert_ended(&peers, "ok", None);
+    let ours = peers.iter().any(|r| matches!(r, Record::Peer(peer) if peer.op == "ours ALA" && peer.status == "ok"));
+    assert!(ours, "{peers:?}");
+    let counters = records(&out, "counters");
+    assert_ended(&counters, "skipped", Some("no ncu"));
+    check_counted(&counters, "softcuda", &["dram_bytes", "l2_sectors", "warp_instructions"]);
+
+    let log = fs::read_to_string(out.join("log.txt")).expect("a log");
+    assert!(log.contains("== times: ok"), "{log}");
+    // What is carried back fits into the few files that such machines let out.
+    assert!(fs::read_dir(&out).expect("a folder").count() <= 8);
+    report_of_a_dry_run(&out);
+}
+
+fn check_repeats(parity: &[Record]) {
+    let repeats: Vec<_> = parity
+        .iter()
+        .filter_map(|record| match record {
+            Record::Repeat(repeat) => Some(repeat),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(repeats.len(), DTYPES.len() * TierCase::all(1).count());
+    assert!(repeats.iter().all(|repeat| repeat.differed.is_empty()), "{repeats:?}");
+    let test = |name: &str| {
+        let mut tests = parity.iter().filter_map(|record| match record {
+            Record::Test(test) => Some(test),
+            _ => None,
+        });
+        tests.find(|test| test.name.contains(name)).map(|test| test.outcome.as_str())
+    };
+    assert_eq!(test("quickstart"), Some("ok"));
+    assert_eq!(test("every_label_type"), Some("ok"));
+    assert_eq!(test("launches::a_step_can_be_captured_into_a_graph"), Some("ok"));
+    assert_eq!(test("abi::"), Some("skipped"), "what is left out is named");
+}
+
+fn check_times(times: &[Record]) {
+    assert_ended(times, "ok", None);
+    let timed: BTreeSet<_> = times
+        .iter()
+        .filter_map(|record| match record {
+            Record::Time(time) => {
+                let small = time.batch == Kind::Small;
+                assert_eq!((time.graph_us.is_some(), time.host_us.is_some()), (small, small));
+                assert!(time.device_us.median > 0.0 && time.device_us.p10 <= time.device_us.p90);
+                Some((small, time.dtype.clone(), time.n, time.c, time.op))
+            }
+            _ => None,
+        })
+        .collect();
+    for dtype in DTYPES {
+        for op in [Op::Fused, Op::Unfused, Op::Copy, Op::Empty] {
+            for &c in DRY.classes {
+                let key = (false, dtype.to_owned(), DRY.elements / c, c, op);
+                assert!(timed.contains(&key), "{key:?}");
+            }
+            for &(n, c) in DRY.small {
+                let key = (true, dtype.to_owned(), n, c, op);
+                assert!(timed.contains(&key), "{key:?}");
+            }
+        }
+    }
+}
+
+fn check_tiers(tiers: &[Record]) {
+    assert_ended(tiers, "ok", None);
+    let tiers: Vec<_> = tiers
+        .iter()
+        .filter_map(|record| match record {
+            Record::Tier(tier) => Some(tier),
+            _ => None,
+        })
+        .collect();
+    for dtype in DTYPES {
+        let large = DRY.classes.iter().map(|&c| (Kind::Large, DRY.elements / c, c));
+        let small = DRY.small.iter().map(|&(n, c)| (Kind::Small, n, c));
+        for (kind, n, c) in large.chain(small) {
+            let of_batch = || {
+                tiers.iter().filter(move |tier| tier.batch == kind && tier.dtype == dtype && (tier.n, tier.c) == (n, c))
+            };
+            let own: Vec<_> = of_batch().filter(|tier| tier.own).collect();
+            assert_eq!(own.len(), 1, "{kind:?} {dtype} {n} x {c}");
+            assert!(own[0].device_us.is_some(), "the crate's own choice is always timed");
+            let kernels: BTreeSet<_> = of_batch().map(|tier| tier.tier.as_str()).collect();
+            let takes = |case: &TierCase| !case.per_class && case.tier.uniform as usize >= c;
+            let all: BTreeSet<_> = TierCase::all(1).filter(takes).map(|case| case.tier.name).collect();
+            assert_eq!(kernels, all, "every kernel that takes {n} x {c}");
+        }
+    }
+}
+
+fn check_counted(counters: &[Record], source: &str, names: &[&str]) {
+    let kernels: BTreeSet<_> = counters
+        .iter()
+        .filter_map(|record| match record {
+            Record::Counted(counted) if counted.source == source => {
+                for name in names {
+                    let value = counted.counters.get(*name);
+                    assert!(value.is_some_and(|&value| value > 0.0), "{name} of {counted:?}");
+                }
+                Some(counted.kernel.clone())
+            }
+            _ => None,
+        })
+        .collect();
+    let uniform = TierCase::all(1).filter(|case| !case.per_class).count();
+    assert_eq!(kernels.len(), DTYPES.len() * uniform, "{kernels:?}");
+}
+
+/// It would be taken for a GPU's.
+fn report_of_a_dry_run(out: &Path) {
+    let report = |dry: &[&str], docs: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gpu-kit"));
+        command.args(dry).arg("report").arg(out).arg("--docs").arg(docs);
+        command.output().expect("the program runs")
+    };
+    let docs = folder("docs");
+    let refused = report(&[], &docs);
+    assert!(!refused.status.success() && text(&refused).contains("dry run"), "{}", text(&refused));
+    assert_eq!(fs::read_dir(&docs).expect("a folder").count(), 0, "nothing is written");
+
+    let made = report(&["--dry"], &docs);
+    assert!(made.status.success(), "{}", text(&made));
+    let page = fs::read_to_string(docs.join("gpu.md")).expect("a page");
+    assert!(page.contains("dry run"), "{page}");
+}
+
+#[test]
+fn with_tools_their_stages_run_too() {
+    let out = folder("tools");
+    let output = run(&out, &["sanitize", "counters"], Some(&stand_ins()), &[]);
+    assert!(output.status.success(), "{}", text(&output));
+    let sanitize = records(&out, "sanitize");
+    assert_ended(&sanitize, "ok", None);
+    let passed = |record: &&Record| matches!(record, Record::Sanitizer(tool) if tool.outcome == "ok");
+    assert_eq!(sanitize.iter().filter(passed).count(), 8, "four tools, two programs: {sanitize:?}");
+    let counters = records(&out, "counters");
+    assert_ended(&counters, "ok", None);
+    check_counted(&counters, "ncu", &["dram_bytes_read", "stall_long_scoreboard", "occupancy_percent"]);
+}
+
+#[test]
+fn an_older_profiler_counts_without_stall_reasons() {
+    let out = folder("older");
+    let output = run(&out, &["counters"], Some(&stand_ins()), &[("STAND_IN_OLD", "1")]);
+    assert!(output.status.success(), "{}", text(&output));
+    check_counted(&records(&out, "counters"), "ncu", &["dram_bytes_read"]);
+}
+
+#[test]
+fn what_a_tool_finds_fails_the_run_and_the_other_stages_go_on() {
+    let out = folder("found");
+    let output = run(&out, &["sanitize", "facts"], Some(&stand_ins()), &[("STAND_IN_ERROR", "racecheck")]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let sanitize = records(&out, "sanitize");
+    assert_ended(&sanitize, "failed", Some("racecheck"));
+    let found = sanitize.iter().any(|record| {
+        matches!(record, Record::Sanitizer(tool) if tool.outcome == "failed"
+            && tool.reason.as_deref().is_some_and(|reason| reason.contains("1 error")))
+    });
+    assert!(found, "{sanitize:?}");
+    assert_ended(&records(&out, "facts"), "ok", None);
+}
+
+#[test]
+fn a_stage_that_takes_too_long_is_stopped_and_keeps_what_it_has() {
+    let out = folder("slow");
+    let variables = [("STAND_IN_SLOW", "racecheck"), ("ALA_GPU_LIMIT", "16")];
+    let output = run(&out, &["sanitize", "facts"], Some(&stand_ins()), &variables);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let sanitize = records(&out, "sanitize");
+    let outcome = |tool: &str| {
+        sanitize.iter().find_map(|record| match record {
+            Record::Sanitizer(found) if found.name == tool => Some(found.outcome.as_str()),
+            _ => None,
+        })
+    };
+    assert_eq!(outcome("memcheck: kernels"), Some("ok"), "{sanitize:?}");
+    assert_eq!(outcome("racecheck: kernels"), Some("timed out"), "{sanitize:?}");
+    assert_ended(&records(&out, "facts"), "ok", None);
+}
+
+#[test]
+fn an_unknown_stage_or_option_is_refused_before_anything_runs() {
+    for arguments in [&["times", "nonsense"][..], &["--fast"]] {
+        let out = folder("refused");
+        let output = run(&out, arguments, None, &[]);
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert_eq!(fs::read_dir(&out).expect("a folder").count(), 0);
+    }
+}

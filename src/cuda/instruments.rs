@@ -1,0 +1,193 @@
+//! What measurements of the kernels need besides them (feature `instruments`): kernels that only copy, only read or do
+//! nothing, and launch shapes other than the crate's own. Not for training: nothing here makes a step faster.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, sys};
+
+use super::bound::CudaLoss;
+use super::error::{CudaError, driver};
+use super::kernels::{self, DeviceShape, Kernel};
+use super::launch::{self, Shape};
+use super::step::CudaElement;
+use crate::Error;
+
+pub use super::launch::LaunchShape;
+
+/// What build.rs compiled of `kernels/instruments.cu`, if it found nvcc.
+#[cfg(ala_kernels)]
+const FATBIN: Option<&[u8]> = Some(include_bytes!(env!("ALA_INSTRUMENTS_FATBIN")));
+#[cfg(not(ala_kernels))]
+const FATBIN: Option<&[u8]> = None;
+
+/// Threads of a block of the kernels below.
+const THREADS: u32 = 256;
+const VECTOR_BYTES: u64 = 16;
+/// Vectors that a thread of the larger copy kernel takes.
+const EACH: u64 = 4;
+
+/// The kernels that a step is measured against, loaded into a context.
+#[derive(Debug, Clone)]
+pub struct Instruments {
+    context: Arc<CudaContext>,
+    device: DeviceShape,
+    empty: Kernel,
+    copy1: Kernel,
+    copy4: Kernel,
+    read: Kernel,
+}
+
+impl Instruments {
+    /// Loads them. The module stays loaded for as long as the context lives.
+    ///
+    /// # Errors
+    /// [`CudaError::NotBuilt`], [`CudaError::Driver`].
+    pub fn load(context: &Arc<CudaContext>) -> Result<Self, Error> {
+        let find = kernels::load_module(context, FATBIN)?;
+        Ok(Self {
+            context: Arc::clone(context),
+            device: DeviceShape::of(context)?,
+            empty: find("ala_empty".into())?,
+            copy1: find("ala_copy1".into())?,
+            copy4: find("ala_copy4".into())?,
+            read: find("ala_read".into())?,
+        })
+    }
+
+    /// Enqueues a kernel of one block that does nothing.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn empty(&self, stream: &CudaStream) -> Result<(), Error> {
+        // SAFETY: it takes no arguments and touches no memory.
+        unsafe { self.launch(self.empty, stream.cu_stream(), 1, &mut []) }
+    }
+
+    /// Enqueues a copy of `bytes` bytes from one device address to another, 16 bytes a thread at a time.
+    ///
+    /// # Errors
+    /// [`CudaError::Address`] where an address is no multiple of 16, [`Error::Length`] where `bytes` is none;
+    /// [`CudaError::Driver`].
+    ///
+    /// # Safety
+    /// Both ranges must be valid in this context until the stream has passed the launch, and must not overlap; `stream`
+    /// must be a stream of this context.
+    pub unsafe fn copy(
+        &self,
+        stream: sys::CUstream,
+        from: u64,
+        to: u64,
+        bytes: u64,
+    ) -> Result<(), Error> {
+        for (buffer, address) in [("source", from), ("destination", to)] {
+            if address == 0 || !address.is_multiple_of(VECTOR_BYTES) {
+                return Err(CudaError::Address {
+                    buffer,
+                    address,
+                    alignment: VECTOR_BYTES,
+                }
+                .into());
+            }
+        }
+        if !bytes.is_multiple_of(VECTOR_BYTES) {
+            return Err(Error::Length {
+                name: "copy",
+                got: bytes as usize,
+                expected: bytes.next_multiple_of(VECTOR_BYTES) as usize,
+            });
+        }
+        let vectors = bytes / VECTOR_BYTES;
+        let fills = u64::from(self.device.multiprocessors) * u64::from(self.device.threads);
+        let (kernel, each) = match vectors > EACH * fills {
+            true => (self.copy4, EACH),
+            false => (self.copy1, 1),
+        };
+        let blocks = vectors.div_ceil(u64::from(THREADS) * each).max(1);
+        let (mut from, mut to, mut vectors) = (from, to, vectors);
+        let mut arguments = [
+            argument(&mut from),
+            argument(&mut to),
+            argument(&mut vectors),
+        ];
+        // SAFETY: the kernel takes two pointers and a count; the ranges are the caller's promise.
+        unsafe { self.launch(kernel, stream, blocks, &mut arguments) }
+    }
+
+    /// Enqueues a kernel that reads all of a buffer and so fills L2 with its lines, of which none must be written back.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn read(&self, stream: &CudaStream, buffer: &CudaSlice<u8>) -> Result<(), Error> {
+        let (mut from, guard) = buffer.device_ptr(stream);
+        // Only a buffer that is all ones would be written to, one word of its own.
+        let mut to = from;
+        let mut vectors = buffer.len() as u64 / VECTOR_BYTES;
+        let fills =
+            u64::from(self.device.multiprocessors) * u64::from(self.device.threads / THREADS);
+        let mut arguments = [
+            argument(&mut from),
+            argument(&mut to),
+            argument(&mut vectors),
+        ];
+        // SAFETY: the kernel takes two pointers and a count; it reads whole vectors within the buffer.
+        unsafe { self.launch(self.read, stream.cu_stream(), fills, &mut arguments)? };
+        drop(guard);
+        Ok(())
+    }
+
+    /// # Safety
+    /// The arguments must be the kernel's, and what they point to on the device valid until the stream has passed it.
+    unsafe fn launch(
+        &self,
+        kernel: Kernel,
+        stream: sys::CUstream,
+        blocks: u64,
+        arguments: &mut [*mut c_void],
+    ) -> Result<(), Error> {
+        self.context
+            .bind_to_thread()
+            .map_err(driver("cuCtxSetCurrent"))?;
+        let shape = Shape {
+            blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
+            threads: THREADS,
+            shared: 0,
+        };
+        // SAFETY: the caller's promise; the context was made current above.
+        unsafe { launch::launch(kernel, shape, stream, arguments) }
+    }
+}
+
+fn argument<T>(value: &mut T) -> *mut c_void {
+    std::ptr::from_mut(value).cast()
+}
+
+impl CudaLoss {
+    /// The shape in which a step of `rows` contiguous, aligned rows is launched.
+    ///
+    /// # Errors
+    /// [`CudaError::TooManyClasses`].
+    pub fn launch_shape<T: CudaElement>(&self, rows: usize) -> Result<LaunchShape, Error> {
+        launch::shape_of(
+            self.kernels_of(T::TYPE.0),
+            &self.batch(rows),
+            size_of::<T>() as u64,
+        )
+    }
+
+    /// Every shape in which such a step could be launched: each kernel that takes its rows, with whole and smaller blocks,
+    /// from one block a multiprocessor on, and with each number of blocks that may share a row.
+    pub fn launch_shapes<T: CudaElement>(&self, rows: usize) -> Vec<LaunchShape> {
+        launch::shapes_of(
+            self.kernels_of(T::TYPE.0),
+            &self.batch(rows),
+            size_of::<T>() as u64,
+        )
+    }
+
+    /// Launches have this shape from now on; with `None` the crate's own choice again. A launch whose rows do not fit it is
+    /// a [`CudaError::LaunchShape`].
+    pub fn set_launch_shape(&mut self, shape: Option<LaunchShape>) {
+        self.launch_shape = shape;
+    }
+}
