@@ -39,6 +39,8 @@ NOTE = """Wheels for the peers, fetched where there is a network, then unpacked 
     cut-cross-entropy==25.1.1 quack-kernels==0.2.4 nvidia-cutlass-dsl==4.3.5 apache-tvm-ffi==0.1.15.post2 \\
     torch-c-dlpack-ext==0.1.5
 The last four are for quack and Liger's CuTe variant, with numpy and the cuda-bindings that torch brings.
+flash-attn needs no build for this: its cross_entropy.py alone, under empty packages flash_attn.ops.triton, will do.
+Triton compiles its launchers with the machine's C compiler.
 cut-cross-entropy is not timed: it takes embeddings and fuses the classifier's matrix product."""
 PACKAGES = "torch triton liger-kernel quack-kernels flash-attn nvidia-cutlass-dsl apache-tvm-ffi torch-c-dlpack-ext"
 
@@ -598,7 +600,7 @@ class Entry:
 
     def __init__(self, case, name, family):
         self.operation, self.samples, self.replay = None, {}, None
-        self.line = {"kind": "time", "op": name, "family": family, "batch": case.batch, "dtype": case.dtype}
+        self.line = {"kind": "peer", "op": name, "family": family, "batch": case.batch, "dtype": case.dtype}
         self.line |= {"n": case.n, "c": case.c, "status": "ok", "reason": None, "bytes": case.traffic(family)}
         self.line |= dict.fromkeys(["device_us", "graph_us", "host_us", "loss_error", "gradient_error"])
 
@@ -618,8 +620,9 @@ class Entry:
 
 def summary(samples):
     ordered = sorted(samples)
-    at = lambda part: round(ordered[round(part * (len(ordered) - 1))], 3)
-    return {"median": at(0.5), "p10": at(0.1), "p90": at(0.9), "count": len(ordered)}
+    parts = {"median": 0.5, "p10": 0.1, "p90": 0.9}
+    quantiles = {name: round(ordered[round(part * (len(ordered) - 1))], 3) for name, part in parts.items()}
+    return quantiles | {"count": len(ordered)}
 
 
 class Bench:
@@ -780,10 +783,13 @@ def machine(torch, clock):
     return line | {"versions": versions}
 
 
+def rate(line):
+    return line["bytes"] / line["device_us"]["median"]
+
+
 def cell(line, group):
     if line["status"] != "ok":
         return line["status"]
-    rate = lambda line: line["bytes"] / line["device_us"]["median"]
     ours = group["ours ALA" if line["family"] == "ALA" else "ours CE"]
     copies = [rate(line) for line in group.values() if line["family"] == "copy" and line["status"] == "ok"]
     if line["batch"] == "large" and copies:
@@ -796,7 +802,7 @@ def cell(line, group):
 
 
 def table(lines):
-    times = [line for line in lines if line["kind"] == "time"]
+    times = [line for line in lines if line["kind"] == "peer"]
     present = {line["op"] for line in times if line["status"] != "absent"}
     names = [name for name, *_ in OPERATIONS if name in present]
     groups = {}
@@ -808,8 +814,8 @@ def table(lines):
     for shape, group in groups.items():
         print(f"| {shape} | " + " | ".join(cell(group[name], group) for name in names) + " |")
     for reason in dict.fromkeys(line["reason"] for line in lines if line["kind"] == "left_out"):
-        shapes = [line for line in lines if line["kind"] == "left_out" and line["reason"] == reason]
-        print(f"left out: {', '.join('{n} x {c} {dtype}'.format(**line) for line in shapes)}: {reason}")
+        shapes = [line["what"] for line in lines if line["kind"] == "left_out" and line["reason"] == reason]
+        print(f"left out: {', '.join(shapes)}: {reason}")
     for line in {line["op"]: line for line in times if line["status"] == "absent"}.values():
         print(f"absent: {line['op']}: {line['reason']}")
 
@@ -853,6 +859,9 @@ def main():
     if missing and not options.dry:
         print(f"peers: skipped: {missing}")
         return NO_TORCH
+    if options.dry and torch:
+        # Tiny tensors: threads only get in each other's way.
+        torch.set_num_threads(1)
     began, used, skipped = options.resume or (0, 0.0, {})
     start = time.monotonic() - used
     bench = Bench(torch, options.dry, options.door, skipped)
@@ -882,7 +891,8 @@ def main():
                     reason = reason_of(error)
                 bench.release()
             if reason:
-                write({"kind": "left_out"} | case._asdict() | {"reason": reason})
+                what = f"{case.n} x {case.c} {case.dtype}"
+                write({"kind": "left_out", "what": what} | case._asdict() | {"reason": reason})
     lines = [json.loads(line) for line in options.out.read_text().splitlines()]
     table(lines)
     print(NOTE)

@@ -15,7 +15,9 @@ use ala_loss_gpu::sizes::DRY;
 const DTYPES: [&str; 3] = ["f32", "bf16", "f16"];
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is in the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the package is in the repository")
 }
 
 fn text(output: &Output) -> String {
@@ -74,7 +76,10 @@ fn stand_ins() -> PathBuf {
 fn records(out: &Path, stage: &str) -> Vec<Record> {
     let lines = read(&out.join(format!("{stage}.jsonl"))).expect("lines");
     let own = |line: &Line| line.stage == stage && line.dry;
-    assert!(lines.iter().all(own), "every line says whose it is, and that it is dry");
+    assert!(
+        lines.iter().all(own),
+        "every line says whose it is, and that it is dry"
+    );
     lines.into_iter().map(|line| line.record).collect()
 }
 
@@ -107,23 +112,38 @@ fn every_stage_runs_without_tools_and_says_what_it_lacks() {
 
     let facts = records(&out, "facts");
     assert_ended(&facts, "ok", None);
-    let device = facts.iter().any(|r| matches!(r, Record::Device(device) if device.name == "softcuda"));
+    let device = facts
+        .iter()
+        .any(|r| matches!(r, Record::Device(device) if device.name == "softcuda"));
     assert!(device, "{facts:?}");
-    let copies = facts.iter().filter(|r| matches!(r, Record::Bandwidth(_))).count();
+    let copies = facts
+        .iter()
+        .filter(|r| matches!(r, Record::Bandwidth(_)))
+        .count();
     assert_eq!(copies, 2 * DRY.copies.len(), "{facts:?}");
 
     assert_ended(&records(&out, "parity"), "ok", None);
     check_repeats(&records(&out, "parity"));
-    assert_ended(&records(&out, "sanitize"), "skipped", Some("no compute-sanitizer"));
+    assert_ended(
+        &records(&out, "sanitize"),
+        "skipped",
+        Some("no compute-sanitizer"),
+    );
     check_times(&records(&out, "times"));
     check_tiers(&records(&out, "tiers"));
     let peers = records(&out, "peers");
     assert_ended(&peers, "ok", None);
-    let ours = peers.iter().any(|r| matches!(r, Record::Peer(peer) if peer.op == "ours ALA" && peer.status == "ok"));
+    let ours = peers
+        .iter()
+        .any(|r| matches!(r, Record::Peer(peer) if peer.op == "ours ALA" && peer.status == "ok"));
     assert!(ours, "{peers:?}");
     let counters = records(&out, "counters");
     assert_ended(&counters, "skipped", Some("no ncu"));
-    check_counted(&counters, "softcuda", &["dram_bytes", "l2_sectors", "warp_instructions"]);
+    check_counted(
+        &counters,
+        "softcuda",
+        &["dram_bytes", "l2_sectors", "warp_instructions"],
+    );
 
     let log = fs::read_to_string(out.join("log.txt")).expect("a log");
     assert!(log.contains("== times: ok"), "{log}");
@@ -141,17 +161,25 @@ fn check_repeats(parity: &[Record]) {
         })
         .collect();
     assert_eq!(repeats.len(), DTYPES.len() * TierCase::all(1).count());
-    assert!(repeats.iter().all(|repeat| repeat.differed.is_empty()), "{repeats:?}");
+    assert!(
+        repeats.iter().all(|repeat| repeat.differed.is_empty()),
+        "{repeats:?}"
+    );
     let test = |name: &str| {
         let mut tests = parity.iter().filter_map(|record| match record {
             Record::Test(test) => Some(test),
             _ => None,
         });
-        tests.find(|test| test.name.contains(name)).map(|test| test.outcome.as_str())
+        tests
+            .find(|test| test.name.contains(name))
+            .map(|test| test.outcome.as_str())
     };
     assert_eq!(test("quickstart"), Some("ok"));
     assert_eq!(test("every_label_type"), Some("ok"));
-    assert_eq!(test("launches::a_step_can_be_captured_into_a_graph"), Some("ok"));
+    assert_eq!(
+        test("launches::a_step_can_be_captured_into_a_graph"),
+        Some("ok")
+    );
     assert_eq!(test("abi::"), Some("skipped"), "what is left out is named");
 }
 
@@ -162,7 +190,10 @@ fn check_times(times: &[Record]) {
         .filter_map(|record| match record {
             Record::Time(time) => {
                 let small = time.batch == Kind::Small;
-                assert_eq!((time.graph_us.is_some(), time.host_us.is_some()), (small, small));
+                assert_eq!(
+                    (time.graph_us.is_some(), time.host_us.is_some()),
+                    (small, small)
+                );
                 assert!(time.device_us.median > 0.0 && time.device_us.p10 <= time.device_us.p90);
                 Some((small, time.dtype.clone(), time.n, time.c, time.op))
             }
@@ -193,18 +224,29 @@ fn check_tiers(tiers: &[Record]) {
         })
         .collect();
     for dtype in DTYPES {
-        let large = DRY.classes.iter().map(|&c| (Kind::Large, DRY.elements / c, c));
+        let large = DRY
+            .classes
+            .iter()
+            .map(|&c| (Kind::Large, DRY.elements / c, c));
         let small = DRY.small.iter().map(|&(n, c)| (Kind::Small, n, c));
         for (kind, n, c) in large.chain(small) {
             let of_batch = || {
-                tiers.iter().filter(move |tier| tier.batch == kind && tier.dtype == dtype && (tier.n, tier.c) == (n, c))
+                tiers.iter().filter(move |tier| {
+                    tier.batch == kind && tier.dtype == dtype && (tier.n, tier.c) == (n, c)
+                })
             };
             let own: Vec<_> = of_batch().filter(|tier| tier.own).collect();
             assert_eq!(own.len(), 1, "{kind:?} {dtype} {n} x {c}");
-            assert!(own[0].device_us.is_some(), "the crate's own choice is always timed");
+            assert!(
+                own[0].device_us.is_some(),
+                "the crate's own choice is always timed"
+            );
             let kernels: BTreeSet<_> = of_batch().map(|tier| tier.tier.as_str()).collect();
             let takes = |case: &TierCase| !case.per_class && case.tier.uniform as usize >= c;
-            let all: BTreeSet<_> = TierCase::all(1).filter(takes).map(|case| case.tier.name).collect();
+            let all: BTreeSet<_> = TierCase::all(1)
+                .filter(takes)
+                .map(|case| case.tier.name)
+                .collect();
             assert_eq!(kernels, all, "every kernel that takes {n} x {c}");
         }
     }
@@ -217,7 +259,10 @@ fn check_counted(counters: &[Record], source: &str, names: &[&str]) {
             Record::Counted(counted) if counted.source == source => {
                 for name in names {
                     let value = counted.counters.get(*name);
-                    assert!(value.is_some_and(|&value| value > 0.0), "{name} of {counted:?}");
+                    assert!(
+                        value.is_some_and(|&value| value > 0.0),
+                        "{name} of {counted:?}"
+                    );
                 }
                 Some(counted.kernel.clone())
             }
@@ -232,13 +277,26 @@ fn check_counted(counters: &[Record], source: &str, names: &[&str]) {
 fn report_of_a_dry_run(out: &Path) {
     let report = |dry: &[&str], docs: &Path| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gpu-kit"));
-        command.args(dry).arg("report").arg(out).arg("--docs").arg(docs);
+        command
+            .args(dry)
+            .arg("report")
+            .arg(out)
+            .arg("--docs")
+            .arg(docs);
         command.output().expect("the program runs")
     };
     let docs = folder("docs");
     let refused = report(&[], &docs);
-    assert!(!refused.status.success() && text(&refused).contains("dry run"), "{}", text(&refused));
-    assert_eq!(fs::read_dir(&docs).expect("a folder").count(), 0, "nothing is written");
+    assert!(
+        !refused.status.success() && text(&refused).contains("dry run"),
+        "{}",
+        text(&refused)
+    );
+    assert_eq!(
+        fs::read_dir(&docs).expect("a folder").count(),
+        0,
+        "nothing is written"
+    );
 
     let made = report(&["--dry"], &docs);
     assert!(made.status.success(), "{}", text(&made));
@@ -253,17 +311,35 @@ fn with_tools_their_stages_run_too() {
     assert!(output.status.success(), "{}", text(&output));
     let sanitize = records(&out, "sanitize");
     assert_ended(&sanitize, "ok", None);
-    let passed = |record: &&Record| matches!(record, Record::Sanitizer(tool) if tool.outcome == "ok");
-    assert_eq!(sanitize.iter().filter(passed).count(), 8, "four tools, two programs: {sanitize:?}");
+    let passed =
+        |record: &&Record| matches!(record, Record::Sanitizer(tool) if tool.outcome == "ok");
+    assert_eq!(
+        sanitize.iter().filter(passed).count(),
+        8,
+        "four tools, two programs: {sanitize:?}"
+    );
     let counters = records(&out, "counters");
     assert_ended(&counters, "ok", None);
-    check_counted(&counters, "ncu", &["dram_bytes_read", "stall_long_scoreboard", "occupancy_percent"]);
+    check_counted(
+        &counters,
+        "ncu",
+        &[
+            "dram_bytes_read",
+            "stall_long_scoreboard",
+            "occupancy_percent",
+        ],
+    );
 }
 
 #[test]
 fn an_older_profiler_counts_without_stall_reasons() {
     let out = folder("older");
-    let output = run(&out, &["counters"], Some(&stand_ins()), &[("STAND_IN_OLD", "1")]);
+    let output = run(
+        &out,
+        &["counters"],
+        Some(&stand_ins()),
+        &[("STAND_IN_OLD", "1")],
+    );
     assert!(output.status.success(), "{}", text(&output));
     check_counted(&records(&out, "counters"), "ncu", &["dram_bytes_read"]);
 }
@@ -271,7 +347,12 @@ fn an_older_profiler_counts_without_stall_reasons() {
 #[test]
 fn what_a_tool_finds_fails_the_run_and_the_other_stages_go_on() {
     let out = folder("found");
-    let output = run(&out, &["sanitize", "facts"], Some(&stand_ins()), &[("STAND_IN_ERROR", "racecheck")]);
+    let output = run(
+        &out,
+        &["sanitize", "facts"],
+        Some(&stand_ins()),
+        &[("STAND_IN_ERROR", "racecheck")],
+    );
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     let sanitize = records(&out, "sanitize");
     assert_ended(&sanitize, "failed", Some("racecheck"));
@@ -297,7 +378,11 @@ fn a_stage_that_takes_too_long_is_stopped_and_keeps_what_it_has() {
         })
     };
     assert_eq!(outcome("memcheck: kernels"), Some("ok"), "{sanitize:?}");
-    assert_eq!(outcome("racecheck: kernels"), Some("timed out"), "{sanitize:?}");
+    assert_eq!(
+        outcome("racecheck: kernels"),
+        Some("timed out"),
+        "{sanitize:?}"
+    );
     assert_ended(&records(&out, "facts"), "ok", None);
 }
 

@@ -373,8 +373,8 @@ impl Plan {
             .find(|(tier, _)| tier.name == chosen.tier)
             .ok_or(refused("no such tier takes these rows"))?;
         let threads = chosen.threads;
-        if threads % WARP != 0
-            || threads % tier.lanes != 0
+        if !threads.is_multiple_of(WARP)
+            || !threads.is_multiple_of(tier.lanes)
             || !(least_threads(tier)..=tier.threads).contains(&threads)
         {
             return Err(refused("its blocks cannot have so many threads").into());

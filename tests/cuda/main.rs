@@ -11,6 +11,8 @@ mod counts;
 mod device;
 mod edges;
 mod host;
+#[cfg(feature = "instruments")]
+mod instruments;
 mod launches;
 mod machines;
 mod parity;

@@ -1,6 +1,6 @@
 //! Every kernel against the `f64` reference and the CPU path, within the stated bounds, over every tier's borders.
 
-use ala_loss::cuda::{CudaElement, CudaLabel, Inputs, Outputs, TIERS};
+use ala_loss::cuda::{CudaElement, CudaLabel, CudaLoss, Inputs, Outputs, TIERS};
 use ala_loss::{ClassCounts, Loss, Objective, Options, Real, Reduction, Upstream, reference};
 use cudarc::driver::DeviceRepr;
 use half::{bf16, f16};
@@ -40,8 +40,18 @@ where
     T: CudaElement + DeviceRepr + Default,
     L: CudaLabel + DeviceRepr + Default,
 {
+    assert_bound(device, &device.bind(loss), step)
+}
+
+/// The same for a loss that is bound already.
+pub fn assert_bound<T, L>(device: &Device, bound: &CudaLoss, step: &Step<T, L>) -> Got<T>
+where
+    T: CudaElement + DeviceRepr + Default,
+    L: CudaLabel + DeviceRepr + Default,
+{
+    let loss = bound.loss();
     let (rows, classes) = (step.labels.len(), loss.classes());
-    let got = device.run(&device.bind(loss), step);
+    let got = device.run(bound, step);
     let what = || {
         format!(
             "{:?} {} N={rows} C={classes} {:?} stride {} offset {}",
