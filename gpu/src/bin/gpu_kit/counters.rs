@@ -96,7 +96,7 @@ fn parse(text: &str, elements: usize) -> Result<Vec<Counted>, Failure> {
         .ok_or("there is no table in the output of ncu")?;
     let mut reader = csv::ReaderBuilder::new()
         .flexible(true)
-        .from_reader(text[start..].as_bytes());
+        .from_reader(&text.as_bytes()[start..]);
     let heads = reader.headers()?.clone();
     let column = |name: &str| {
         let at = heads.iter().position(|head| head == name);
