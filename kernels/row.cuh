@@ -59,6 +59,9 @@ __device__ __forceinline__ bool has_target(const AlaParams& p, int64_t label) {
 // The affine maps off the target. `exponent` is u_j - shift with one rounding for the product: added to a bias first,
 // a large shift would swallow the logit's digits.
 //
+// Maxima are rounded up, so that no exponent less one is far above 0 however large they are: a lane that holds masks alone
+// has a finite sum, which the row's own maximum then makes 0.
+//
 // Lanes beyond a row's end go along with a logit of -inf and class 0.
 struct Uniform {
     // Whether the order of logits is that of their exponents.
@@ -68,7 +71,7 @@ struct Uniform {
     __device__ float at(float x, uint32_t) const { return slope * x; }
     // The maximum of logits is that of their exponents, as the slope is positive: one product a row.
     __device__ float order(float x, uint32_t) const { return x; }
-    __device__ float from_order(float max) const { return slope * max; }
+    __device__ float from_order(float max) const { return __fmul_ru(slope, max); }
     __device__ float exponent(float x, uint32_t, float shift) const { return fmaf(slope, x, -shift); }
     __device__ AlaAffine map(uint32_t) const { return {slope, 0.0f}; }
     __device__ float gradient_slope(uint32_t) const { return 1.0f; }
@@ -91,7 +94,10 @@ struct PerClass {
         const AlaAffine a = map(j);
         return fmaf(a.slope, x, a.bias);
     }
-    __device__ float order(float x, uint32_t j) const { return at(x, j); }
+    __device__ float order(float x, uint32_t j) const {
+        const AlaAffine a = map(j);
+        return __fmaf_ru(a.slope, x, a.bias);
+    }
     __device__ float from_order(float max) const { return max; }
     __device__ float exponent(float x, uint32_t j, float shift) const {
         const AlaAffine a = map(j);
@@ -133,7 +139,13 @@ __device__ __forceinline__ TargetExponent target_exponent(float x, const Map& ma
     }
     sum = two_sum(sum, target.bias, error);
     // Of an infinite logit, -inf a valid one, extra_slope 0 would make a NaN, and so do the errors of infinite sums.
-    return isfinite(error) ? TargetExponent{sum, error} : TargetExponent{fmaf(map.slope, x, map.bias), 0.0f};
+    if (!isfinite(error)) {
+        sum = fmaf(map.slope, x, map.bias);
+        // One that is only too large for f32 leads the row.
+        sum = x < INFINITY ? fminf(sum, FLT_MAX) : sum;
+        error = 0.0f;
+    }
+    return {sum, error};
 }
 
 // A row's sums: `others` is S, without the target's term; `place` is u_y - shift.
@@ -162,7 +174,9 @@ __device__ __forceinline__ float focal_modulation(const AlaParams& p, float miss
 // w_y L.
 __device__ __forceinline__ float row_loss(const AlaParams& p, const AlaTarget& target, RowSums row) {
     const float focal = (p.flags & ALA_FOCAL) ? focal_modulation(p, row.miss()) : 1.0f;
-    return target.weight * (focal * row.cross_entropy());
+    const float loss = focal * row.cross_entropy();
+    // A weight of 0 counts for nothing, also where the loss is infinite; a NaN shows.
+    return target.weight == 0.0f && loss == loss ? 0.0f : target.weight * loss;
 }
 
 // dL/dx_j = scale * gradient_slope(j) * exp2(exponent_j) off the target, and dL/dx_y.
@@ -175,7 +189,7 @@ struct RowGradient {
 __device__ __forceinline__ RowGradient row_gradient(
     const AlaParams& p, const AlaTarget& target, float common_slope, RowSums row, float factor) {
     const float miss = row.miss();
-    float weight = target.weight * factor;
+    float weight = target.weight == 0.0f ? 0.0f : target.weight * factor;
     if (p.flags & ALA_FOCAL) {
         // (1-p)^(gamma-1) ln p as (1-p)^gamma (ln p)/(1-p), with its limits at p = 1 and p = 0.
         const float cross_entropy = row.cross_entropy();

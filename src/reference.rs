@@ -41,26 +41,42 @@ pub fn row(table: &RowTable, x: &[f64], y: usize) -> ReferenceRow {
     assert_eq!(x.len(), table.classes(), "x must be [C]");
     let target = table.targets()[y];
 
-    let mut z: Vec<f64> = (0..x.len())
-        .map(|j| table.other(j).slope * x[j] + table.other(j).bias)
-        .collect();
-    z[y] = target.slope * x[y] + target.bias;
-
-    let m = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    if z.iter().any(|z| z.is_nan()) || m.is_infinite() {
+    // Differences of logits are exact where sums are not: z_j - z_m as a_j (x_j - x_m) + (a_j - a_m) x_m + (b_j - b_m), of
+    // logits 2^64 times smaller, so that none leaves f64.
+    let small = 2f64.powi(-64);
+    let map = |j: usize| match j == y {
+        true => (target.slope, target.bias),
+        false => (table.other(j).slope, table.other(j).bias),
+    };
+    let difference = |j: usize, m: usize| {
+        let ((a, b), (a_m, b_m)) = (map(j), map(m));
+        let (x_j, x_m) = (x[j] * small, x[m] * small);
+        (a * (x_j - x_m) + ((a - a_m) * x_m + (b - b_m) * small)) / small
+    };
+    let m = (0..x.len())
+        .reduce(
+            |m, j| match x[m] == f64::NEG_INFINITY || difference(j, m) > 0.0 {
+                true => j,
+                false => m,
+            },
+        )
+        .unwrap_or(0);
+    if x.iter().any(|x| x.is_nan() || *x == f64::INFINITY) || x[m] == f64::NEG_INFINITY {
         return ReferenceRow {
             loss: f64::NAN,
             gradient: vec![f64::NAN; x.len()],
         };
     }
-    let e: Vec<f64> = z.iter().map(|z| (z - m).exp()).collect();
+    // No more than 0 but for rounding.
+    let below: Vec<f64> = (0..x.len()).map(|j| difference(j, m).min(0.0)).collect();
+    let e: Vec<f64> = below.iter().map(|z| z.exp()).collect();
     let s: f64 = (0..x.len()).filter(|&j| j != y).map(|j| e[j]).sum();
     let d = s + e[y];
     // log d + m - z_y; log1p where the target holds the maximum, so that a tiny loss keeps its digits.
-    let cross_entropy = if z[y] == m {
+    let cross_entropy = if below[y] == 0.0 {
         s.ln_1p()
     } else {
-        d.ln() + (m - z[y])
+        d.ln() - below[y]
     };
 
     let (focal_loss, focal_slope) = match table.focal_gamma() {
@@ -68,17 +84,19 @@ pub fn row(table: &RowTable, x: &[f64], y: usize) -> ReferenceRow {
         Some(gamma) => focal(gamma, s / d, e[y] / d, cross_entropy),
     };
     let w = target.weight;
+    // Nothing times an infinite loss is nothing.
+    let weighed = |value: f64| if w == 0.0 { 0.0 } else { w * value };
     let gradient = (0..x.len())
         .map(|j| {
             if j == y {
-                -w * target.gradient_slope * (s / d) * focal_slope
+                weighed(-target.gradient_slope * (s / d) * focal_slope)
             } else {
-                w * table.other(j).slope * (e[j] / d) * focal_slope
+                weighed(table.other(j).slope * (e[j] / d) * focal_slope)
             }
         })
         .collect();
     ReferenceRow {
-        loss: w * focal_loss * cross_entropy,
+        loss: weighed(focal_loss * cross_entropy),
         gradient,
     }
 }

@@ -46,6 +46,19 @@ pub enum Others {
     PerClass(Vec<Affine>),
 }
 
+impl Others {
+    /// The highest offset of a class: what lanes and kernels count offsets from.
+    pub(crate) fn highest_bias(&self) -> f64 {
+        match self {
+            Self::Uniform { .. } => 0.0,
+            Self::PerClass(maps) => maps
+                .iter()
+                .map(|map| map.bias)
+                .fold(f64::NEG_INFINITY, f64::max),
+        }
+    }
+}
+
 /// `z = slope * x + bias`.
 ///
 /// ```

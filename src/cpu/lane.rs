@@ -24,6 +24,8 @@ pub trait Float:
     const LOWEST: Self;
     /// [`exp2`](Self::exp2) takes whole exponents off up to this: a sixteenth of what has a spacing of 1.
     const MOST_WHOLE: Self;
+    /// Up to here numbers are a sixteenth apart at most.
+    const FINE: f64;
 
     fn widen(self) -> f64;
     fn round(value: f64) -> Self;
@@ -73,6 +75,7 @@ macro_rules! float {
                 [1.0 - $type::MAX_EXP as $type, $type::MAX_EXP as $type - 1.0];
             const LOWEST: Self = $type::MIN;
             const MOST_WHOLE: Self = (1u64 << ($type::MANTISSA_DIGITS - 4)) as $type;
+            const FINE: f64 = (1u64 << ($type::MANTISSA_DIGITS - 4)) as f64;
 
             #[inline(always)]
             fn widen(self) -> f64 {

@@ -64,6 +64,14 @@ pub(super) trait Map<R: Float>: Copy + Send + Sync {
 
     /// `m` of the row's formulas at `level`.
     fn shift(self, level: Level<R>) -> f64;
+
+    /// A height, or `-infinity` for one so low that it may only be a mask: a row has no level before there is a higher one.
+    fn unmasked(self, height: R) -> R {
+        height
+    }
+
+    /// Whether exponents so far out are too coarse for vectors; with nothing above `-infinity` too.
+    fn needs_care(self, level: Level<R>) -> bool;
 }
 
 /// One slope for all and no offsets: the height is the logit itself.
@@ -159,6 +167,12 @@ impl<R: Float> Map<R> for Uniform<R> {
             .mul_add(height, -level.whole.widen());
         at_height - rest * LN_2
     }
+
+    /// The logit at the level is taken off first, so the scalars alone are too coarse.
+    #[inline(always)]
+    fn needs_care(self, level: Level<R>) -> bool {
+        !(self.shift(level).abs() <= super::FAR_OUT)
+    }
 }
 
 /// A slope and an offset for each class, padded to be read in whole vectors.
@@ -176,6 +190,7 @@ impl<R: Float> Columns<R> {
             Others::Uniform { .. } => &[][..],
             Others::PerClass(maps) => maps,
         };
+        let reference = others.highest_bias();
         let column = |value: &dyn Fn(f64, f64) -> f64| {
             let values = maps.iter().map(|map| R::round(value(map.slope, map.bias)));
             values.chain([R::default(); MOST_LANES]).collect()
@@ -186,18 +201,31 @@ impl<R: Float> Columns<R> {
             slope_rests: column(&|slope, _| {
                 slope.mul_add(LOG2_E, -R::round(slope * LOG2_E).widen())
             }),
-            biases: column(&|_, bias| bias * LOG2_E),
+            biases: column(&|_, bias| (bias - reference) * LOG2_E),
         }
     }
 }
 
+/// Offsets count from the highest: what all have in common the softmax does not see, and the rounding of a large one it does.
 #[derive(Clone, Copy)]
-pub(super) struct PerClass<'a, R>(pub(super) &'a Columns<R>);
+pub(super) struct PerClass<'a, R> {
+    pub(super) columns: &'a Columns<R>,
+    pub(super) highest_bias: f64,
+}
+
+impl<R: Float> PerClass<'_, R> {
+    /// The highest level that vectors take.
+    const MOST: f64 = if R::FINE < super::FAR_OUT {
+        R::FINE
+    } else {
+        super::FAR_OUT
+    };
+}
 
 impl<R: Float> Map<R> for PerClass<'_, R> {
     #[inline(always)]
     fn height<I: Isa, const L: usize>(self, isa: I, j: usize, x: R::Vector<I>) -> R::Vector<I> {
-        let Columns { slopes, biases, .. } = self.0;
+        let Columns { slopes, biases, .. } = self.columns;
         x.times_plus(
             column::<_, _, L>(isa, slopes, j),
             column::<_, _, L>(isa, biases, j),
@@ -225,7 +253,7 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
             slopes,
             slope_rests,
             biases,
-        } = self.0;
+        } = self.columns;
         if I::FUSED {
             let rests = column::<_, _, L>(isa, slope_rests, j);
             let rest = x.times_plus(rests, column::<_, _, L>(isa, biases, j));
@@ -245,7 +273,7 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
 
     #[inline(always)]
     fn weigh<I: Isa, const L: usize>(self, isa: I, j: usize, e: R::Vector<I>) -> R::Vector<I> {
-        e.times(column::<_, _, L>(isa, &self.0.slopes, j))
+        e.times(column::<_, _, L>(isa, &self.columns.slopes, j))
     }
 
     #[inline(always)]
@@ -255,7 +283,23 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
 
     #[inline(always)]
     fn shift(self, level: Level<R>) -> f64 {
-        level.height.widen() * LN_2
+        level.height.widen() * LN_2 + self.highest_bias
+    }
+
+    /// Where every level is this low the row needs care, and where one is not, what lies twice as low adds nothing to it.
+    #[inline(always)]
+    fn unmasked(self, height: R) -> R {
+        if height.widen() < -2.0 * Self::MOST {
+            R::NEG_INFINITY
+        } else {
+            height
+        }
+    }
+
+    /// The level is taken off in one rounding, and alike from all, so that it may be as coarse as a sixteenth.
+    #[inline(always)]
+    fn needs_care(self, level: Level<R>) -> bool {
+        !(level.height.widen().abs() <= Self::MOST)
     }
 }
 

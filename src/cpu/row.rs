@@ -17,20 +17,23 @@ impl Row {
     /// For target `y` with logit `x`, and `others = sum_{j != y} exp(z_j - shift)`.
     pub(super) fn new(table: &RowTable, y: usize, x: f64, shift: f64, others: f64) -> Self {
         let target = table.targets[y];
+        let z = target.slope * x + target.bias;
+        // The softmax is undefined with a NaN or +inf, and with nothing above -inf.
+        if shift.max(z).is_finite() && !z.is_nan() && others.is_finite() {
+            Self::of(table, y, z - shift, others)
+        } else {
+            Self::undefined(table, y)
+        }
+    }
+
+    /// For target `y`, `ahead = z_y - shift` and `others = sum_{j != y} exp(z_j - shift)`, which is finite.
+    pub(super) fn of(table: &RowTable, y: usize, ahead: f64, others: f64) -> Self {
         let row = |miss, normaliser, cross_entropy| Self {
-            target,
-            focal_gamma: table.focal_gamma,
             miss,
             normaliser,
             cross_entropy,
+            ..Self::undefined(table, y)
         };
-        let z = target.slope * x + target.bias;
-        // The softmax is undefined with a NaN or +inf, and with nothing above -inf.
-        let defined = shift.max(z).is_finite() && !z.is_nan() && others.is_finite();
-        if !defined {
-            return row(f64::NAN, f64::NAN, f64::NAN);
-        }
-        let ahead = z - shift;
         if ahead >= 0.0 {
             // The target holds the maximum and its own term is 1: log d without forming 1 + S.
             let rescale = (-ahead).exp();
@@ -43,12 +46,31 @@ impl Row {
         }
     }
 
+    /// A row that has a NaN for everything.
+    pub(super) fn undefined(table: &RowTable, y: usize) -> Self {
+        Self {
+            target: table.targets[y],
+            focal_gamma: table.focal_gamma,
+            miss: f64::NAN,
+            normaliser: f64::NAN,
+            cross_entropy: f64::NAN,
+        }
+    }
+
+    /// A row whose weight is 0 counts for nothing, also where its own loss or what scales it is infinite. A NaN in it shows.
+    fn counts_for_nothing(&self) -> bool {
+        self.target.weight == 0.0 && !self.is_nan()
+    }
+
     pub(super) fn is_nan(&self) -> bool {
         self.miss.is_nan()
     }
 
     /// `w_y L`.
     pub(super) fn loss(&self) -> f64 {
+        if self.counts_for_nothing() {
+            return 0.0;
+        }
         let Some(gamma) = self.focal_gamma else {
             return self.target.weight * self.cross_entropy;
         };
@@ -80,6 +102,9 @@ impl Row {
     /// `dL/dx` times `factor`, which holds all that scales the row but the class weight: at the target, and what a term of
     /// the sum times its class's slope is to be multiplied by.
     pub(super) fn gradient(&self, factor: f64) -> (f64, f64) {
+        if self.counts_for_nothing() {
+            return (0.0, 0.0);
+        }
         let scale = self.target.weight * factor * self.loss_slope();
         let at_target = -scale * self.target.gradient_slope * self.miss;
         (at_target, scale * self.normaliser)

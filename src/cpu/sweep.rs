@@ -231,7 +231,7 @@ fn summit<I: Isa, M: Map<T::Wide>, T: Lane, const L: usize>(
         pass::<_, _, L, false>(isa, x, columns, None, &mut summit);
     }
     let best = across(summit.best, |a, b| a.or_higher(b));
-    across::<_, L>(best.store(), higher)
+    map.unmasked(across::<_, L>(best.store(), higher))
 }
 
 /// All lanes as one, by halves: the chain of dependent steps is short.

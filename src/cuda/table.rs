@@ -2,7 +2,7 @@
 
 use std::f64::consts::LOG2_E;
 
-use super::abi::{AlaAffine, AlaTarget};
+use super::abi::{AlaAffine, AlaExact, AlaTarget};
 use crate::table::{Others, RowTable};
 
 /// The table's entries, ready for the device.
@@ -10,13 +10,18 @@ pub(super) struct Packed {
     pub(super) targets: Vec<AlaTarget>,
     /// Empty where the slope is uniform.
     pub(super) others: Vec<AlaAffine>,
+    /// The same unrounded.
+    pub(super) exact: Vec<AlaExact>,
     pub(super) slope: f32,
     pub(super) weighted: bool,
 }
 
 /// Rounds the table. The target's slope is kept as what it adds to its class's own slope: added up first, a margin
 /// of a few units would be rounded to the digits of the scale.
+///
+/// Offsets count from the highest: what all have in common the softmax does not see, and the rounding of a large one it does.
 pub(super) fn pack(table: &RowTable) -> Packed {
+    let reference = table.others().highest_bias();
     let log2 = |value: f64| (value * LOG2_E) as f32;
     let targets = (0..table.classes())
         .map(|class| {
@@ -36,15 +41,27 @@ pub(super) fn pack(table: &RowTable) -> Packed {
                 .iter()
                 .map(|map| AlaAffine {
                     slope: log2(map.slope),
-                    bias: log2(map.bias),
+                    bias: log2(map.bias - reference),
                 })
                 .collect();
             (maps, 0.0)
         }
     };
+    let exact = (0..table.classes())
+        .map(|class| {
+            let (own, other) = (table.targets()[class], table.other(class));
+            AlaExact {
+                slope: other.slope * LOG2_E,
+                bias: (other.bias - reference) * LOG2_E,
+                target_slope: own.slope * LOG2_E,
+                target_bias: (own.bias - reference) * LOG2_E,
+            }
+        })
+        .collect();
     Packed {
         targets,
         others,
+        exact,
         slope,
         weighted: table.targets().iter().any(|target| target.weight != 1.0),
     }

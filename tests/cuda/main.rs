@@ -10,6 +10,7 @@ mod case;
 mod counts;
 mod device;
 mod edges;
+mod extreme;
 mod host;
 #[cfg(feature = "instruments")]
 mod instruments;

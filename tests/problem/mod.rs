@@ -3,6 +3,8 @@
 // Each test binary uses its own part of this module.
 #![allow(dead_code)]
 
+pub mod extreme;
+
 use ala_loss::{
     Ala, ClassCounts, DifficultyGradient, Element, Loss, Objective, QuantityLog, RowTable,
     reference,

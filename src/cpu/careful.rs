@@ -1,0 +1,104 @@
+//! Rows whose exponents are too large for vectors: one logit after the other in `f64`, by differences of logits.
+//!
+//! A row comes here where its exponents are so large that the spacing of floating-point numbers there is no longer small
+//! against 1, and where a sum was no number. Then `z_j - z_m` is not the difference of two rounded numbers but
+//!
+//! ```text
+//! a_j (x_j - x_m) + ((a_j - a_m) x_m + (b_j - b_m))
+//! ```
+//!
+//! which is exact to rounding where the slopes are equal, whatever the logits' size, and keeps its sign's sense where they are not.
+
+use super::row::Row;
+use crate::element::Element;
+use crate::table::{Affine, RowTable};
+
+/// Differences are taken of logits this much smaller, so that none leaves `f64`.
+const SMALLER: f64 = 1.0 / LARGER;
+const LARGER: f64 = (1u128 << 64) as f64;
+
+/// A row relative to its largest exponent.
+pub(super) struct Careful<'a> {
+    table: &'a RowTable,
+    target: usize,
+    /// Of the class that holds the largest exponent, and its logit, smaller.
+    map: Affine,
+    logit: f64,
+    /// What the row's gradient is made from.
+    pub(super) solved: Row,
+}
+
+/// `z - z_m` for a logit and the largest, both smaller; 0 at most, since `z_m` is the largest.
+fn below(map: Affine, logit: f64, top: Affine, top_logit: f64) -> f64 {
+    let slopes = (map.slope - top.slope) * top_logit + (map.bias - top.bias) * SMALLER;
+    // An infinite logit off the top stays so, whatever the slopes make of the top.
+    let smaller = map.slope * (logit - top_logit) + slopes;
+    smaller * LARGER
+}
+
+fn map_of(table: &RowTable, target: usize, class: usize) -> Affine {
+    let own = table.targets[target];
+    if class == target {
+        Affine {
+            slope: own.slope,
+            bias: own.bias,
+        }
+    } else {
+        table.other(class)
+    }
+}
+
+impl<'a> Careful<'a> {
+    /// Solves a row of at least one logit.
+    pub(super) fn new<T: Element>(table: &'a RowTable, x: &[T], target: usize) -> Self {
+        let logit = |class: usize| x[class].to_f64() * SMALLER;
+        let mut highest = 0;
+        for class in 1..x.len() {
+            let (map, top) = (map_of(table, target, class), map_of(table, target, highest));
+            // From -infinity every logit is up, and that difference alone is no number.
+            let above = logit(highest) == f64::NEG_INFINITY
+                || below(map, logit(class), top, logit(highest)) > 0.0;
+            if above {
+                highest = class;
+            }
+        }
+        let (map, top_logit) = (map_of(table, target, highest), logit(highest));
+        let defined = top_logit.is_finite() && x.iter().all(|x| x.to_f64() < f64::INFINITY);
+        let mut careful = Self {
+            table,
+            target,
+            map,
+            logit: top_logit,
+            solved: Row::undefined(table, target),
+        };
+        if defined {
+            let others = (0..x.len())
+                .filter(|&class| class != target)
+                .map(|class| careful.exponential(class, x[class]))
+                .sum();
+            let ahead = careful.below_top(target, x[target]);
+            careful.solved = Row::of(table, target, ahead, others);
+        }
+        careful
+    }
+
+    fn below_top<T: Element>(&self, class: usize, x: T) -> f64 {
+        let map = map_of(self.table, self.target, class);
+        below(map, x.to_f64() * SMALLER, self.map, self.logit).min(0.0)
+    }
+
+    /// `exp(z_j - z_m)`.
+    fn exponential<T: Element>(&self, class: usize, x: T) -> f64 {
+        self.below_top(class, x).exp()
+    }
+
+    /// The gradient of one class from its logit; `factor` is all that scales the row but the class weight.
+    pub(super) fn gradient<T: Element>(&self, class: usize, x: T, factor: f64) -> T {
+        let (at_target, scale) = self.solved.gradient(factor);
+        if class == self.target {
+            return T::from_f64(at_target);
+        }
+        let slope = self.table.other(class).slope;
+        T::from_f64(super::finite(scale) * slope * self.exponential(class, x))
+    }
+}
