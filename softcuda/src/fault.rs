@@ -57,16 +57,24 @@ pub enum Fault {
     UninitialisedRegister { register: String, site: Site },
     #[error("use after free: {access} of {bytes} bytes at {address:#x}, {near}{site}")]
     UseAfterFree { address: u64, bytes: u64, access: Access, near: String, site: Site },
+    #[error("shared-memory race: {access} at shared address {address:#x}{site}; not ordered after a {other}{earlier}")]
+    SharedRace { address: u64, access: Access, other: Access, earlier: Site, site: Site },
+    #[error("global-memory race: {access} at {address:#x}, {near}{site}; not ordered after a {other}{earlier}")]
+    GlobalRace { address: u64, access: Access, other: Access, near: String, earlier: Site, site: Site },
     #[error(
-        "shared-memory race: {access} at shared address {address:#x}, after an unordered {other} by thread {thread}{site}"
+        "not read-only: {access} at {address:#x}, {near}{site}; what ld.global.nc reads no other thread may write while the kernel runs, and there was a {other}{earlier}"
     )]
-    SharedRace { address: u64, access: Access, other: Access, thread: u32, site: Site },
+    NotReadOnly { address: u64, access: Access, other: Access, near: String, earlier: Site, site: Site },
     #[error("divergent sync: lanes {missing:#010x} do not take part{site}")]
     DivergentSync { missing: u32, site: Site },
     #[error("shuffle reads lane {lane}, which does not take part{site}")]
     ShuffleSource { lane: u32, site: Site },
     #[error("deadlock: {waiting} warps of block {block:?} wait at a barrier that the others never reach{site}")]
     Deadlock { waiting: usize, block: [u32; 3], site: Site },
+    #[error(
+        "deadlock between blocks: all {resident} resident blocks wait for memory that none of them writes, and {to_come} blocks have not begun{site}"
+    )]
+    BlockDeadlock { resident: usize, to_come: u64, site: Site },
     #[error("endless: a warp ran {instructions} instructions{site}")]
     Endless { instructions: u64, site: Site },
     #[error("trap{site}")]
@@ -102,9 +110,12 @@ impl Fault {
             | UninitialisedRegister { site, .. }
             | UseAfterFree { site, .. }
             | SharedRace { site, .. }
+            | GlobalRace { site, .. }
+            | NotReadOnly { site, .. }
             | DivergentSync { site, .. }
             | ShuffleSource { site, .. }
             | Deadlock { site, .. }
+            | BlockDeadlock { site, .. }
             | Endless { site, .. }
             | Trap { site }
             | Unsupported { site, .. } => {

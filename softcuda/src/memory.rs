@@ -180,7 +180,7 @@ impl Memory {
     }
 
     /// The bytes of a kernel's naturally aligned load. `used` has a bit for each byte that matters.
-    pub(crate) fn load(&mut self, address: u64, bytes: u64, used: u64, hint: &mut usize) -> Result<&[u8], Fault> {
+    pub(crate) fn load(&self, address: u64, bytes: u64, used: u64, hint: &mut usize) -> Result<&[u8], Fault> {
         let (index, offset) = self.locate(address, bytes, Access::Read, hint)?;
         let allocation = &self.allocations[index];
         if !allocation.written_mask(offset) & used != 0 {
@@ -189,13 +189,21 @@ impl Memory {
         Ok(&self.allocations[index].bytes[offset..offset + bytes as usize])
     }
 
-    /// A kernel's naturally aligned store.
-    pub(crate) fn store(&mut self, address: u64, bytes: &[u8], hint: &mut usize) -> Result<(), Fault> {
+    /// A kernel's naturally aligned store. Tells whether it changed anything.
+    pub(crate) fn store(&mut self, address: u64, bytes: &[u8], hint: &mut usize) -> Result<bool, Fault> {
         let (index, offset) = self.locate(address, bytes.len() as u64, Access::Write, hint)?;
         let allocation = &mut self.allocations[index];
-        allocation.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
+        let fresh = !allocation.written_mask(offset) & u64::MAX >> (64 - bytes.len()) != 0;
+        let place = &mut allocation.bytes[offset..offset + bytes.len()];
+        let changed = fresh || *place != *bytes;
+        place.copy_from_slice(bytes);
         allocation.written.set_range(offset, bytes.len());
-        Ok(())
+        Ok(changed)
+    }
+
+    /// Where an address lies in the allocation that a load or store of it has just found, by its number.
+    pub(crate) fn offset(&self, address: u64, index: usize) -> usize {
+        (address - self.allocations[index].base) as usize
     }
 
     /// Whether an access of `bytes` at `address` would stay in one live allocation.
@@ -255,7 +263,8 @@ impl Memory {
         Fault::UninitialisedRead { address, bytes, near, site: Site::default() }
     }
 
-    fn near(&self, address: u64) -> String {
+    /// In which allocation an address lies, for a fault's message.
+    pub(crate) fn near(&self, address: u64) -> String {
         let after = self.allocations.partition_point(|a| a.base <= address);
         match after.checked_sub(1).map(|index| &self.allocations[index]) {
             None => "no allocation's address".to_owned(),

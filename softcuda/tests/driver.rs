@@ -13,6 +13,7 @@ use std::ptr::{null, null_mut};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 const PTX: &str = include_str!("kernels/driver.ptx");
+const WAITING: &str = include_str!("ptx/order.ptx");
 const FATBIN: &[u8] = include_bytes!("kernels/driver.fatbin");
 const COMPRESSED: &[u8] = include_bytes!("kernels/compressed.fatbin");
 
@@ -460,6 +461,36 @@ fn an_out_of_bounds_write_is_named_and_stops_the_device() -> Test {
     drop((y, stream, context));
     soft.reset();
     CudaContext::new(0)?.synchronize()?;
+    Ok(())
+}
+
+#[test]
+fn blocks_that_wait_for_one_another_need_a_device_that_holds_them() -> Test {
+    let (soft, _one) = instrument();
+    for (resident, outcome) in [
+        (None, CUresult::CUDA_SUCCESS),
+        (Some(8), CUresult::CUDA_SUCCESS),
+        (Some(7), CUresult::CUDA_ERROR_LAUNCH_FAILED),
+    ] {
+        soft.reset();
+        if let Some(resident) = resident {
+            soft.set_resident_blocks(resident);
+        }
+        let context = CudaContext::new(0)?;
+        let all_meet = context.load_module(Ptx::from_src(WAITING))?.load_function("all_meet")?;
+        let stream = context.new_stream()?;
+        let (mut flag, mut out) = (stream.alloc_zeros::<u32>(1)?, stream.alloc_zeros::<u32>(8)?);
+        let data = stream.alloc_zeros::<u32>(1)?;
+        let mut launch = stream.launch_builder(&all_meet);
+        launch.arg(&data).arg(&mut flag).arg(&mut out);
+        // SAFETY: the arguments are those of the kernel, which writes a number a block.
+        unsafe { launch.launch(config(8, 32, 0)) }?;
+        assert_eq!(code(stream.synchronize()), outcome, "{resident:?}");
+    }
+    let text = soft.last_fault().ok_or("no text")?;
+    for part in ["deadlock between blocks: all 7 resident blocks", "1 blocks have not begun", "kernel all_meet"] {
+        assert!(text.contains(part), "{text}");
+    }
     Ok(())
 }
 

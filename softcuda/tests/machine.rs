@@ -407,7 +407,7 @@ fn compiled_mathematics_is_accurate() {
 
 #[test]
 fn blocks_of_three_dimensions_are_numbered_as_cuda_does() {
-    use softcuda::exec::{Launch, launch};
+    use softcuda::exec::{Launch, RESIDENT_BLOCKS, launch};
     let mut device = Device::kernel(
         ".param .u64 out",
         "ld.param.u64 %d0, [out]; mov.u32 %r1, %tid.y; mov.u32 %r2, %tid.z; mov.u32 %r3, %ctaid.x; mov.u32 %r4, %ctaid.y; mov.u32 %r5, %ctaid.z;
@@ -424,6 +424,7 @@ fn blocks_of_three_dimensions_are_numbered_as_cuda_does() {
             dynamic_shared: 0,
             params: &out.to_le_bytes(),
             order,
+            resident: RESIDENT_BLOCKS,
         };
         launch(&mut device.memory, &launched).unwrap_or_else(|fault| panic!("{fault}"));
         assert_eq!(device.u32s(out, 240), (0..240).collect::<Vec<_>>());

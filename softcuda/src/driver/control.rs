@@ -19,6 +19,15 @@ calls! {
         Ok(())
     }
 
+    /// The blocks that the device holds at a time from now on.
+    Nothing: fn softcuda_set_resident_blocks(state, count: u32) {
+        if count == 0 {
+            return Err(Code::InvalidValue);
+        }
+        state.resident = count as usize;
+        Ok(())
+    }
+
     /// What all launches since the last reset counted.
     Nothing: fn softcuda_counters(state, counters: Out<Counters>, reset: bool) {
         counters.set(state.counters)?;

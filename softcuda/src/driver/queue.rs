@@ -272,8 +272,9 @@ impl State {
 
     fn run_launch(&mut self, launch: &Arc<KernelLaunch>) -> Result<(), Code> {
         let KernelLaunch { module, kernel, params, grid, block, dynamic_shared } = &**launch;
-        let (&grid, &block, &dynamic_shared, order) = (grid, block, dynamic_shared, self.order);
-        let work = exec::Launch { module, kernel, grid, block, dynamic_shared, params, order };
+        let (&grid, &block, &dynamic_shared) = (grid, block, dynamic_shared);
+        let (order, resident) = (self.order, self.resident);
+        let work = exec::Launch { module, kernel, grid, block, dynamic_shared, params, order, resident };
         let counters = exec::launch(&mut self.memory, &work)
             .map_err(|fault| self.stop_for(&format!("kernel {kernel}, grid {grid:?}, block {block:?}"), &fault))?;
         self.counters += counters;

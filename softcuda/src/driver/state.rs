@@ -5,7 +5,7 @@ use super::code::Code;
 use super::module::{Function, LoadedImage};
 use super::queue::{Event, KernelLaunch, Queue};
 use crate::counters::Counters;
-use crate::exec::Order;
+use crate::exec::{Order, RESIDENT_BLOCKS};
 use crate::fault::Fault;
 use crate::memory::Memory;
 use std::alloc::Layout;
@@ -52,6 +52,8 @@ pub struct State {
     pub images: BTreeMap<Handle, LoadedImage>,
     pub functions: BTreeMap<Handle, Function>,
     pub order: Order,
+    /// Blocks that the device holds at a time.
+    pub resident: usize,
     /// Whether asynchronous copies to pageable host memory are done when their call returns.
     pub prompt_downloads: bool,
     pub counters: Counters,
@@ -151,6 +153,7 @@ impl State {
             images: BTreeMap::new(),
             functions: BTreeMap::new(),
             order: Order::Forward,
+            resident: RESIDENT_BLOCKS,
             prompt_downloads: false,
             counters: Counters::default(),
             last_launch: None,
@@ -235,8 +238,9 @@ impl State {
         self.leaked += self.blocks.values().filter(|block| !block.freed).count() as u64;
         let calls = std::mem::take(&mut self.calls);
         let (message, pinned) = (std::mem::take(&mut self.message), std::mem::take(&mut self.pinned));
-        let &mut Self { next_handle, order, prompt_downloads, counters, fault, leaked, lost_copies, .. } = self;
-        let new = Self { initialised: true, next_handle, order, prompt_downloads, counters, ..Self::new() };
+        let &mut Self { next_handle, order, resident, prompt_downloads, counters, fault, leaked, lost_copies, .. } =
+            self;
+        let new = Self { initialised: true, next_handle, order, resident, prompt_downloads, counters, ..Self::new() };
         *self = Self { calls, message, pinned, fault, leaked, lost_copies, ..new };
     }
 }

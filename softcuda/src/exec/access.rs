@@ -1,7 +1,8 @@
 //! Memory instructions: addresses to spaces, checks, and the counts that decide speed.
 use super::code::*;
 use super::float;
-use super::shared::{Actor, Shared, wavefronts};
+use super::races::{Actor, Scene};
+use super::shared::{Shared, wavefronts};
 use super::warp::{Context, Warp, lanes};
 use crate::fault::{Access, Fault, Site};
 use crate::memory::SECTOR;
@@ -98,8 +99,26 @@ impl Warp {
         Ok(place)
     }
 
-    fn actor(&self, lane: usize, atomic: bool) -> Actor<'_> {
-        Actor { warp: self.index, lane, clocks: &self.clocks, step: self.steps as u16, atomic }
+    fn actor<'a>(&'a self, scene: Scene<'a>, lane: usize, semantics: Semantics) -> Actor<'a> {
+        Actor { scene, knowledge: &self.knowledge, lane, at: self.at() as u32, semantics }
+    }
+
+    /// What a lane's strong read of a place brings it.
+    fn observe(&mut self, cx: &Context, shared: &Shared, place: Place, semantics: Semantics) {
+        match place {
+            Place::Global(address) => self.knowledge.read(&cx.global.locations, address, self.lane, semantics),
+            Place::Shared(address) => self.knowledge.read(&shared.locations, address, self.lane, semantics),
+            Place::Local(_) | Place::Param(_) => {}
+        }
+    }
+
+    /// What a lane's strong write to a place publishes there.
+    fn publish(&mut self, cx: &mut Context, shared: &mut Shared, place: Place, semantics: Semantics) {
+        match place {
+            Place::Global(address) => self.knowledge.write(&mut cx.global.locations, address, self.lane, semantics),
+            Place::Shared(address) => self.knowledge.write(&mut shared.locations, address, self.lane, semantics),
+            Place::Local(_) | Place::Param(_) => {}
+        }
     }
 
     pub(super) fn load(
@@ -116,14 +135,21 @@ impl Warp {
         let reverse = self.reverse(cx.order);
         for lane in lanes(active, reverse) {
             self.lane = lane;
-            let content = match self.place(&load.at, lane, bytes)? {
+            let place = self.place(&load.at, lane, bytes)?;
+            if load.semantics.strong {
+                self.observe(cx, shared, place, load.semantics);
+            }
+            let content = match place {
                 Place::Global(address) => {
                     touched.global(address);
-                    cx.memory.load(address, bytes, load.used, &mut cx.hint)?
+                    let content = cx.memory.load(address, bytes, load.used, &mut cx.hint)?;
+                    let actor = self.actor(cx.scene, lane, load.semantics);
+                    cx.global.read(cx.memory, cx.hint, address, (bytes, load.used), &actor)?;
+                    content
                 }
                 Place::Shared(address) => {
                     touched.shared.push((lane, address));
-                    shared.load(address, bytes, &self.actor(lane, false))?
+                    shared.load(address, bytes, load.used, &self.actor(cx.scene, lane, load.semantics))?
                 }
                 Place::Local(at) => {
                     touched.local_bytes += if load.at.space == Space::Param { 0 } else { bytes };
@@ -179,7 +205,8 @@ impl Warp {
                 let value = self.rows[row as usize][lane].to_le_bytes();
                 content[index * size..(index + 1) * size].copy_from_slice(&value[..size]);
             }
-            self.put(cx, shared, self.place(&store.at, lane, bytes as u64)?, &content[..bytes], &mut touched, false)?;
+            let place = self.place(&store.at, lane, bytes as u64)?;
+            self.put(cx, shared, place, &content[..bytes], &mut touched, store.semantics)?;
             if store.at.space == Space::Param {
                 touched.local_bytes = 0;
             }
@@ -196,27 +223,37 @@ impl Warp {
         place: Place,
         content: &[u8],
         touched: &mut Touched,
-        atomic: bool,
+        semantics: Semantics,
     ) -> Result<(), Fault> {
         let bytes = content.len() as u64;
-        match place {
+        let changed = match place {
             Place::Global(address) => {
                 touched.global(address);
-                cx.memory.store(address, content, &mut cx.hint)
+                let changed = cx.memory.store(address, content, &mut cx.hint)?;
+                let actor = self.actor(cx.scene, self.lane, semantics);
+                cx.global.write(cx.memory, cx.hint, address, (content.len(), !changed), &actor)?;
+                changed
             }
             Place::Shared(address) => {
                 touched.shared.push((self.lane, address));
-                shared.store(address, content, &self.actor(self.lane, atomic))
+                shared.store(address, content, &self.actor(cx.scene, self.lane, semantics))?
             }
             Place::Local(at) => {
                 touched.local_bytes += bytes;
                 let local = self.local.get_mut(self.lane).ok_or_else(|| no_local(at, bytes, Access::Write))?;
-                local.store(at, content)
+                local.store(at, content)?;
+                false
             }
             Place::Param(address) => {
-                Err(Fault::out_of_bounds(address, bytes, Access::Write, "in parameters, which are read-only"))
+                let near = "in parameters, which are read-only";
+                return Err(Fault::out_of_bounds(address, bytes, Access::Write, near));
             }
+        };
+        cx.progress += u64::from(changed);
+        if semantics.strong {
+            self.publish(cx, shared, place, semantics);
         }
+        Ok(())
     }
 
     pub(super) fn atomic(
@@ -235,9 +272,14 @@ impl Warp {
         for lane in lanes(active, reverse) {
             self.lane = lane;
             let place = self.place(&atomic.at, lane, size as u64)?;
+            let whole = (1 << size) - 1;
+            self.observe(cx, shared, place, atomic.semantics);
             let old = match place {
-                Place::Global(address) => cx.memory.load(address, size as u64, (1 << size) - 1, &mut cx.hint)?,
-                Place::Shared(address) => shared.load(address, size as u64, &self.actor(lane, true))?,
+                // Its write is all that is recorded of it.
+                Place::Global(address) => cx.memory.load(address, size as u64, whole, &mut cx.hint)?,
+                Place::Shared(address) => {
+                    shared.load(address, size as u64, whole, &self.actor(cx.scene, lane, atomic.semantics))?
+                }
                 Place::Local(address) | Place::Param(address) => {
                     let near = "atomics work on global and shared memory";
                     return Err(Fault::out_of_bounds(address, size as u64, Access::Write, near));
@@ -246,7 +288,7 @@ impl Warp {
             let old = element(old, 0, size);
             let [b, c] = atomic.operands.map(|row| self.rows[row as usize][lane] & atomic.ty.mask());
             let new = (atomic.update)(old, b, c).to_le_bytes();
-            self.put(cx, shared, place, &new[..size], &mut touched, true)?;
+            self.put(cx, shared, place, &new[..size], &mut touched, atomic.semantics)?;
             if let Some(row) = atomic.old {
                 self.rows[row as usize][lane] = old;
             }
@@ -301,6 +343,8 @@ impl Warp {
                 let used = u64::MAX >> (64 - taken);
                 // Only what is taken need exist.
                 content[..taken as usize].copy_from_slice(cx.memory.load(from, taken, used, &mut cx.hint)?);
+                let actor = self.actor(cx.scene, lane, Semantics::default());
+                cx.global.read(cx.memory, cx.hint, from, (bytes, used), &actor)?;
             }
             self.copies.push(AsyncCopy { lane, group: self.committed[lane], to, bytes: content });
         }
@@ -309,7 +353,13 @@ impl Warp {
     }
 
     /// Writes the copies that the lanes wait for.
-    pub(super) fn wait_copies(&mut self, shared: &mut Shared, newest: Option<u32>, active: u32) -> Result<(), Fault> {
+    pub(super) fn wait_copies(
+        &mut self,
+        cx: &mut Context,
+        shared: &mut Shared,
+        newest: Option<u32>,
+        active: u32,
+    ) -> Result<(), Fault> {
         for copy in std::mem::take(&mut self.copies) {
             let due = match newest {
                 None => true,
@@ -317,7 +367,8 @@ impl Warp {
             };
             if active >> copy.lane & 1 != 0 && due {
                 self.lane = copy.lane;
-                shared.store(copy.to, &copy.bytes, &self.actor(copy.lane, false))?;
+                shared.store(copy.to, &copy.bytes, &self.actor(cx.scene, copy.lane, Semantics::default()))?;
+                cx.progress += 1;
             } else {
                 self.copies.push(copy);
             }

@@ -36,6 +36,28 @@ pub(crate) enum Space {
     Param,
 }
 
+/// Whose accesses an access or a fence is ordered against: its block's, or all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Scope {
+    #[default]
+    Block,
+    Device,
+}
+
+/// How an access takes part in the memory order. By default it is weak.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Semantics {
+    /// Relaxed or more: it does not race with its like, as far as its scope goes.
+    pub(crate) strong: bool,
+    pub(crate) volatile: bool,
+    pub(crate) acquire: bool,
+    pub(crate) release: bool,
+    pub(crate) atomic: bool,
+    /// What it reads must not be written while the kernel runs.
+    pub(crate) read_only: bool,
+    pub(crate) scope: Scope,
+}
+
 /// An address operand: a row plus a distance.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Address {
@@ -55,6 +77,7 @@ pub(crate) struct Transfer {
     pub(crate) mask: u64,
     /// A bit for each byte that the program goes on to use (`.pragma "used_bytes_mask"`).
     pub(crate) used: u64,
+    pub(crate) semantics: Semantics,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +88,7 @@ pub(crate) struct Atomic {
     /// Where the old value goes; `red` has no such row.
     pub(crate) old: Option<u32>,
     pub(crate) operands: [u32; 2],
+    pub(crate) semantics: Semantics,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +166,7 @@ pub(crate) enum Op {
     ActiveMask { dst: u32 },
     WarpBarrier { members: u32 },
     Barrier(Box<Barrier>),
+    Fence { scope: Scope, sc: bool },
     Nothing,
     /// Lets other warps and blocks go on: its warp waits for something in memory.
     Yield,

@@ -5,18 +5,25 @@ use std::sync::OnceLock;
 
 mod access;
 pub(crate) mod arith;
+mod block;
+mod clock;
 pub(crate) mod code;
 pub(crate) mod float;
+mod global;
+mod order;
+mod races;
 mod shared;
 mod warp;
 
 use crate::counters::Counters;
-use crate::fault::{Fault, Place, Site};
+use crate::fault::{Fault, Site};
 use crate::memory::Memory;
 use crate::ptx::{Module, decode};
-use code::{Code, Op, Surroundings};
-use shared::Shared;
-use warp::{Context, Pause, Warp};
+use block::Slot;
+use code::{Code, Op};
+use global::Global;
+use races::Scene;
+use warp::Context;
 
 /// The order in which blocks and warps run. A kernel's results must not depend on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,16 +120,18 @@ pub struct Launch<'a> {
     pub params: &'a [u8],
     /// The order of execution.
     pub order: Order,
+    /// Blocks that the device holds at a time.
+    pub resident: usize,
 }
 
 const MOST_THREADS: u64 = 1024;
 /// Shared memory that a block may opt in to on sm_90.
 const MOST_SHARED: u64 = 227 * 1024;
 /// Blocks that the interleaved order keeps running at a time.
-const RESIDENT: u64 = 4;
-/// Blocks that run at a time at most, where they wait for one another: two for each multiprocessor of an H100, as many
+const INTERLEAVED: usize = 4;
+/// Blocks that a device holds at a time, where nothing else is said: two for each multiprocessor of an H100, as many
 /// as it holds of the largest.
-const MOST_RESIDENT: usize = 264;
+pub const RESIDENT_BLOCKS: usize = 264;
 /// Instructions a warp may run before another one gets its turn, so that a warp may spin on what another one writes.
 const TURN: u32 = 1 << 20;
 
@@ -146,39 +155,16 @@ pub fn launch(memory: &mut Memory, launch: &Launch) -> Result<Counters, Fault> {
     let mut cx = Context {
         module: launch.module,
         code,
+        scene: Scene { launch, code },
         memory,
+        global: Global::default(),
         params: launch.params,
         counters: Counters { launches: 1, ..Counters::default() },
         order: launch.order,
         hint: 0,
+        progress: 0,
     };
-    let resident = if launch.order == Order::Interleaved { RESIDENT.min(blocks) } else { 1 };
-    let mut slots: Vec<Slot> = (0..resident).map(|_| Slot::new(code, threads as usize)).collect();
-    let mut to_come = 0..blocks;
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    loop {
-        for slot in slots.iter_mut().filter(|slot| slot.running == 0) {
-            let Some(block) = to_come.next() else { break };
-            slot.start(launch, code, if launch.order == Order::Reverse { blocks - 1 - block } else { block });
-        }
-        if slots.iter().all(|slot| slot.running == 0) {
-            break;
-        }
-        // xorshift64
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        let first = (random >> 32) as usize % slots.len();
-        let chosen = (0..slots.len()).map(|at| (first + at) % slots.len()).find(|&at| slots[at].running > 0);
-        if let Some(slot) = chosen
-            && slots[slot].turn(&mut cx, launch, random)?
-            && to_come.start < to_come.end
-            && slots.len() < MOST_RESIDENT
-        {
-            // It may wait for a block that has not begun.
-            slots.push(Slot::new(code, threads as usize));
-        }
-    }
+    run(&mut cx, blocks, threads as usize)?;
     let [read, written, either] = cx.memory.take_sectors();
     cx.counters.distinct_sectors_read = read;
     cx.counters.distinct_sectors_written = written;
@@ -186,204 +172,46 @@ pub fn launch(memory: &mut Memory, launch: &Launch) -> Result<Counters, Fault> {
     Ok(cx.counters)
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Ready,
-    AtBarrier(usize),
-    Done,
-}
-
-/// A barrier that some warps have reached.
-#[derive(Clone, Copy, Default)]
-struct Arrivals {
-    warps: u32,
-    /// What the arrived warps know; who passes knows it too.
-    clocks: shared::Clocks,
-    members: u32,
-    held: u32,
-    all: bool,
-    /// Warps to wait for, where the barrier says so.
-    expected: Option<u32>,
-}
-
-/// A resident block.
-struct Slot {
-    block: [u32; 3],
-    warps: Vec<Warp>,
-    states: Vec<State>,
-    running: usize,
-    next: usize,
-    barriers: [Arrivals; 16],
-    shared: Shared,
-    base_clock: u32,
-}
-
-impl Slot {
-    fn new(code: &Code, threads: usize) -> Self {
-        let warps: Vec<Warp> = (0..threads.div_ceil(32)).map(|index| Warp::new(code, index)).collect();
-        Self {
-            block: [0; 3],
-            states: vec![State::Done; warps.len()],
-            warps,
-            running: 0,
-            next: 0,
-            barriers: [Arrivals::default(); 16],
-            shared: Shared::new(),
-            base_clock: 0,
+/// Runs all blocks. More of them become resident when one waits, up to what the device holds.
+fn run(cx: &mut Context, blocks: u64, threads: usize) -> Result<(), Fault> {
+    let Scene { launch, code } = cx.scene;
+    let most = launch.resident.max(1);
+    let at_first = if launch.order == Order::Interleaved { INTERLEAVED.min(blocks as usize).min(most) } else { 1 };
+    let mut slots: Vec<Slot> = (0..at_first).map(|_| Slot::new(code, threads)).collect();
+    let mut to_come = 0..blocks;
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    loop {
+        for slot in slots.iter_mut().filter(|slot| slot.running == 0) {
+            let Some(block) = to_come.next() else { break };
+            slot.start(cx, if launch.order == Order::Reverse { blocks - 1 - block } else { block });
         }
-    }
-
-    fn start(&mut self, launch: &Launch, code: &Code, block: u64) {
-        let [x, y, _] = launch.grid.map(u64::from);
-        self.block = [block % x, block / x % y, block / (x * y)].map(|index| index as u32);
-        self.shared.reset(&code.shared, launch.dynamic_shared);
-        self.states.fill(State::Ready);
-        self.running = self.warps.len();
-        self.next = 0;
-        self.barriers = [Arrivals::default(); 16];
-        let clocks = self.warps.iter().map(|warp| warp.clocks[warp.index]);
-        self.base_clock = clocks.max().unwrap_or(0).max(self.base_clock);
-        let threads = launch.block.iter().product::<u32>();
-        for index in 0..self.warps.len() {
-            let around = self.surroundings(launch, index);
-            self.warps[index].start(code, (threads - index as u32 * 32).min(32), self.base_clock, &around);
-        }
-    }
-
-    fn surroundings(&self, launch: &Launch, warp: usize) -> Surroundings {
-        let static_shared = launch.module.module.kernel(launch.kernel).map_or(0, |kernel| kernel.static_shared_bytes);
-        Surroundings {
-            block: launch.block,
-            grid: launch.grid,
-            ctaid: self.block,
-            warp: warp as u32,
-            static_shared: static_shared as u32,
-            dynamic_shared: launch.dynamic_shared,
-        }
-    }
-
-    /// Lets one warp run. Tells whether it went to sleep.
-    fn turn(&mut self, cx: &mut Context, launch: &Launch, random: u64) -> Result<bool, Fault> {
-        let count = self.warps.len();
-        let (first, budget) = match cx.order {
-            Order::Interleaved => (random as u32 as usize % count, 1 + (random >> 60) as u32 / 2),
-            _ => (self.next, TURN),
-        };
-        let visit = (0..count).map(|at| match cx.order {
-            Order::Reverse => count - 1 - (first + at) % count,
-            _ => (first + at) % count,
-        });
-        let Some(index) = visit.into_iter().find(|&warp| self.states[warp] == State::Ready) else {
-            let waiting = self.states.iter().filter(|state| matches!(state, State::AtBarrier(_))).count();
-            let at = self.states.iter().position(|state| matches!(state, State::AtBarrier(_))).unwrap_or(0);
-            let fault = Fault::Deadlock { waiting, block: self.block, site: Site::default() };
-            return Err(fault.at(self.locate(launch, at)));
-        };
-        let outcome = self.warps[index].run(cx, &mut self.shared, budget);
-        let outcome = outcome.and_then(|pause| match pause {
-            Pause::Budget => {
-                self.next += 1;
-                Ok(false)
-            }
-            Pause::Yield => {
-                self.next += 1;
-                Ok(true)
-            }
-            Pause::Barrier => self.arrive(cx.code, index).map(|()| false),
-            Pause::Done => {
-                self.states[index] = State::Done;
-                self.running -= 1;
-                // Who has ended is not waited for.
-                (0..self.barriers.len()).try_for_each(|id| self.complete(cx.code, id)).map(|()| false)
-            }
-        });
-        outcome.map_err(|fault| fault.at(self.locate(launch, index)))
-    }
-
-    /// A warp is at a barrier instruction.
-    fn arrive(&mut self, code: &Code, index: usize) -> Result<(), Fault> {
-        let warp = &mut self.warps[index];
-        let Op::Barrier(barrier) = &code.instructions[warp.at()].op else { return Ok(()) };
-        let id = warp.uniform(barrier.id, code)? as usize;
-        let expected = match barrier.threads {
-            Some(row) => Some(warp.uniform(row, code)?.div_ceil(32)),
-            None => None,
-        };
-        let Some(arrivals) = self.barriers.get_mut(id) else {
-            return Err(Fault::Unsupported { text: format!("barrier {id}"), site: Site::default() });
-        };
-        if arrivals.warps == 0 {
-            *arrivals = Arrivals { all: true, expected, ..Arrivals::default() };
-        } else if arrivals.expected != expected {
-            return Err(Fault::divergent(0));
-        }
-        arrivals.warps += 1;
-        for (known, of_warp) in arrivals.clocks.iter_mut().zip(&warp.clocks) {
-            *known = (*known).max(*of_warp);
-        }
-        if let Some((_, pred, _)) = barrier.vote {
-            let (members, held) = warp.votes(pred)?;
-            arrivals.members += members.count_ones();
-            arrivals.held += held.count_ones();
-            arrivals.all &= members == held;
-        }
-        // What this warp does from here on is not known to those who pass.
-        warp.clocks[index] += 1;
-        if barrier.waits {
-            self.states[index] = State::AtBarrier(id);
-        } else {
-            warp.leave_barrier(None);
-        }
-        self.complete(code, id)
-    }
-
-    /// Lets the warps at a barrier go on if all have come.
-    fn complete(&mut self, code: &Code, id: usize) -> Result<(), Fault> {
-        let arrivals = self.barriers[id];
-        if arrivals.warps == 0 || arrivals.warps < arrivals.expected.unwrap_or(self.running as u32) {
+        if slots.iter().all(|slot| slot.running == 0) {
             return Ok(());
         }
-        self.barriers[id] = Arrivals::default();
-        for (index, warp) in self.warps.iter_mut().enumerate() {
-            if self.states[index] != State::AtBarrier(id) {
-                continue;
-            }
-            self.states[index] = State::Ready;
-            let own = warp.clocks[index];
-            for (known, arrived) in warp.clocks.iter_mut().zip(&arrivals.clocks) {
-                *known = (*known).max(*arrived);
-            }
-            warp.clocks[index] = own;
-            let Op::Barrier(barrier) = &code.instructions[warp.at()].op else { continue };
-            let outcome = barrier.vote.map(|(reduction, _, outcome)| (outcome, reduction));
-            warp.leave_barrier(outcome.map(|(outcome, reduction)| (outcome, arrivals.outcome(reduction))));
+        // xorshift64
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let first = (random >> 32) as usize % slots.len();
+        let chosen = (0..slots.len()).map(|at| (first + at) % slots.len()).find(|&at| slots[at].running > 0);
+        let Some(chosen) = chosen else { continue };
+        if !slots[chosen].turn(cx, random)? {
+            continue;
         }
-        Ok(())
-    }
-
-    /// Where a warp is, for a fault's message.
-    fn locate(&self, launch: &Launch, index: usize) -> Place {
-        let warp = &self.warps[index];
-        let module = launch.module;
-        let text = module.code(launch.kernel).ok().and_then(|code| code.instructions.get(warp.at()));
-        let span = text.map_or(0..0, |instruction| instruction.text.clone());
-        Place {
-            kernel: launch.kernel.to_owned(),
-            line: module.module.line(span.start),
-            text: module.text(&span),
-            block: self.block,
-            thread: self.surroundings(launch, index).tid(warp.lane as u32),
+        // It may wait for a block that has not begun.
+        if to_come.start < to_come.end && slots.len() < most {
+            slots.push(Slot::new(code, threads));
+        } else if slots[chosen].waits(cx.progress) && slots.iter().all(|slot| slot.waits(cx.progress)) {
+            let resident = slots.iter().filter(|slot| slot.running > 0).count();
+            let to_come = to_come.end - to_come.start;
+            let fault = Fault::BlockDeadlock { resident, to_come, site: Site::default() };
+            return Err(fault.at(slots[chosen].place(cx.scene)));
         }
     }
 }
 
-impl Arrivals {
-    fn outcome(&self, reduction: code::Reduction) -> u64 {
-        match reduction {
-            code::Reduction::All => u64::from(self.all),
-            code::Reduction::Any => u64::from(self.held != 0),
-            code::Reduction::Uniform => u64::from(self.held == 0 || self.all),
-            code::Reduction::Count => self.held.into(),
-        }
-    }
+/// A number in a box of those sizes as CUDA counts: x first.
+fn coordinates(sizes: [u32; 3], number: u64) -> [u32; 3] {
+    let [x, y, _] = sizes.map(u64::from);
+    [number % x, number / x % y, number / (x * y)].map(|index| index as u32)
 }

@@ -1,68 +1,8 @@
-//! Shared memory of a block: checked bytes, bank conflicts, and races found with vector clocks over the warps.
+//! Shared memory of a block: checked bytes, races, and bank conflicts.
+use super::order::Locations;
+use super::races::{Actor, Conflict, Shadow};
 use crate::exec::code::DYNAMIC_SHARED;
 use crate::fault::{Access, Fault, Site};
-
-/// The clocks of all warps as far as one of them knows. Its own grows at every sync.
-pub(crate) type Clocks = [u32; 32];
-
-/// Who accesses, and what is ordered before it.
-#[derive(Clone, Copy)]
-pub(crate) struct Actor<'a> {
-    pub(crate) warp: usize,
-    pub(crate) lane: usize,
-    pub(crate) clocks: &'a Clocks,
-    /// Changes from instruction to instruction.
-    pub(crate) step: u16,
-    pub(crate) atomic: bool,
-}
-
-/// An earlier access to a byte.
-#[derive(Clone, Copy, Default)]
-struct Entry {
-    clock: u32,
-    step: u16,
-    warp: u8,
-    /// `ATOMIC` or `SEVERAL` may be added.
-    lane: u8,
-}
-
-const ATOMIC: u8 = 0x80;
-/// More than one lane of the warp; the one named is the last.
-const SEVERAL: u8 = 0x40;
-const LANE: u8 = 0x1f;
-
-/// The last write of a byte, and the last reads by two different warps.
-#[derive(Clone, Copy, Default)]
-struct Record {
-    write: Entry,
-    reads: [Entry; 2],
-}
-
-impl Entry {
-    fn of(actor: &Actor) -> Self {
-        Self {
-            clock: actor.clocks[actor.warp],
-            step: actor.step,
-            warp: actor.warp as u8,
-            lane: actor.lane as u8 | if actor.atomic { ATOMIC } else { 0 },
-        }
-    }
-
-    fn thread(self) -> u32 {
-        u32::from(self.warp) * 32 + u32::from(self.lane & LANE)
-    }
-
-    /// Whether nothing orders this access before the actor's.
-    fn races_with(self, actor: &Actor) -> bool {
-        let known = actor.clocks[self.warp as usize];
-        let ordered = if usize::from(self.warp) == actor.warp {
-            self.clock < known || self.lane & SEVERAL == 0 && usize::from(self.lane & LANE) == actor.lane
-        } else {
-            self.clock <= known
-        };
-        !(ordered || actor.atomic && self.lane & ATOMIC != 0)
-    }
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -111,78 +51,62 @@ impl Region {
         Ok(&self.bytes[at..at + bytes as usize])
     }
 
-    pub(crate) fn store(&mut self, at: u64, bytes: &[u8]) -> Result<(), Fault> {
+    /// Tells whether it changed anything.
+    pub(crate) fn store(&mut self, at: u64, bytes: &[u8]) -> Result<bool, Fault> {
         let at = self.check(at, bytes.len() as u64, Access::Write)?;
-        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
-        self.state[at..at + bytes.len()].fill(State::Written);
-        Ok(())
+        let range = at..at + bytes.len();
+        let changed = self.bytes[range.clone()] != *bytes || self.state[range.clone()].contains(&State::Fresh);
+        self.bytes[range.clone()].copy_from_slice(bytes);
+        self.state[range].fill(State::Written);
+        Ok(changed)
     }
 }
 
 /// The shared memory of one resident block.
 pub(crate) struct Shared {
     region: Region,
-    records: Vec<Record>,
+    shadow: Shadow,
+    pub(crate) locations: Locations,
     dynamic: u64,
 }
 
 impl Shared {
     /// `variables` are the static ones, `dynamic` the bytes asked for at launch.
     pub(crate) fn new() -> Self {
-        Self { region: Region::new("shared"), records: Vec::new(), dynamic: 0 }
+        let (shadow, locations) = (Shadow::default(), Locations::default());
+        Self { region: Region::new("shared"), shadow, locations, dynamic: 0 }
     }
 
-    /// Fresh memory for the next block. Old records stay: the clocks of a slot go on, so all is ordered.
+    /// Fresh memory for the next block.
     pub(crate) fn reset(&mut self, variables: &[(u32, u32)], dynamic: u32) {
         let end = variables.iter().map(|(start, size)| start + size).max().unwrap_or(0);
         let start = end.next_multiple_of(128) + 128;
         self.dynamic = start.into();
         let size = (start + dynamic) as usize;
         self.region.reset(variables.iter().copied().chain([(start, dynamic)]), size);
-        self.records.resize(size, Record::default());
+        self.shadow.clear();
+        self.locations.clear();
     }
 
     fn place(&self, address: u64) -> u64 {
         if address >= DYNAMIC_SHARED { address - DYNAMIC_SHARED + self.dynamic } else { address }
     }
 
-    pub(crate) fn load(&mut self, address: u64, bytes: u64, actor: &Actor) -> Result<&[u8], Fault> {
+    pub(crate) fn load(&mut self, address: u64, bytes: u64, used: u64, actor: &Actor) -> Result<&[u8], Fault> {
         let at = self.place(address);
-        self.region.check(at, bytes, Access::Read)?;
-        for record in &mut self.records[at as usize..(at + bytes) as usize] {
-            if record.write.races_with(actor) {
-                return Err(race(address, Access::Read, Access::Write, record.write));
-            }
-            let [last, other] = &mut record.reads;
-            if usize::from(last.warp) != actor.warp {
-                *other = *last;
-            }
-            let mut entry = Entry::of(actor);
-            if last.warp == entry.warp && last.clock == entry.clock && last.lane & LANE != entry.lane & LANE {
-                entry.lane |= SEVERAL;
-            }
-            *last = entry;
-        }
-        self.region.load(at, bytes)
+        let content = self.region.load(at, bytes)?;
+        let outcome = self.shadow.read(at as usize, bytes as usize, used, actor);
+        outcome.map_err(|conflict| race(address, Access::Read, &conflict, actor))?;
+        Ok(content)
     }
 
-    pub(crate) fn store(&mut self, address: u64, bytes: &[u8], actor: &Actor) -> Result<(), Fault> {
+    /// Tells whether it changed anything.
+    pub(crate) fn store(&mut self, address: u64, bytes: &[u8], actor: &Actor) -> Result<bool, Fault> {
         let at = self.place(address);
-        let start = self.region.check(at, bytes.len() as u64, Access::Write)?;
-        let range = start..start + bytes.len();
-        for ((record, old), new) in self.records[range.clone()].iter_mut().zip(&self.region.bytes[range]).zip(bytes) {
-            // Lanes of one instruction may write the same value.
-            let together =
-                usize::from(record.write.warp) == actor.warp && record.write.step == actor.step && old == new;
-            if !together && record.write.races_with(actor) {
-                return Err(race(address, Access::Write, Access::Write, record.write));
-            }
-            if let Some(read) = record.reads.into_iter().find(|read| read.races_with(actor)) {
-                return Err(race(address, Access::Write, Access::Read, read));
-            }
-            record.write = Entry::of(actor);
-        }
-        self.region.store(at, bytes)
+        let changed = self.region.store(at, bytes)?;
+        let outcome = self.shadow.write(at as usize, bytes.len(), !changed, actor);
+        outcome.map_err(|conflict| race(address, Access::Write, &conflict, actor))?;
+        Ok(changed)
     }
 
     /// Whether `bytes` at `address` lie in a variable.
@@ -191,8 +115,9 @@ impl Shared {
     }
 }
 
-fn race(address: u64, access: Access, other: Access, entry: Entry) -> Fault {
-    Fault::SharedRace { address, access, other, thread: entry.thread(), site: Site::default() }
+fn race(address: u64, access: Access, conflict: &Conflict, actor: &Actor) -> Fault {
+    let (other, earlier) = actor.earlier(conflict);
+    Fault::SharedRace { address, access, other, earlier, site: Site::default() }
 }
 
 /// Passes that a warp's access takes: the most distinct words in a bank. Accesses of 8 and 16 bytes go by half and

@@ -4,7 +4,10 @@ use std::ops::ControlFlow;
 use super::access::AsyncCopy;
 use super::arith::Row;
 use super::code::*;
-use super::shared::{Clocks, Region, Shared};
+use super::global::Global;
+use super::order::{Knowledge, Meeting};
+use super::races::Scene;
+use super::shared::{Region, Shared};
 use super::{LoadedModule, Order};
 use crate::counters::Counters;
 use crate::fault::{Fault, Site};
@@ -14,12 +17,16 @@ use crate::memory::Memory;
 pub(crate) struct Context<'a> {
     pub(crate) module: &'a LoadedModule,
     pub(crate) code: &'a Code,
+    pub(crate) scene: Scene<'a>,
     pub(crate) memory: &'a mut Memory,
+    pub(crate) global: Global,
     pub(crate) params: &'a [u8],
     pub(crate) counters: Counters,
     pub(crate) order: Order,
     /// The allocation last used.
     pub(crate) hint: usize,
+    /// Grows whenever something happens that a waiting warp may wait for.
+    pub(crate) progress: u64,
 }
 
 /// Lanes that are at the same instruction.
@@ -35,7 +42,7 @@ struct Group {
 #[derive(Clone, Debug)]
 pub(crate) enum Pause {
     Budget,
-    /// It sleeps.
+    /// It sleeps, or asks again and again for what others write.
     Yield,
     /// All live lanes are at a block barrier.
     Barrier,
@@ -43,7 +50,6 @@ pub(crate) enum Pause {
 }
 
 pub(crate) struct Warp {
-    pub(crate) index: usize,
     pub(crate) rows: Vec<Row>,
     /// Lanes in which a row has a value.
     pub(crate) defined: Vec<u32>,
@@ -56,7 +62,9 @@ pub(crate) struct Warp {
     pub(crate) steps: u64,
     /// The lane that a fault is put down to.
     pub(crate) lane: usize,
-    pub(crate) clocks: Clocks,
+    pub(crate) knowledge: Knowledge,
+    /// How long it has waited since that much progress.
+    waited: (u32, u64),
     /// Local memory of each lane.
     pub(crate) local: Vec<Region>,
     pub(crate) copies: Vec<AsyncCopy>,
@@ -66,6 +74,13 @@ pub(crate) struct Warp {
 
 /// No kernel of ours comes near; a warp that passes it spins.
 const ENDLESS: u64 = 1 << 26;
+
+/// Strong reads, in which a warp may ask for what others write, between two of its rests.
+const PATIENCE: u32 = 1 << 10;
+/// Strong reads that a sleep counts for.
+const SLEEP: u32 = 1 << 6;
+/// Who has waited so long while nothing happened waits for nothing.
+const IN_VAIN: u32 = 1 << 16;
 
 /// The lanes of a mask, from the last where `reverse`.
 pub(crate) fn lanes(mut mask: u32, reverse: bool) -> impl Iterator<Item = usize> {
@@ -82,7 +97,6 @@ pub(crate) fn lanes(mut mask: u32, reverse: bool) -> impl Iterator<Item = usize>
 impl Warp {
     pub(crate) fn new(code: &Code, index: usize) -> Self {
         let mut warp = Self {
-            index,
             rows: vec![[0; 32]; code.rows],
             defined: vec![0; code.rows],
             preds: vec![0; code.preds],
@@ -92,7 +106,8 @@ impl Warp {
             live: 0,
             steps: 0,
             lane: 0,
-            clocks: [0; 32],
+            knowledge: Knowledge::new(index),
+            waited: (0, 0),
             local: Vec::new(),
             copies: Vec::new(),
             committed: [0; 32],
@@ -106,8 +121,8 @@ impl Warp {
         warp
     }
 
-    /// Ready for the first `threads` lanes of a block. Clocks start after all that `base` counts.
-    pub(crate) fn start(&mut self, code: &Code, threads: u32, base: u32, around: &Surroundings) {
+    /// Ready for the first `threads` lanes of a block.
+    pub(crate) fn start(&mut self, code: &Code, threads: u32, block: u32, around: &Surroundings) {
         self.defined.fill(0);
         self.preds_defined.fill(0);
         self.preds[TRUE as usize] = u32::MAX;
@@ -123,8 +138,8 @@ impl Warp {
         self.groups = vec![Group { at: 0, lanes: self.live, waits: false }];
         self.current = 0;
         self.steps = 0;
-        self.clocks = [base; 32];
-        self.clocks[self.index] += 1;
+        self.knowledge.start(block, self.live);
+        self.waited = (0, 0);
         for local in &mut self.local {
             local.reset([(0, code.local)].into_iter(), code.local as usize);
         }
@@ -300,8 +315,6 @@ impl Warp {
         match members {
             Some(members) => {
                 self.narrow(members);
-                // A sync of the whole warp orders its lanes' accesses to shared memory.
-                self.clocks[self.index] += u32::from(members == self.live);
             }
             None => self.groups[self.current].waits = true,
         }
@@ -345,6 +358,29 @@ impl Warp {
         Ok((self.live, self.live & self.pred(pred, self.live)?))
     }
 
+    /// Comes to a block's barrier.
+    pub(crate) fn arrive(&mut self, meeting: &mut Meeting) {
+        self.knowledge.arrive(meeting, self.live, true);
+    }
+
+    /// Takes away from a block's barrier what those know who came to it.
+    pub(crate) fn learn(&mut self, meeting: &Meeting) {
+        self.knowledge.leave(meeting, self.live);
+    }
+
+    /// Counts what may be waiting for others. Tells whether it is their turn.
+    fn wait(&mut self, progress: u64, count: u32) -> bool {
+        let (waited, since) = self.waited;
+        let waited = if since == progress { waited.saturating_add(count) } else { 0 };
+        self.waited = (waited, progress);
+        waited % PATIENCE == PATIENCE - 1
+    }
+
+    /// Whether it has waited for long while nothing happened that it may wait for.
+    pub(crate) fn waits(&self, progress: u64) -> bool {
+        self.waited.0 >= IN_VAIN && self.waited.1 == progress
+    }
+
     fn execute(
         &mut self,
         cx: &mut Context,
@@ -356,6 +392,7 @@ impl Warp {
         let code = cx.code;
         let go_on = Ok(ControlFlow::Continue(()));
         let mut ran = active;
+        let mut rests = false;
         match &instruction.op {
             _ if active == 0 => {}
             Op::Lanes { run, dst, src, arity } => {
@@ -470,15 +507,21 @@ impl Warp {
                 let text = cx.module.text(&instruction.text);
                 return Err(Fault::Unsupported { text, site: Site::default() });
             }
-            Op::Load(load) => self.load(cx, shared, load, active)?,
+            Op::Load(load) => {
+                self.load(cx, shared, load, active)?;
+                rests = load.semantics.strong && self.wait(cx.progress, 1);
+            }
             Op::Store(store) => self.store(cx, shared, store, active)?,
-            Op::Atomic(atomic) => self.atomic(cx, shared, atomic, active)?,
+            Op::Atomic(atomic) => {
+                self.atomic(cx, shared, atomic, active)?;
+                rests = self.wait(cx.progress, 1);
+            }
             Op::Prefetch(at) => self.prefetch(cx, at, active)?,
             Op::CopyAsync { to, from, bytes, taken } => {
                 self.copy_async(cx, shared, [to, from], *bytes, *taken, active)?;
             }
             Op::CommitCopies => lanes(active, false).for_each(|lane| self.committed[lane] += 1),
-            &Op::WaitCopies(newest) => self.wait_copies(shared, newest, active)?,
+            &Op::WaitCopies(newest) => self.wait_copies(cx, shared, newest, active)?,
             Op::Shuffle(shuffle) => {
                 let Some(members) = self.gather(shuffle.members, active, group, code)? else { return go_on };
                 ran = members;
@@ -510,7 +553,9 @@ impl Warp {
             &Op::WarpBarrier { members } => {
                 let Some(members) = self.gather(members, active, group, code)? else { return go_on };
                 ran = members;
+                self.knowledge.sync(members, members == self.live);
             }
+            &Op::Fence { scope, sc } => self.knowledge.fence(active, scope, sc),
             Op::Barrier(_) => {
                 self.lane = active.trailing_zeros() as usize;
                 if active != group {
@@ -526,14 +571,13 @@ impl Warp {
             }
             Op::Nothing => {}
             Op::Yield => {
-                self.count(cx, ran);
-                self.advance(0, 0);
-                return Ok(ControlFlow::Break(Pause::Yield));
+                self.wait(cx.progress, SLEEP);
+                rests = true;
             }
         }
         self.count(cx, ran);
         self.advance(0, 0);
-        go_on
+        if rests { Ok(ControlFlow::Break(Pause::Yield)) } else { go_on }
     }
 
     fn count(&mut self, cx: &mut Context, active: u32) {

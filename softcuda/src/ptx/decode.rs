@@ -3,6 +3,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::opcode::{Opcode, Ty};
+use super::semantics::{fence, semantics};
 use super::{Kind, Module, Variable, bad, order, split_statements};
 use crate::exec::arith;
 use crate::exec::code::*;
@@ -23,7 +24,7 @@ enum Symbol {
 
 /// Names declared between a pair of braces. A family is known by its prefix.
 #[derive(Default)]
-struct Scope {
+struct Names {
     names: HashMap<String, Symbol>,
     families: HashMap<String, Symbol>,
 }
@@ -42,7 +43,7 @@ struct Decoder<'m> {
     module: &'m Module,
     globals: &'m HashMap<String, u64>,
     code: Code,
-    scopes: Vec<Scope>,
+    scopes: Vec<Names>,
     constants: HashMap<u64, u32>,
     specials: HashMap<String, u32>,
     /// Shared variables that have an address: one each, however often a function that declares it is inlined.
@@ -62,7 +63,7 @@ pub(crate) fn decode(module: &Module, kernel: usize, globals: &HashMap<String, u
         globals,
         // Predicate 0 always holds, row 0 takes what is assigned to `_`.
         code: Code { preds: 1, rows: 1, ..Code::default() },
-        scopes: vec![Scope::default()],
+        scopes: vec![Names::default()],
         constants: HashMap::new(),
         specials: HashMap::new(),
         shared: HashMap::new(),
@@ -90,7 +91,7 @@ impl Decoder<'_> {
         let Some(span) = module.functions[function].body.clone() else {
             return Err(bad(format!("{} has no body", module.functions[function].name)));
         };
-        let outer = std::mem::replace(&mut self.scopes, vec![Scope::default()]);
+        let outer = std::mem::replace(&mut self.scopes, vec![Names::default()]);
         self.scopes[0].names.extend(bindings.into_iter().map(|(name, at)| (name, Symbol::Address(at))));
         let mut labels = Labels::default();
         let mut used = None;
@@ -98,7 +99,7 @@ impl Decoder<'_> {
         for statement in split_statements(&module.source, span) {
             let text = &module.source[statement.text.clone()];
             match statement.kind {
-                Kind::Open => self.scopes.push(Scope::default()),
+                Kind::Open => self.scopes.push(Names::default()),
                 Kind::Close => drop(self.scopes.pop()),
                 Kind::Label => {
                     label = text;
@@ -433,7 +434,8 @@ impl Decoder<'_> {
                 let src = [self.source(a, Ty::U64)?, window, 0, 0];
                 Some(Op::Lanes { run, dst: self.destination(d)?.0, src, arity: 2 })
             }
-            ("membar" | "fence" | "griddepcontrol", _) => Some(Op::Nothing),
+            ("membar" | "fence", _) => fence(op),
+            ("griddepcontrol", _) => Some(Op::Nothing),
             ("nanosleep", _) => Some(Op::Yield),
             ("trap" | "brkpt", _) => Some(Op::Trap),
             ("shfl", [d, a, b, c, members]) if op.has("sync") => {
@@ -544,7 +546,8 @@ impl Decoder<'_> {
             (found.iter().map(|found| found.0).collect(), width)
         };
         let at = self.address(at, space(op)?)?;
-        Some(Transfer { at, ty, rows, mask, used: u64::MAX >> (64 - ty.bytes() * count) })
+        let used = u64::MAX >> (64 - ty.bytes() * count);
+        Some(Transfer { at, ty, rows, mask, used, semantics: semantics(op) })
     }
 
     fn atomic(&mut self, op: &Opcode, operands: &[&str]) -> Option<Op> {
@@ -563,7 +566,8 @@ impl Decoder<'_> {
         if names.next().is_some() {
             return None;
         }
-        Some(Op::Atomic(Box::new(Atomic { at, update, ty, old, operands: [b, c] })))
+        let semantics = semantics(op);
+        Some(Op::Atomic(Box::new(Atomic { at, update, ty, old, operands: [b, c], semantics })))
     }
 
     fn copy_async(&mut self, op: &Opcode, operands: &[&str]) -> Option<Op> {

@@ -7,6 +7,7 @@ use crate::fault::Fault;
 pub(crate) mod decode;
 pub(crate) mod opcode;
 mod order;
+mod semantics;
 mod statement;
 
 use opcode::Ty;

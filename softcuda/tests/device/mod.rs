@@ -2,7 +2,7 @@
 #![allow(dead_code)] // each test file uses a part
 
 use softcuda::counters::Counters;
-use softcuda::exec::{Launch, LoadedModule, Order, launch};
+use softcuda::exec::{Launch, LoadedModule, Order, RESIDENT_BLOCKS, launch};
 use softcuda::fault::Fault;
 use softcuda::memory::Memory;
 use softcuda::ptx::Module;
@@ -14,6 +14,7 @@ pub struct Device {
     pub module: LoadedModule,
     pub order: Order,
     pub dynamic_shared: u32,
+    pub resident: usize,
 }
 
 impl Device {
@@ -21,7 +22,7 @@ impl Device {
         let mut memory = Memory::new(1 << 34);
         let module = Module::parse(ptx).unwrap_or_else(|fault| panic!("{fault}"));
         let module = LoadedModule::load(module, &mut memory).unwrap_or_else(|fault| panic!("{fault}"));
-        Self { memory, module, order: Order::Forward, dynamic_shared: 0 }
+        Self { memory, module, order: Order::Forward, dynamic_shared: 0, resident: RESIDENT_BLOCKS }
     }
 
     /// A device with one kernel `k`, made of a parameter list and a body.
@@ -83,6 +84,7 @@ impl Device {
             dynamic_shared: self.dynamic_shared,
             params,
             order: self.order,
+            resident: self.resident,
         };
         launch(&mut self.memory, &launched)
     }

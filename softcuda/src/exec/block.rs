@@ -1,0 +1,208 @@
+//! A resident block: its warps take turns between barriers.
+use super::code::{Code, Op, Reduction, Surroundings};
+use super::order::Meeting;
+use super::races::Scene;
+use super::shared::Shared;
+use super::warp::{Context, Pause, Warp};
+use super::{Launch, Order, TURN, coordinates};
+use crate::fault::{Fault, Place, Site};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ready,
+    AtBarrier(usize),
+    Done,
+}
+
+/// A barrier that some warps have reached.
+#[derive(Clone, Default)]
+struct Arrivals {
+    warps: u32,
+    /// What the arrived warps know; who passes knows it too.
+    meeting: Meeting,
+    members: u32,
+    held: u32,
+    all: bool,
+    /// Warps to wait for, where the barrier says so.
+    expected: Option<u32>,
+}
+
+/// A resident block.
+pub(super) struct Slot {
+    block: u32,
+    ctaid: [u32; 3],
+    warps: Vec<Warp>,
+    states: Vec<State>,
+    pub(super) running: usize,
+    next: usize,
+    barriers: [Arrivals; 16],
+    shared: Shared,
+    /// The warp whose turn was last.
+    last: usize,
+}
+
+impl Slot {
+    pub(super) fn new(code: &Code, threads: usize) -> Self {
+        let warps: Vec<Warp> = (0..threads.div_ceil(32)).map(|index| Warp::new(code, index)).collect();
+        Self {
+            block: 0,
+            ctaid: [0; 3],
+            states: vec![State::Done; warps.len()],
+            warps,
+            running: 0,
+            next: 0,
+            barriers: Default::default(),
+            shared: Shared::new(),
+            last: 0,
+        }
+    }
+
+    pub(super) fn start(&mut self, cx: &mut Context, block: u64) {
+        let Scene { launch, code } = cx.scene;
+        self.block = block as u32;
+        self.ctaid = coordinates(launch.grid, block);
+        self.shared.reset(&code.shared, launch.dynamic_shared);
+        self.states.fill(State::Ready);
+        self.running = self.warps.len();
+        self.next = 0;
+        self.barriers = Default::default();
+        cx.progress += 1;
+        let threads = launch.block.iter().product::<u32>();
+        for index in 0..self.warps.len() {
+            let around = self.surroundings(launch, index);
+            self.warps[index].start(code, (threads - index as u32 * 32).min(32), self.block, &around);
+        }
+    }
+
+    /// Whether all that can run here only waits for memory to change, and has for long.
+    pub(super) fn waits(&self, progress: u64) -> bool {
+        let mut ready = self.warps.iter().zip(&self.states).filter(|(_, state)| **state == State::Ready).peekable();
+        self.running == 0 || ready.peek().is_some() && ready.all(|(warp, _)| warp.waits(progress))
+    }
+
+    fn surroundings(&self, launch: &Launch, warp: usize) -> Surroundings {
+        let static_shared = launch.module.module.kernel(launch.kernel).map_or(0, |kernel| kernel.static_shared_bytes);
+        Surroundings {
+            block: launch.block,
+            grid: launch.grid,
+            ctaid: self.ctaid,
+            warp: warp as u32,
+            static_shared: static_shared as u32,
+            dynamic_shared: launch.dynamic_shared,
+        }
+    }
+
+    /// Lets one warp run. Tells whether it went to sleep.
+    pub(super) fn turn(&mut self, cx: &mut Context, random: u64) -> Result<bool, Fault> {
+        let count = self.warps.len();
+        let (first, budget) = match cx.order {
+            Order::Interleaved => (random as u32 as usize % count, 1 + (random >> 60) as u32 / 2),
+            _ => (self.next, TURN),
+        };
+        let visit = (0..count).map(|at| match cx.order {
+            Order::Reverse => count - 1 - (first + at) % count,
+            _ => (first + at) % count,
+        });
+        let Some(index) = visit.into_iter().find(|&warp| self.states[warp] == State::Ready) else {
+            let waiting = self.states.iter().filter(|state| matches!(state, State::AtBarrier(_))).count();
+            let at = self.states.iter().position(|state| matches!(state, State::AtBarrier(_))).unwrap_or(0);
+            let fault = Fault::Deadlock { waiting, block: self.ctaid, site: Site::default() };
+            self.last = at;
+            return Err(fault.at(self.place(cx.scene)));
+        };
+        self.last = index;
+        let outcome = self.warps[index].run(cx, &mut self.shared, budget);
+        let outcome = outcome.and_then(|pause| match pause {
+            Pause::Budget => {
+                self.next += 1;
+                Ok(false)
+            }
+            Pause::Yield => {
+                self.next += 1;
+                Ok(true)
+            }
+            Pause::Barrier => {
+                cx.progress += 1;
+                self.arrive(cx.code, index).map(|()| false)
+            }
+            Pause::Done => {
+                self.states[index] = State::Done;
+                self.running -= 1;
+                cx.progress += 1;
+                // Who has ended is not waited for.
+                (0..self.barriers.len()).try_for_each(|id| self.complete(cx.code, id)).map(|()| false)
+            }
+        });
+        outcome.map_err(|fault| fault.at(self.place(cx.scene)))
+    }
+
+    /// A warp is at a barrier instruction.
+    fn arrive(&mut self, code: &Code, index: usize) -> Result<(), Fault> {
+        let warp = &mut self.warps[index];
+        let Op::Barrier(barrier) = &code.instructions[warp.at()].op else { return Ok(()) };
+        let id = warp.uniform(barrier.id, code)? as usize;
+        let expected = match barrier.threads {
+            Some(row) => Some(warp.uniform(row, code)?.div_ceil(32)),
+            None => None,
+        };
+        let Some(arrivals) = self.barriers.get_mut(id) else {
+            return Err(Fault::Unsupported { text: format!("barrier {id}"), site: Site::default() });
+        };
+        if arrivals.warps == 0 {
+            *arrivals = Arrivals { all: true, expected, ..Arrivals::default() };
+        } else if arrivals.expected != expected {
+            return Err(Fault::divergent(0));
+        }
+        arrivals.warps += 1;
+        warp.arrive(&mut arrivals.meeting);
+        if let Some((_, pred, _)) = barrier.vote {
+            let (members, held) = warp.votes(pred)?;
+            arrivals.members += members.count_ones();
+            arrivals.held += held.count_ones();
+            arrivals.all &= members == held;
+        }
+        if barrier.waits {
+            self.states[index] = State::AtBarrier(id);
+        } else {
+            warp.leave_barrier(None);
+        }
+        self.complete(code, id)
+    }
+
+    /// Lets the warps at a barrier go on if all have come.
+    fn complete(&mut self, code: &Code, id: usize) -> Result<(), Fault> {
+        let arrivals = &self.barriers[id];
+        if arrivals.warps == 0 || arrivals.warps < arrivals.expected.unwrap_or(self.running as u32) {
+            return Ok(());
+        }
+        let arrivals = std::mem::take(&mut self.barriers[id]);
+        for (index, warp) in self.warps.iter_mut().enumerate() {
+            if self.states[index] != State::AtBarrier(id) {
+                continue;
+            }
+            self.states[index] = State::Ready;
+            warp.learn(&arrivals.meeting);
+            let Op::Barrier(barrier) = &code.instructions[warp.at()].op else { continue };
+            let outcome = barrier.vote.map(|(reduction, _, outcome)| (outcome, reduction));
+            warp.leave_barrier(outcome.map(|(outcome, reduction)| (outcome, arrivals.outcome(reduction))));
+        }
+        Ok(())
+    }
+
+    /// Where the warp is whose turn was last, for a fault's message.
+    pub(super) fn place(&self, scene: Scene) -> Place {
+        let warp = &self.warps[self.last];
+        scene.place(warp.at(), self.block, (self.last * 32 + warp.lane) as u32)
+    }
+}
+
+impl Arrivals {
+    fn outcome(&self, reduction: Reduction) -> u64 {
+        match reduction {
+            Reduction::All => u64::from(self.all),
+            Reduction::Any => u64::from(self.held != 0),
+            Reduction::Uniform => u64::from(self.held == 0 || self.all),
+            Reduction::Count => self.held.into(),
+        }
+    }
+}
