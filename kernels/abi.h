@@ -19,14 +19,6 @@ typedef struct AlaAffine {
     float bias;
 } AlaAffine;
 
-/* A class's maps once more, unrounded, for rows whose exponents f32 cannot tell apart. */
-typedef struct AlaExact {
-    double slope; /* off the target */
-    double bias;
-    double target_slope; /* where it is the target: both slopes in one */
-    double target_bias;
-} AlaExact;
-
 /* No row has gone wrong. */
 #define ALA_NO_ROW 0xffffffffffffffffull
 
@@ -92,7 +84,6 @@ typedef struct AlaParams {
     uint64_t labels;      /* [rows] */
     uint64_t targets;     /* AlaTarget[classes] */
     uint64_t others;      /* AlaAffine[classes]; unused where the slope is uniform */
-    uint64_t exact;       /* AlaExact[classes] */
     uint64_t upstream;    /* float, or float[rows]; 0 stands for 1 */
     uint64_t row_losses;  /* float[rows]; never 0 */
     uint64_t hits;        /* uint8_t[rows], or 0 */

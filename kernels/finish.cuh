@@ -67,15 +67,19 @@ __device__ inline void settle(const AlaParams& p, const AlaTotals& totals) {
     state->tickets = 0;
 }
 
-// Called by every thread of every block when the block's rows are done. `totals` are in shared memory: one, written by
-// thread 0, or `SEVERAL` that the block has seen written (by a barrier). Few of them are added up by the first warp with far
-// fewer instructions than it takes all threads to shuffle. `place` is the block's among those that are added up: what its
-// rows follow from, so that losses are added in the same order in every run.
+// Called by every thread of every block when the block's rows are done. `totals` are in shared memory and have been
+// written, each by one thread (one total only, by thread 0, where there are not `SEVERAL`): few of them are added up by the
+// first warp with far fewer instructions than it takes all threads to shuffle. `place` is the block's among those that are
+// added up. The block's rows follow from it, so that losses are added in the same order in every run.
 template <bool SEVERAL = true>
 __device__ void finish(const AlaParams& p, AlaTotals* totals, uint32_t count, uint32_t place) {
     AlaState* state = reinterpret_cast<AlaState*>(p.state);
     AlaBlocks* blocks = reinterpret_cast<AlaBlocks*>(p.blocks);
     __shared__ bool last;
+    if constexpr (SEVERAL) {
+        // Every thread's totals are there before the first warp reads them.
+        __syncthreads();
+    }
     if (SEVERAL && threadIdx.x < WARP && count > WARP) {
         AlaTotals& own = totals[threadIdx.x];
         for (uint32_t i = threadIdx.x + WARP; i < count; i += WARP) {
@@ -104,14 +108,14 @@ __device__ void finish(const AlaParams& p, AlaTotals* totals, uint32_t count, ui
         // The block's totals are visible to the device before it counts itself done.
         __threadfence();
         last = atomicAdd(&state->blocks_done, 1u) == gridDim.x - 1;
-        // The other blocks' totals are read after their counts, by this thread and, behind the barrier, by the others.
-        __threadfence();
     }
     // Every thread sees the decision of thread 0.
     __syncthreads();
     if (!last) {
         return;
     }
+    // The other blocks' totals are read after their counts.
+    __threadfence();
     AlaTotals some = no_rows();
     for (uint32_t block = threadIdx.x; block < gridDim.x; block += blockDim.x) {
         // Written by other blocks of this launch: read past this SM's L1.

@@ -1,7 +1,6 @@
 // Rows of few classes, a thread a row: a block takes a tile of contiguous rows as one flat span, 16 bytes a lane, through
 // shared memory, so that no thread waits for another within a row.
 #pragma once
-#include "careful.cuh"
 #include "finish.cuh"
 #include "walk.cuh"
 
@@ -116,29 +115,6 @@ template <int MOST, int FIRST = 0, typename Body> __device__ __forceinline__ voi
     }
 }
 
-// A row that f32 cannot solve, by its thread alone (careful.cuh): its logits become their exponentials.
-__device__ inline RowSums sums_with_care(const AlaParams& p, float* row, uint32_t classes, uint32_t y) {
-    uint32_t top = 0;
-    bool defined = true;
-#pragma unroll 1
-    for (uint32_t j = 0; j < classes; j++) {
-        top = higher(p, row, y, top, j);
-        // A +inf or a NaN makes no softmax.
-        defined &= row[j] < INFINITY;
-    }
-    const double x_top = row[top];
-    const Affine64 map_top = exact_map(p, top, y);
-    const double place = difference(exact_map(p, y, y), row[y], map_top, x_top);
-    // Nor do -inf alone.
-    float others = defined && isfinite(x_top) ? 0.0f : NAN;
-#pragma unroll 1
-    for (uint32_t j = 0; j < classes; j++) {
-        row[j] = exponential(p, row[j], j, y, map_top, x_top);
-        others += j == y ? 0.0f : row[j];
-    }
-    return {others, static_cast<float>(place > 0.0 ? 0.0 : place)};
-}
-
 template <typename T, typename Map, int MOST_CLASSES, int THREADS> __device__ void packed_rows(const AlaParams& p) {
     constexpr int V = WIDTH<T>;
     static_assert(2 * (V - 1) <= WARP, "head and tail are one access each");
@@ -180,29 +156,20 @@ template <typename T, typename Map, int MOST_CLASSES, int THREADS> __device__ vo
             }
             // The target's own term is kept apart.
             own[y] = -INFINITY;
-            float x[MOST_CLASSES];
+                        float x[MOST_CLASSES];
             float max = -INFINITY;
             each_four<MOST_CLASSES>(classes, [&](int j, bool is) {
                 x[j] = is ? own[j] : -INFINITY;
                 max = Max::of(max, map.order(x[j], is ? j : 0));
             });
-            RowSums sums;
-            const float row_max = shift_of(map.from_order(max));
-            if (is_far_out(row_max)) {
-                own[y] = x_target;
-                sums = sums_with_care(p, own, classes, y);
-                own[y] = 0.0f;
-                each_four<MOST_CLASSES>(classes, [&](int j, bool is) { x[j] = is ? own[j] : 0.0f; });
-            } else {
-                const TargetExponent exponent = target_exponent(x_target, map, y, target);
-                const float shift = shift_of(Max::of(row_max, exponent.sum));
-                float others = 0.0f;
-                each_four<MOST_CLASSES>(classes, [&](int j, bool is) {
-                    x[j] = exp2_fast(map.exponent(x[j], is ? j : 0, shift));
-                    others += x[j];
-                });
-                sums = {others, exponent.minus(shift)};
-            }
+            const TargetExponent exponent = target_exponent(x_target, map, y, target);
+            const float shift = shift_of(Max::of(map.from_order(max), exponent.sum));
+            float others = 0.0f;
+            each_four<MOST_CLASSES>(classes, [&](int j, bool is) {
+                x[j] = exp2_fast(map.exponent(x[j], is ? j : 0, shift));
+                others += x[j];
+            });
+            const RowSums sums = {others, exponent.minus(shift)};
             const float loss = row_loss(p, target, sums);
             reinterpret_cast<float*>(p.row_losses)[row] = loss;
             add_row(mine, loss, target.weight);
@@ -233,8 +200,6 @@ template <typename T, typename Map, int MOST_CLASSES, int THREADS> __device__ vo
     __syncthreads();
     AlaTotals* totals = reinterpret_cast<AlaTotals*>(tile);
     totals[threadIdx.x] = mine;
-    // Every thread's totals are there before the first warp reads them.
-    __syncthreads();
     finish(p, totals, blockDim.x, blockIdx.x);
 }
 

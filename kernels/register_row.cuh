@@ -5,7 +5,6 @@
 // Each lane takes its exponentials against its own maximum, so that no lane waits for another before it: the row's
 // maximum is found meanwhile, and one factor a lane makes up for the difference. A row of a block costs one barrier.
 #pragma once
-#include "careful.cuh"
 #include "finish.cuh"
 #include "walk.cuh"
 
@@ -89,8 +88,6 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
     // 32 bits hold every row (the host sees to it), and leave registers to the logits; offsets are 64 bits.
     const uint32_t rows = static_cast<uint32_t>(p.rows);
     uint32_t turn = 0;
-    // Whether a row was left out for the end.
-    bool far_out = false;
     for (uint32_t first = blockIdx.x * groups; first < rows; first += gridDim.x * groups) {
         // Groups without a row go along with the last one, for the shuffles of the warp's other groups.
         const bool live = BLOCK || first + group < rows;
@@ -240,17 +237,6 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
             __syncthreads();
             all = max_of_slots<PARTS>(max_slots[turn]);
         }
-        const bool solves = valid && !is_far_out(all);
-        if (valid && !solves) {
-            far_out = true;
-            if (lane == 0) {
-                reinterpret_cast<float*>(p.row_losses)[row] = UNSOLVED;
-            }
-            if constexpr (BLOCK) {
-                turn ^= 1;
-                continue;
-            }
-        }
         if (p.hits != 0) {
             const float own = from_first<PART>(leader ? held().x : 0.0f);
             // With one slope for all the row's maximum settles it; a NaN is not in the maximum, but in the sum.
@@ -274,7 +260,7 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
                     << (threadIdx.x % WARP / PART * PART);
                 any = (__ballot_sync(FULL_WARP, outdone) & part) != 0;
             }
-            if (lane == 0 && solves) {
+            if (lane == 0 && valid) {
                 reinterpret_cast<uint8_t*>(p.hits)[row] = !any;
             }
         }
@@ -292,7 +278,7 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
             const TargetExponent exponent = target_exponent(held().x, map, valid ? y : 0, target);
             const float shift = Max::of(all, exponent.sum);
             const RowSums sums = RowSums::of(all, sum, exponent, shift);
-            if (lane == 0 && solves) {
+            if (lane == 0 && valid) {
                 const float loss = row_loss(p, target, sums);
                 reinterpret_cast<float*>(p.row_losses)[row] = loss;
                 add_row(totals[BLOCK ? 0 : thread_again() / GROUP], loss, target.weight);
@@ -309,7 +295,7 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
         const float scale = from_first<PART>(result.scale) * exp2_fast(mine - all);
         const float at_target = from_first<PART>(result.at_target);
         T* to = gradient_row<T>(p, opaque(row)) + static_cast<int>(first_class);
-        if (!solves) {
+        if (!valid) {
             continue;
         }
         const auto gradients = [&](auto i) -> float(&)[V] {
@@ -350,18 +336,6 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
             // After this thread's own store of the vector around it.
             to[static_cast<int>(y - first_class)] = round_to<T>(at_target);
         }
-    }
-    if constexpr (BLOCK) {
-        if (far_out) {
-            // All its threads know of it. What lane 0 wrote of the rows left out is visible to them.
-            __syncthreads();
-        }
-    } else {
-        // Every thread's totals, and what is left out, are there before any thread reads them.
-        far_out = __syncthreads_or(far_out);
-    }
-    if (far_out) {
-        solve_far_out<T, Map>(p, uint64_t(blockIdx.x) * groups, groups, uint64_t(gridDim.x) * groups, totals[0]);
     }
     finish<!BLOCK>(p, totals, groups, blockIdx.x);
 }

@@ -21,6 +21,13 @@ __device__ __forceinline__ float log2_fast(float x) {
     return y;
 }
 
+// a b rounded up. By its instruction: the compiler computes the intrinsic twice rather than keep its result.
+__device__ __forceinline__ float product_up(float a, float b) {
+    float y;
+    asm("mul.rp.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+
 // a / b within 2 units in the last place: the exact one takes registers that the row needs.
 __device__ __forceinline__ float quotient(float a, float b) {
     float q;
@@ -71,7 +78,7 @@ struct Uniform {
     __device__ float at(float x, uint32_t) const { return slope * x; }
     // The maximum of logits is that of their exponents, as the slope is positive: one product a row.
     __device__ float order(float x, uint32_t) const { return x; }
-    __device__ float from_order(float max) const { return __fmul_ru(slope, max); }
+    __device__ float from_order(float max) const { return product_up(slope, max); }
     __device__ float exponent(float x, uint32_t, float shift) const { return fmaf(slope, x, -shift); }
     __device__ AlaAffine map(uint32_t) const { return {slope, 0.0f}; }
     __device__ float gradient_slope(uint32_t) const { return 1.0f; }
@@ -109,7 +116,12 @@ struct PerClass {
 
 // A shift for exponentials of which `max` is the largest exponent: the same but where there is none, since -inf less -inf
 // is no number.
-__device__ __forceinline__ float shift_of(float max) { return fmaxf(max, -FLT_MAX); }
+__device__ __forceinline__ float shift_of(float max) {
+    float shift;
+    // -FLT_MAX, by instruction for the same reason as `product_up`.
+    asm("max.f32 %0, %1, 0fFF7FFFFF;" : "=f"(shift) : "f"(max));
+    return shift;
+}
 
 // a + b = sum + error exactly (Knuth).
 __device__ __forceinline__ float two_sum(float a, float b, float& error) {
@@ -139,13 +151,7 @@ __device__ __forceinline__ TargetExponent target_exponent(float x, const Map& ma
     }
     sum = two_sum(sum, target.bias, error);
     // Of an infinite logit, -inf a valid one, extra_slope 0 would make a NaN, and so do the errors of infinite sums.
-    if (!isfinite(error)) {
-        sum = fmaf(map.slope, x, map.bias);
-        // One that is only too large for f32 leads the row.
-        sum = x < INFINITY ? fminf(sum, FLT_MAX) : sum;
-        error = 0.0f;
-    }
-    return {sum, error};
+    return isfinite(error) ? TargetExponent{sum, error} : TargetExponent{fmaf(map.slope, x, map.bias), 0.0f};
 }
 
 // A row's sums: `others` is S, without the target's term; `place` is u_y - shift.
@@ -174,9 +180,7 @@ __device__ __forceinline__ float focal_modulation(const AlaParams& p, float miss
 // w_y L.
 __device__ __forceinline__ float row_loss(const AlaParams& p, const AlaTarget& target, RowSums row) {
     const float focal = (p.flags & ALA_FOCAL) ? focal_modulation(p, row.miss()) : 1.0f;
-    const float loss = focal * row.cross_entropy();
-    // A weight of 0 counts for nothing, also where the loss is infinite; a NaN shows.
-    return target.weight == 0.0f && loss == loss ? 0.0f : target.weight * loss;
+    return target.weight * (focal * row.cross_entropy());
 }
 
 // dL/dx_j = scale * gradient_slope(j) * exp2(exponent_j) off the target, and dL/dx_y.
@@ -189,7 +193,7 @@ struct RowGradient {
 __device__ __forceinline__ RowGradient row_gradient(
     const AlaParams& p, const AlaTarget& target, float common_slope, RowSums row, float factor) {
     const float miss = row.miss();
-    float weight = target.weight == 0.0f ? 0.0f : target.weight * factor;
+    float weight = target.weight * factor;
     if (p.flags & ALA_FOCAL) {
         // (1-p)^(gamma-1) ln p as (1-p)^gamma (ln p)/(1-p), with its limits at p = 1 and p = 0.
         const float cross_entropy = row.cross_entropy();

@@ -5,7 +5,6 @@
 // ticket, so that whoever waits, waits for blocks that already run or will as soon as there is room for one more; the
 // host sees to it that the device holds all blocks of a row at once.
 #pragma once
-#include "careful.cuh"
 #include "finish.cuh"
 #include "walk.cuh"
 
@@ -85,8 +84,6 @@ template <typename T, typename Map, int THREADS> __device__ void staged_row(cons
     if (threadIdx.x == 0) {
         totals = no_rows();
     }
-    // Whether a row was left out for the end.
-    bool far_out = false;
     for (uint64_t row = ticket / p.parts; row < p.rows; row += gridDim.x / p.parts) {
         const int64_t label = read_label(p, row);
         const T* logits = logits_row<T>(p, row);
@@ -189,9 +186,7 @@ template <typename T, typename Map, int THREADS> __device__ void staged_row(cons
                 const TargetExponent exponent = target_exponent(x_target, map, y, target);
                 const float shift = Max::of(whole.max, exponent.sum);
                 const RowSums sums = RowSums::of(whole.max, whole.sum, exponent, shift);
-                if (part == 0 && is_far_out(whole.max)) {
-                    reinterpret_cast<float*>(p.row_losses)[row] = UNSOLVED;
-                } else if (part == 0) {
+                if (part == 0) {
                     const float loss = row_loss(p, target, sums);
                     reinterpret_cast<float*>(p.row_losses)[row] = loss;
                     add_row(totals, loss, target.weight);
@@ -207,11 +202,6 @@ template <typename T, typename Map, int THREADS> __device__ void staged_row(cons
         __syncthreads();
         const Solution solution = solutions[turn];
         turn ^= 1;
-        if (is_far_out(solution.max)) {
-            // All the row's blocks; the first of them solves it.
-            far_out = true;
-            continue;
-        }
         if (p.gradient != 0) {
             // Exponentials are against this thread's own maximum.
             const float scale = solution.scale * exp2_fast(mine - solution.max);
@@ -249,11 +239,6 @@ template <typename T, typename Map, int THREADS> __device__ void staged_row(cons
                 gradient[edge_class] = round_to<T>(edge_class == y ? solution.at_target : g);
             }
         }
-    }
-    if (far_out && part == 0) {
-        // What thread 0 wrote of the rows left out is visible to all.
-        __syncthreads();
-        solve_far_out<T, Map>(p, ticket / p.parts, 1, gridDim.x / p.parts, totals);
     }
     finish<false>(p, &totals, 1, ticket);
 }

@@ -1,7 +1,6 @@
 // One block a row of any length, where shared memory cannot hold it: maximum and sum in one pass with rescaling, the
 // gradient in a second, which reads the logits again.
 #pragma once
-#include "careful.cuh"
 #include "finish.cuh"
 #include "walk.cuh"
 
@@ -70,8 +69,6 @@ template <typename T, typename Map, int THREADS> __device__ void streamed_row(co
     if (threadIdx.x == 0) {
         totals = no_rows();
     }
-    // Whether a row was left out for the end.
-    bool far_out = false;
     for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         const int64_t label = read_label(p, row);
         if (!has_target(p, label)) {
@@ -144,15 +141,6 @@ template <typename T, typename Map, int THREADS> __device__ void streamed_row(co
         const Online all = merge_block<THREADS>(mine, max_slots, sum_slots);
         const TargetExponent exponent = target_exponent(x_target, map, y, target);
         const float others_max = shift_of(all.max);
-        if (is_far_out(others_max)) {
-            far_out = true;
-            if (threadIdx.x == 0) {
-                reinterpret_cast<float*>(p.row_losses)[row] = UNSOLVED;
-            }
-            // Slow warps have read their slots before the next row's are written.
-            __syncthreads();
-            continue;
-        }
         const float shift = Max::of(others_max, exponent.sum);
         const RowSums sums = RowSums::of(others_max, all.sum, exponent, shift);
         const RowGradient result = row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
@@ -200,9 +188,6 @@ template <typename T, typename Map, int THREADS> __device__ void streamed_row(co
         }
         // Slow warps have read their slots before the next row's are written.
         __syncthreads();
-    }
-    if (far_out) {
-        solve_far_out<T, Map>(p, blockIdx.x, 1, gridDim.x, totals);
     }
     finish<false>(p, &totals, 1, blockIdx.x);
 }

@@ -151,8 +151,6 @@ template <int THREADS> __device__ void reduce(const AlaParams& p) {
             add_row(totals[threadIdx.x], loss, read_target(p, static_cast<uint32_t>(label)).weight);
         }
     }
-    // Every thread's totals are there before the first warp reads them.
-    __syncthreads();
     finish(p, totals, THREADS, blockIdx.x);
 }
 

@@ -50,25 +50,6 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct AlaExact {
-    pub slope: f64,
-    pub bias: f64,
-    pub target_slope: f64,
-    pub target_bias: f64,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of AlaExact"][::core::mem::size_of::<AlaExact>() - 32usize];
-    ["Alignment of AlaExact"][::core::mem::align_of::<AlaExact>() - 8usize];
-    ["Offset of field: AlaExact::slope"][::core::mem::offset_of!(AlaExact, slope) - 0usize];
-    ["Offset of field: AlaExact::bias"][::core::mem::offset_of!(AlaExact, bias) - 8usize];
-    ["Offset of field: AlaExact::target_slope"]
-        [::core::mem::offset_of!(AlaExact, target_slope) - 16usize];
-    ["Offset of field: AlaExact::target_bias"]
-        [::core::mem::offset_of!(AlaExact, target_bias) - 24usize];
-};
-#[repr(C)]
-#[derive(Debug, Copy, Clone)]
 pub struct AlaState {
     pub loss: f64,
     pub total_weight: f64,
@@ -153,7 +134,6 @@ pub struct AlaParams {
     pub labels: u64,
     pub targets: u64,
     pub others: u64,
-    pub exact: u64,
     pub upstream: u64,
     pub row_losses: u64,
     pub hits: u64,
@@ -178,45 +158,44 @@ pub struct AlaParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 176usize];
+    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 168usize];
     ["Alignment of AlaParams"][::core::mem::align_of::<AlaParams>() - 8usize];
     ["Offset of field: AlaParams::logits"][::core::mem::offset_of!(AlaParams, logits) - 0usize];
     ["Offset of field: AlaParams::gradient"][::core::mem::offset_of!(AlaParams, gradient) - 8usize];
     ["Offset of field: AlaParams::labels"][::core::mem::offset_of!(AlaParams, labels) - 16usize];
     ["Offset of field: AlaParams::targets"][::core::mem::offset_of!(AlaParams, targets) - 24usize];
     ["Offset of field: AlaParams::others"][::core::mem::offset_of!(AlaParams, others) - 32usize];
-    ["Offset of field: AlaParams::exact"][::core::mem::offset_of!(AlaParams, exact) - 40usize];
     ["Offset of field: AlaParams::upstream"]
-        [::core::mem::offset_of!(AlaParams, upstream) - 48usize];
+        [::core::mem::offset_of!(AlaParams, upstream) - 40usize];
     ["Offset of field: AlaParams::row_losses"]
-        [::core::mem::offset_of!(AlaParams, row_losses) - 56usize];
-    ["Offset of field: AlaParams::hits"][::core::mem::offset_of!(AlaParams, hits) - 64usize];
-    ["Offset of field: AlaParams::state"][::core::mem::offset_of!(AlaParams, state) - 72usize];
-    ["Offset of field: AlaParams::blocks"][::core::mem::offset_of!(AlaParams, blocks) - 80usize];
-    ["Offset of field: AlaParams::scratch"][::core::mem::offset_of!(AlaParams, scratch) - 88usize];
+        [::core::mem::offset_of!(AlaParams, row_losses) - 48usize];
+    ["Offset of field: AlaParams::hits"][::core::mem::offset_of!(AlaParams, hits) - 56usize];
+    ["Offset of field: AlaParams::state"][::core::mem::offset_of!(AlaParams, state) - 64usize];
+    ["Offset of field: AlaParams::blocks"][::core::mem::offset_of!(AlaParams, blocks) - 72usize];
+    ["Offset of field: AlaParams::scratch"][::core::mem::offset_of!(AlaParams, scratch) - 80usize];
     ["Offset of field: AlaParams::row_scratch"]
-        [::core::mem::offset_of!(AlaParams, row_scratch) - 96usize];
-    ["Offset of field: AlaParams::rows"][::core::mem::offset_of!(AlaParams, rows) - 104usize];
+        [::core::mem::offset_of!(AlaParams, row_scratch) - 88usize];
+    ["Offset of field: AlaParams::rows"][::core::mem::offset_of!(AlaParams, rows) - 96usize];
     ["Offset of field: AlaParams::logits_stride"]
-        [::core::mem::offset_of!(AlaParams, logits_stride) - 112usize];
+        [::core::mem::offset_of!(AlaParams, logits_stride) - 104usize];
     ["Offset of field: AlaParams::gradient_stride"]
-        [::core::mem::offset_of!(AlaParams, gradient_stride) - 120usize];
+        [::core::mem::offset_of!(AlaParams, gradient_stride) - 112usize];
     ["Offset of field: AlaParams::ignore_label"]
-        [::core::mem::offset_of!(AlaParams, ignore_label) - 128usize];
-    ["Offset of field: AlaParams::classes"][::core::mem::offset_of!(AlaParams, classes) - 136usize];
+        [::core::mem::offset_of!(AlaParams, ignore_label) - 120usize];
+    ["Offset of field: AlaParams::classes"][::core::mem::offset_of!(AlaParams, classes) - 128usize];
     ["Offset of field: AlaParams::label_type"]
-        [::core::mem::offset_of!(AlaParams, label_type) - 140usize];
+        [::core::mem::offset_of!(AlaParams, label_type) - 132usize];
     ["Offset of field: AlaParams::reduction"]
-        [::core::mem::offset_of!(AlaParams, reduction) - 144usize];
-    ["Offset of field: AlaParams::flags"][::core::mem::offset_of!(AlaParams, flags) - 148usize];
-    ["Offset of field: AlaParams::slope"][::core::mem::offset_of!(AlaParams, slope) - 152usize];
+        [::core::mem::offset_of!(AlaParams, reduction) - 136usize];
+    ["Offset of field: AlaParams::flags"][::core::mem::offset_of!(AlaParams, flags) - 140usize];
+    ["Offset of field: AlaParams::slope"][::core::mem::offset_of!(AlaParams, slope) - 144usize];
     ["Offset of field: AlaParams::focal_gamma"]
-        [::core::mem::offset_of!(AlaParams, focal_gamma) - 156usize];
+        [::core::mem::offset_of!(AlaParams, focal_gamma) - 148usize];
     ["Offset of field: AlaParams::gradient_factor"]
-        [::core::mem::offset_of!(AlaParams, gradient_factor) - 160usize];
-    ["Offset of field: AlaParams::parts"][::core::mem::offset_of!(AlaParams, parts) - 164usize];
+        [::core::mem::offset_of!(AlaParams, gradient_factor) - 152usize];
+    ["Offset of field: AlaParams::parts"][::core::mem::offset_of!(AlaParams, parts) - 156usize];
     ["Offset of field: AlaParams::part_vectors"]
-        [::core::mem::offset_of!(AlaParams, part_vectors) - 168usize];
+        [::core::mem::offset_of!(AlaParams, part_vectors) - 160usize];
     ["Offset of field: AlaParams::reserved"]
-        [::core::mem::offset_of!(AlaParams, reserved) - 172usize];
+        [::core::mem::offset_of!(AlaParams, reserved) - 164usize];
 };

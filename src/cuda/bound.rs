@@ -25,10 +25,8 @@ pub struct CudaLoss {
     kernels: [Kernels; 3],
     targets: CudaSlice<u8>,
     others: Option<CudaSlice<u8>>,
-    exact: CudaSlice<u8>,
     targets_address: u64,
     others_address: u64,
-    exact_address: u64,
     constants: Constants,
     /// Other than the crate's own; only instruments set it.
     pub(super) launch_shape: Option<LaunchShape>,
@@ -60,7 +58,6 @@ impl Loss {
             [] => None,
             others => Some(upload(bytes_of(others))?),
         };
-        let exact = upload(bytes_of(&packed.exact))?;
         // Every stream may use the table from here on, whether or not cudarc tracks events.
         stream
             .synchronize()
@@ -73,10 +70,8 @@ impl Loss {
             others_address: others
                 .as_ref()
                 .map_or(0, |others| address_of(others, &stream)),
-            exact_address: address_of(&exact, &stream),
             targets,
             others,
-            exact,
             constants: Constants {
                 slope: packed.slope,
                 weighted: packed.weighted,
@@ -92,12 +87,12 @@ pub(super) fn address_of(slice: &CudaSlice<u8>, stream: &CudaStream) -> u64 {
 }
 
 fn bytes_of<T: Copy>(entries: &[T]) -> &[u8] {
-    // SAFETY: the table's entries are `f32` or `f64` alone, without padding, and u8 has no alignment.
+    // SAFETY: the table's entries are `f32` alone, without padding, and u8 has no alignment.
     unsafe { std::slice::from_raw_parts(entries.as_ptr().cast(), size_of_val(entries)) }
 }
 
 /// The most buffers that a step has.
-const MOST_BUFFERS: usize = 11;
+const MOST_BUFFERS: usize = 10;
 
 /// Keeps cudarc's guards until the launch is enqueued; they then record that their buffers are in use.
 /// No heap: the launch path allocates nothing.
@@ -311,7 +306,6 @@ impl CudaLoss {
         let own = OwnAddresses {
             targets: self.targets_address,
             others: self.others_address,
-            exact: self.exact_address,
             state: workspace.address,
             blocks: workspace.address + BLOCKS as u64,
             row_losses: workspace.address + ROW_LOSSES as u64,
@@ -398,7 +392,6 @@ impl CudaLoss {
             Some(others) => guards.keep(others.device_ptr(stream)),
             None => 0,
         };
-        let exact = guards.keep(self.exact.device_ptr(stream));
         let state = guards.keep(workspace.memory.device_ptr_mut(stream));
         let gradient = match outputs.gradient {
             Some(gradient) => Some(guards.keep(gradient.device_ptr_mut(stream))),
@@ -425,7 +418,6 @@ impl CudaLoss {
         let own = OwnAddresses {
             targets,
             others,
-            exact,
             state,
             blocks: state + BLOCKS as u64,
             row_losses: state + ROW_LOSSES as u64,

@@ -57,7 +57,6 @@ pub struct RawStep {
 pub(super) struct OwnAddresses {
     pub(super) targets: u64,
     pub(super) others: u64,
-    pub(super) exact: u64,
     pub(super) state: u64,
     pub(super) blocks: u64,
     pub(super) row_losses: u64,
@@ -102,7 +101,6 @@ pub(super) fn parameters(
         labels: step.labels,
         targets: own.targets,
         others: own.others,
-        exact: own.exact,
         upstream: match step.upstream {
             RawUpstream::One => 0,
             RawUpstream::Scalar(address) | RawUpstream::PerRow(address) => address,

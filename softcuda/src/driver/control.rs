@@ -45,6 +45,12 @@ extern "C" fn softcuda_set_prompt_downloads(prompt: bool) {
     with_state(|state| state.prompt_downloads = prompt);
 }
 
+/// Whether races in global memory between threads of one block are faults too. Off by default.
+#[unsafe(no_mangle)]
+extern "C" fn softcuda_set_block_races(faults: bool) {
+    with_state(|state| state.block_races = faults);
+}
+
 /// Copies the text of the last fault or refusal, cut to `length` bytes; gives its whole length.
 #[unsafe(no_mangle)]
 extern "C" fn softcuda_last_fault(text: Host, length: usize) -> usize {

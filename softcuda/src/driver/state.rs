@@ -54,6 +54,7 @@ pub struct State {
     pub order: Order,
     /// Blocks that the device holds at a time.
     pub resident: usize,
+    pub block_races: bool,
     /// Whether asynchronous copies to pageable host memory are done when their call returns.
     pub prompt_downloads: bool,
     pub counters: Counters,
@@ -154,6 +155,7 @@ impl State {
             functions: BTreeMap::new(),
             order: Order::Forward,
             resident: RESIDENT_BLOCKS,
+            block_races: false,
             prompt_downloads: false,
             counters: Counters::default(),
             last_launch: None,
@@ -238,9 +240,28 @@ impl State {
         self.leaked += self.blocks.values().filter(|block| !block.freed).count() as u64;
         let calls = std::mem::take(&mut self.calls);
         let (message, pinned) = (std::mem::take(&mut self.message), std::mem::take(&mut self.pinned));
-        let &mut Self { next_handle, order, resident, prompt_downloads, counters, fault, leaked, lost_copies, .. } =
-            self;
-        let new = Self { initialised: true, next_handle, order, resident, prompt_downloads, counters, ..Self::new() };
+        let &mut Self {
+            next_handle,
+            order,
+            resident,
+            block_races,
+            prompt_downloads,
+            counters,
+            fault,
+            leaked,
+            lost_copies,
+            ..
+        } = self;
+        let new = Self {
+            initialised: true,
+            next_handle,
+            order,
+            resident,
+            block_races,
+            prompt_downloads,
+            counters,
+            ..Self::new()
+        };
         *self = Self { calls, message, pinned, fault, leaked, lost_copies, ..new };
     }
 }

@@ -36,7 +36,7 @@ impl Global {
     ) -> Result<(), Fault> {
         let offset = memory.offset(address, allocation);
         let outcome = self.shadow(allocation).read(offset, bytes as usize, used, actor);
-        outcome.map_err(|conflict| race(memory, address, Access::Read, &conflict, actor))
+        judge(outcome, memory, address, Access::Read, actor)
     }
 
     /// The same for a store. `together`: the bytes were this value already.
@@ -50,7 +50,23 @@ impl Global {
     ) -> Result<(), Fault> {
         let offset = memory.offset(address, allocation);
         let outcome = self.shadow(allocation).write(offset, bytes, together, actor);
-        outcome.map_err(|conflict| race(memory, address, Access::Write, &conflict, actor))
+        judge(outcome, memory, address, Access::Write, actor)
+    }
+}
+
+/// A conflict as a fault, if the launch is held to an order among its accessors.
+fn judge(
+    outcome: Result<(), Conflict>,
+    memory: &Memory,
+    address: u64,
+    access: Access,
+    actor: &Actor,
+) -> Result<(), Fault> {
+    let let_be =
+        |conflict: &Conflict| !actor.scene.launch.block_races && !conflict.read_only && conflict.is_within_block(actor);
+    match outcome {
+        Err(conflict) if let_be(&conflict) => Ok(()),
+        outcome => outcome.map_err(|conflict| race(memory, address, access, &conflict, actor)),
     }
 }
 

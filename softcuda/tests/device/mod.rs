@@ -85,6 +85,7 @@ impl Device {
             params,
             order: self.order,
             resident: self.resident,
+            block_races: true,
         };
         launch(&mut self.memory, &launched)
     }
