@@ -40,6 +40,16 @@ pub struct ClassCounts {
     counts: Vec<u64>,
 }
 
+/// A count of 0 for each class.
+fn zeros(classes: usize) -> Result<Vec<u64>, Error> {
+    let mut counts = Vec::new();
+    counts
+        .try_reserve_exact(classes)
+        .map_err(|_| Error::TooManyClasses { classes })?;
+    counts.resize(classes, 0);
+    Ok(counts)
+}
+
 impl ClassCounts {
     /// Takes one count for each class; a count of 0 is an error.
     ///
@@ -103,7 +113,7 @@ impl ClassCounts {
         classes: usize,
         zero: ZeroCounts,
     ) -> Result<Self, Error> {
-        let mut counts = vec![0u64; classes];
+        let mut counts = zeros(classes)?;
         for (row, label) in labels.iter().enumerate() {
             let class = label.class(classes).ok_or(Error::Label {
                 row,
@@ -139,7 +149,7 @@ impl ClassCounts {
     ) -> Result<Self, Error> {
         // A class index beyond this is a corrupt line, not a data set; it must not make us allocate.
         const MOST_CLASSES: usize = 1 << 24;
-        let mut counts = vec![0u64; classes.unwrap_or(0)];
+        let mut counts = zeros(classes.unwrap_or(0))?;
         for (index, text) in lines.lines().enumerate() {
             let line = index + 1;
             let text = text.map_err(|error| Error::Read(format!("line {line}: {error}")))?;

@@ -29,6 +29,12 @@ pub enum Error {
         /// The first class without samples.
         class: usize,
     },
+    /// There is no memory for so many classes.
+    #[error("{classes} classes: there is no memory for their counts; give the number of classes")]
+    TooManyClasses {
+        /// The number given.
+        classes: usize,
+    },
     /// A count cannot be represented exactly as a double.
     #[error("class {class} has count {count}: counts must be at most 2^53 = 9007199254740992")]
     CountTooLarge {

@@ -30,6 +30,21 @@ fn counts_are_validated() {
     assert_eq!((treated.as_slice(), treated.min()), ([3, 1].as_slice(), 1));
 }
 
+/// More classes than there can be memory for are an error, not a panic.
+#[test]
+fn a_number_of_classes_without_memory_is_an_error() {
+    let error = Err(Error::TooManyClasses {
+        classes: usize::MAX,
+    });
+    let policy = ZeroCounts::TreatAsOne;
+    assert_eq!(ClassCounts::from_labels(&[0u8], usize::MAX, policy), error);
+    let file = "a.jpg 0\n".as_bytes();
+    assert_eq!(
+        ClassCounts::from_annotations(file, Some(usize::MAX), policy),
+        error
+    );
+}
+
 #[test]
 fn counts_from_labels() {
     let from =

@@ -171,7 +171,8 @@ impl<R: Float> Map<R> for Uniform<R> {
     /// The logit at the level is taken off first, so the scalars alone are too coarse.
     #[inline(always)]
     fn needs_care(self, level: Level<R>) -> bool {
-        !(self.shift(level).abs() <= super::FAR_OUT)
+        let size = self.shift(level).abs();
+        size > super::FAR_OUT || size.is_nan()
     }
 }
 
@@ -299,7 +300,7 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
     /// The level is taken off in one rounding, and alike from all, so that it may be as coarse as a sixteenth.
     #[inline(always)]
     fn needs_care(self, level: Level<R>) -> bool {
-        !(level.height.widen().abs() <= Self::MOST)
+        level.height.widen().abs() > Self::MOST
     }
 }
 

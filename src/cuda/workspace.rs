@@ -32,7 +32,7 @@ pub(super) const ROW_LOSSES: usize = BLOCKS + size_of::<AlaBlocks>();
 impl Workspace {
     /// Bytes of device memory that a workspace for `rows` rows takes.
     pub const fn bytes(rows: usize) -> usize {
-        ROW_LOSSES + size_of::<f32>() * rows
+        ROW_LOSSES.saturating_add(size_of::<f32>().saturating_mul(rows))
     }
 
     pub(super) fn new(

@@ -5,6 +5,10 @@ use candle_nn::VarBuilder;
 
 /// Added to the squared norm, so that a zero vector has cosine 0 and a finite gradient.
 const SQUARED_NORM_EPS: f64 = 1e-12;
+/// A vector whose largest number is less or more is brought to size first: the squares of an `f32` overflow from 1e19 on, and
+/// below 1e-2 what is added to them would show.
+const LEAST_SIZE: f64 = 1e-2;
+const MOST_SIZE: f64 = 1e15;
 
 /// A linear layer without bias whose features and class weights are both brought to length 1.
 ///
@@ -132,6 +136,16 @@ fn unit_rows(rows: &Tensor) -> Result<Tensor> {
         DType::F16 | DType::BF16 => rows.to_dtype(DType::F32)?,
         _ => rows.clone(),
     };
+    let rows = rows.broadcast_div(&own_sizes(&rows)?)?;
     let norm = (rows.sqr()?.sum_keepdim(D::Minus1)? + SQUARED_NORM_EPS)?.sqrt()?;
     rows.broadcast_div(&norm)
+}
+
+/// What a row is divided by first, so that its squares neither overflow nor vanish: its largest number where that is very
+/// large or small, else 1, which changes no bit. A constant to the gradient, since a direction has no size.
+fn own_sizes(rows: &Tensor) -> Result<Tensor> {
+    let largest = rows.detach().abs()?.max_keepdim(D::Minus1)?;
+    let small = (largest.lt(LEAST_SIZE)? * largest.gt(0f64)?)?;
+    let far = (largest.gt(MOST_SIZE)? + small)?;
+    far.where_cond(&largest, &largest.ones_like()?)
 }

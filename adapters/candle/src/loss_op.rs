@@ -255,6 +255,8 @@ fn rows_are_slices(layout: &Layout) -> bool {
 struct Kept {
     /// `[N, C]` for an upstream gradient of 1.
     gradient: Option<Tensor>,
+    /// The logits, where another upstream gradient computes again: a variable may hold others by then.
+    logits: Option<Tensor>,
     row_losses: Option<Tensor>,
     hits: Vec<bool>,
     counted_rows: usize,
@@ -326,6 +328,16 @@ impl LossOp {
                 .keep_gradient
                 .then(|| Tensor::from_vec(gradient, (rows, classes), &Device::Cpu))
                 .transpose()?,
+            logits: (self.keep_gradient && is_16_bit(T::DTYPE))
+                .then(|| {
+                    let rows = (0..rows).flat_map(|row| &logits[row * stride..][..classes]);
+                    Tensor::from_vec(
+                        rows.copied().collect(),
+                        (self.labels.len(), classes),
+                        &Device::Cpu,
+                    )
+                })
+                .transpose()?,
             row_losses: self
                 .keep_rows
                 .then(|| Tensor::from_slice(&row_losses, rows, &Device::Cpu))
@@ -343,6 +355,27 @@ impl LossOp {
                 Shape::from(()),
             ),
         })
+    }
+
+    /// The kept gradient times the upstream one. A row that does not count stays 0, whatever arrives.
+    fn scaled(&self, gradient: &Tensor, upstream: &[f64]) -> Result<Tensor> {
+        if let (true, &[factor]) = (self.loss.reduction() != Reduction::None, upstream)
+            && factor.is_finite()
+        {
+            return gradient.affine(factor, 0.0);
+        }
+        let of_row = |(row, label): (usize, &i64)| {
+            let weight = |class: usize| self.loss.table().targets()[class].weight;
+            let counts = Some(*label) != self.loss.ignore_label()
+                && usize::try_from(*label).is_ok_and(|class| weight(class) > 0.0);
+            match (counts, upstream.get(row).or(upstream.first())) {
+                (true, Some(&factor)) => factor,
+                _ => 0.0,
+            }
+        };
+        let factors: Vec<f64> = self.labels.iter().enumerate().map(of_row).collect();
+        let factors = Tensor::from_vec(factors, (self.labels.len(), 1), &Device::Cpu)?;
+        gradient.broadcast_mul(&factors.to_dtype(gradient.dtype())?)
     }
 
     /// The gradient with the upstream one applied before the rounding to `T`.
@@ -372,6 +405,10 @@ impl LossOp {
     }
 }
 
+fn is_16_bit(dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::BF16)
+}
+
 /// The elements from the first row's start to the last row's end, and the distance of two rows' starts.
 fn row_slices<'a, T>(storage: &'a [T], layout: &Layout) -> Result<(&'a [T], usize)> {
     let (rows, classes) = layout.shape().dims2()?;
@@ -398,8 +435,11 @@ impl CustomOp1 for LossOp {
         by_element!(storage, logits => self.forward(logits, layout))
     }
 
-    fn bwd(&self, logits: &Tensor, _loss: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
-        let Some(gradient) = self.kept.get().and_then(|kept| kept.gradient.as_ref()) else {
+    fn bwd(&self, _logits: &Tensor, _loss: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
+        let Some(kept) = self.kept.get() else {
+            bail!("the forward pass kept nothing");
+        };
+        let Some(gradient) = &kept.gradient else {
             bail!("the forward pass kept no gradient");
         };
         let upstream_values = upstream
@@ -409,8 +449,8 @@ impl CustomOp1 for LossOp {
         if upstream_values.iter().all(|&value| value == 1.0) {
             return Ok(Some(gradient.clone()));
         }
-        let gradient = match logits.dtype() {
-            DType::F16 | DType::BF16 => {
+        let gradient = match &kept.logits {
+            Some(logits) => {
                 let upstream = upstream.flatten_all()?.to_vec1::<f32>()?;
                 let (storage, layout) = logits.storage_and_layout();
                 match &*storage {
@@ -420,13 +460,10 @@ impl CustomOp1 for LossOp {
                     Storage::Cpu(CpuStorage::BF16(logits)) => {
                         self.recompute(logits, layout, &upstream)?
                     }
-                    _ => bail!("the logits are no longer a 16-bit tensor on the CPU"),
+                    _ => bail!("the logits that were kept are no 16-bit tensor on the CPU"),
                 }
             }
-            _ if self.loss.reduction() == Reduction::None => {
-                gradient.broadcast_mul(&upstream.unsqueeze(1)?)?
-            }
-            _ => gradient.affine(upstream_values[0], 0.0)?,
+            None => self.scaled(gradient, &upstream_values)?,
         };
         Ok(Some(gradient))
     }

@@ -121,3 +121,31 @@ fn features_of_another_shape_are_refused_with_both_sizes() -> Outcome {
     assert!(CosineHead::from_weight(flat).is_err());
     Ok(())
 }
+
+/// Squares of these leave f32, or are nothing beside what is added to them.
+#[test]
+fn very_large_and_very_small_vectors_keep_their_direction() -> Outcome {
+    let weight = Tensor::new(&[[1f32, 0.0], [0.0, 1.0]], &Device::Cpu)?;
+    let head = CosineHead::from_weight(weight)?;
+    for (vector, expected) in [
+        ([3e20f32, 4e20], [0.6f32, 0.8]),
+        ([f32::MAX, 0.0], [1.0, 0.0]),
+        ([-f32::MAX, 0.75 * f32::MAX], [-0.8, 0.6]),
+        ([3e-7, 4e-7], [0.6, 0.8]),
+        ([3e-30, -4e-30], [0.6, -0.8]),
+        ([0.0, 1e-37], [0.0, 1.0]),
+    ] {
+        let features = Var::from_tensor(&Tensor::new(&[vector], &Device::Cpu)?)?;
+        let cosines = head.forward(&features)?;
+        for (found, expected) in cosines.to_vec2::<f32>()?[0].iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-6, "{vector:?}: {found}");
+        }
+        let head = CosineHead::from_weight(Tensor::new(&[vector], &Device::Cpu)?)?;
+        let own = head.forward(&Tensor::new(&[vector], &Device::Cpu)?)?;
+        assert!(
+            (own.to_vec2::<f32>()?[0][0] - 1.0).abs() < 1e-6,
+            "{vector:?} with itself"
+        );
+    }
+    Ok(())
+}

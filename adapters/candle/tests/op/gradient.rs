@@ -217,3 +217,56 @@ fn ignored_rows_get_no_gradient_and_do_not_count() -> Outcome {
     assert_eq!(gradient[CLASSES..2 * CLASSES], [0.0; CLASSES]);
     Ok(())
 }
+
+/// Whatever arrives for a row that does not count, it has no gradient.
+#[test]
+fn an_ignored_row_s_gradient_is_zero_whatever_arrives() -> Outcome {
+    for upstream in [f64::NAN, f64::INFINITY] {
+        for reduction in [Reduction::None, Reduction::Sum] {
+            let loss = builder(Objective::CrossEntropy)?
+                .reduction(reduction)
+                .ignore_label(LABELS[1].into())
+                .build()?;
+            let ignored = |row: usize| LABELS[row] == LABELS[1];
+            let logits = variable(&cosines(), (ROWS, CLASSES))?;
+            let value = CandleLoss::new(loss).forward(&logits, &labels()?)?;
+            let gradient = gradient_of(&(value * upstream)?.sum_all()?, &logits)?;
+            for (row, gradient) in gradient.chunks(CLASSES).enumerate() {
+                let zero = gradient.iter().all(|&g| g == 0.0);
+                assert_eq!(
+                    zero,
+                    ignored(row),
+                    "{upstream} {reduction:?}, row {row}: {gradient:?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A variable may be set between the two passes: the gradient is that of what the loss was computed from.
+#[test]
+fn logits_that_change_before_the_backward_pass_change_nothing() -> Outcome {
+    fn check<T: candle_core::WithDType>(narrow: impl Fn(f64) -> T) -> Outcome {
+        let loss = ala(Reduction::Mean)?;
+        let numbers = |values: &[f64]| -> Vec<T> { values.iter().map(|&x| narrow(x)).collect() };
+        let tensor =
+            |values: &[f64]| Tensor::from_vec(numbers(values), (ROWS, CLASSES), &Device::Cpu);
+        let gradient = |set: bool| -> candle_core::Result<Vec<f64>> {
+            let logits = Var::from_tensor(&tensor(&cosines())?)?;
+            let tripled = (loss.forward(&logits, &labels()?)? * 3.0)?;
+            if set {
+                logits.set(&tensor(&values(ROWS * CLASSES, 77))?)?;
+            }
+            let gradients = tripled.backward()?;
+            let gradient = gradients.get(&logits).expect("logits are a variable");
+            gradient.flatten_all()?.to_dtype(DType::F64)?.to_vec1()
+        };
+        assert_eq!(gradient(true)?, gradient(false)?);
+        Ok(())
+    }
+    check::<f64>(|x| x)?;
+    check::<f32>(|x| x as f32)?;
+    check::<f16>(f16::from_f64)?;
+    check::<bf16>(bf16::from_f64)
+}
