@@ -6,7 +6,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use ala_loss_gpu::batch::TierCase;
 use ala_loss_gpu::record::{Kind, Line, Op, Outcome, Record, read};
@@ -52,8 +52,12 @@ fn kit() -> &'static Path {
     })
 }
 
+/// One run at a time: each has limits of time, and the machine few cores.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// `run --dry` with nothing in the environment, in a folder that is neither the kit's nor the repository's.
 fn run(out: &Path, stages: &[&str], tools: Option<&Path>, variables: &[(&str, &str)]) -> Output {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let usual = ["/usr/local/bin", "/usr/bin", "/bin"].map(PathBuf::from);
     let path = env::join_paths(tools.map(Path::to_owned).into_iter().chain(usual));
     Command::new("bash")
