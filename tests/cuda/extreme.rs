@@ -31,8 +31,9 @@ fn a_finite_mask_is_a_mask() {
                 let what = || format!("{objective:?} {mask} C = {classes}");
                 let summary = got.summary.expect("no bad label");
                 assert_within(summary.loss, exact.loss, loss_bound(exact.loss), &what);
+                let slope = slope(loss.table());
                 for (got, exact) in got.gradient.iter().zip(&exact.gradient) {
-                    let bound = gradient_bound::<T>(*exact, slope(loss.table()));
+                    let bound = gradient_bound::<T>(*exact, slope);
                     assert_within(Element::to_f64(*got), *exact, bound, &what);
                 }
             }
