@@ -19,6 +19,14 @@ typedef struct AlaAffine {
     float bias;
 } AlaAffine;
 
+/* A class's maps once more, unrounded, for rows whose exponents f32 cannot tell apart. */
+typedef struct AlaExact {
+    double slope; /* off the target */
+    double bias;
+    double target_slope; /* where it is the target: both slopes in one */
+    double target_bias;
+} AlaExact;
+
 /* No row has gone wrong. */
 #define ALA_NO_ROW 0xffffffffffffffffull
 
@@ -32,6 +40,7 @@ typedef struct AlaState {
     uint64_t step_bad_row; /* first bad row of the launch under way */
     uint32_t blocks_done;  /* of the launch under way */
     uint32_t tickets;      /* given out to the blocks of the launch under way, where several share a row */
+    uint64_t disturbed;    /* whether blocks of two launches ever met here, or one waited in vain; sticky */
 } AlaState;
 
 /* Blocks of a launch, at most. */
@@ -44,6 +53,12 @@ typedef struct AlaTotals {
     uint64_t counted;
 } AlaTotals;
 
+/* What a block leaves when its rows are done. */
+typedef struct AlaLeft {
+    AlaTotals totals;
+    uint64_t launch; /* AlaParams::launch of its launch */
+} AlaLeft;
+
 /* One block's part of a row: its maximum u_j off the target, their sum of exp2(u_j - maximum). */
 typedef struct AlaPart {
     float max;
@@ -54,7 +69,7 @@ typedef struct AlaPart {
 
 /* What the blocks of a launch tell one another. One for each workspace, behind the state. */
 typedef struct AlaBlocks {
-    AlaTotals totals[ALA_MOST_BLOCKS];
+    AlaLeft left[ALA_MOST_BLOCKS];
     AlaPart parts[2][ALA_MOST_BLOCKS];  /* of a group's rows by turns: who is a row ahead must not write over the last */
     uint32_t arrived[ALA_MOST_BLOCKS];  /* parts that a group's blocks have written, over all its rows; 0 between launches */
 } AlaBlocks;
@@ -84,6 +99,7 @@ typedef struct AlaParams {
     uint64_t labels;      /* [rows] */
     uint64_t targets;     /* AlaTarget[classes] */
     uint64_t others;      /* AlaAffine[classes]; unused where the slope is uniform */
+    uint64_t exact;       /* AlaExact[classes] */
     uint64_t upstream;    /* float, or float[rows]; 0 stands for 1 */
     uint64_t row_losses;  /* float[rows]; never 0 */
     uint64_t hits;        /* uint8_t[rows], or 0 */
@@ -104,7 +120,7 @@ typedef struct AlaParams {
     float gradient_factor; /* the gradient's scale; divided by the rows already, where a mean is over them all */
     uint32_t parts;       /* blocks that share a row, where the tier splits rows */
     uint32_t part_vectors; /* whole 16-byte vectors of a row that each of them takes, at most */
-    uint32_t reserved;
+    uint32_t launch;      /* its number, not that of any other launch that may be under way */
 } AlaParams;
 
 #endif

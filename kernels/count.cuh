@@ -5,22 +5,34 @@
 
 namespace ala {
 
-// One block: the rows' labels are few bytes beside their logits.
+// The blocks' totals are added up in their order by the last one, as the losses are.
 template <int THREADS> __device__ void count_rows(const AlaParams& p) {
+    __shared__ bool last;
     AlaTotals mine = no_rows();
+    const uint64_t step = static_cast<uint64_t>(gridDim.x) * THREADS;
 #pragma unroll 4
-    for (uint64_t row = threadIdx.x; row < p.rows; row += THREADS) {
+    for (uint64_t row = static_cast<uint64_t>(blockIdx.x) * THREADS + threadIdx.x; row < p.rows; row += step) {
         const int64_t label = read_label(p, row);
         if (has_target(p, label)) {
             mine.weight += static_cast<double>(read_target(p, static_cast<uint32_t>(label)).weight);
             mine.counted += 1;
         }
     }
-    const AlaTotals totals = block_totals(mine);
+    const AlaTotals of_block = block_totals(mine);
+    if (threadIdx.x == 0) {
+        last = leave_totals(p, of_block, blockIdx.x);
+    }
+    // Every thread sees the decision of thread 0.
+    __syncthreads();
+    if (!last) {
+        return;
+    }
+    const AlaTotals all = launch_totals(p);
     if (threadIdx.x == 0) {
         AlaState* state = reinterpret_cast<AlaState*>(p.state);
-        state->total_weight = totals.weight;
-        state->counted_rows = totals.counted;
+        state->total_weight = all.weight;
+        state->counted_rows = all.counted;
+        state->blocks_done = 0;
     }
 }
 

@@ -6,6 +6,8 @@
 
 #include <type_traits>
 
+#include "reduce.cuh"
+
 namespace ala {
 
 // What one lane moves at a time.
@@ -177,14 +179,16 @@ template <int AT, int STEP, typename T> __device__ __forceinline__ void store_wh
                  : "memory");
 }
 
-__device__ __forceinline__ Words load_words(const void* from) {
-    const uint4 raw = __ldcs(reinterpret_cast<const uint4*>(from));
+// 16 aligned bytes; evicted first unless they are read `AGAIN`.
+template <bool AGAIN = false> __device__ __forceinline__ Words load_words(const void* from) {
+    const uint4* words = reinterpret_cast<const uint4*>(from);
+    const uint4 raw = AGAIN ? *words : __ldcs(words);
     return {{raw.x, raw.y, raw.z, raw.w}};
 }
 
-// Reads 16 aligned bytes that nobody reads again soon.
-template <typename T> __device__ __forceinline__ void load_vector(const T* from, float (&x)[WIDTH<T>]) {
-    unpack<T>(load_words(from), x);
+template <bool AGAIN = false, typename T>
+__device__ __forceinline__ void load_vector(const T* from, float (&x)[WIDTH<T>]) {
+    unpack<T>(load_words<AGAIN>(from), x);
 }
 
 template <typename T> __device__ __forceinline__ void store_vector(T* to, const float (&x)[WIDTH<T>]) {
@@ -203,7 +207,8 @@ template <typename T> __device__ __forceinline__ Span split(const T* from, uint3
     // Elements from `from` to the next boundary: what its address lacks, modulo a vector.
     const uint32_t place = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(from)) / static_cast<uint32_t>(sizeof(T));
     const uint32_t lacks = (0u - place) % WIDTH<T>;
-    const uint32_t head = lacks < count ? lacks : count;
+    // Opaque, or it is computed once more in every branch.
+    const uint32_t head = opaque(lacks < count ? lacks : count);
     const uint32_t rest = count - head;
     return {head, rest / WIDTH<T>, rest % WIDTH<T>};
 }

@@ -30,8 +30,9 @@ __device__ inline AlaTotals block_totals(AlaTotals mine) {
         mine.weight += __shfl_down_sync(FULL_WARP, mine.weight, offset);
         mine.counted += __shfl_down_sync(FULL_WARP, static_cast<unsigned long long>(mine.counted), offset);
     }
-    if (threadIdx.x % WARP == 0) {
-        slots[threadIdx.x / WARP] = mine;
+    const uint32_t thread = thread_again();
+    if (thread % WARP == 0) {
+        slots[thread / WARP] = mine;
     }
     // Every warp's sum is in its slot before thread 0 adds them.
     __syncthreads();
@@ -67,15 +68,57 @@ __device__ inline void settle(const AlaParams& p, const AlaTotals& totals) {
     state->tickets = 0;
 }
 
+// Leaves a block's totals for the launch's last block, and says whether it is the last itself. Called by one thread of every
+// block. `place` is the block's among those that are added up: its rows follow from it, so that losses are added in the same
+// order in every run.
+__device__ inline bool leave_totals(const AlaParams& p, const AlaTotals& totals, uint32_t place) {
+    AlaBlocks* blocks = reinterpret_cast<AlaBlocks*>(p.blocks);
+    // Two stores of 16 bytes.
+    ulonglong2* to = reinterpret_cast<ulonglong2*>(&blocks->left[place]);
+    to[0] = make_ulonglong2(__double_as_longlong(totals.loss), __double_as_longlong(totals.weight));
+    to[1] = make_ulonglong2(totals.counted, p.launch);
+    // The block's totals are visible to the device before it counts itself done.
+    __threadfence();
+    const bool last = atomicAdd(&reinterpret_cast<AlaState*>(p.state)->blocks_done, 1u) == gridDim.x - 1;
+    // The other blocks' totals are read after their counts, by this thread and, behind the next barrier, by its block.
+    __threadfence();
+    return last;
+}
+
+// What all blocks left, added up, in thread 0. Called by every thread of the last block.
+__device__ inline AlaTotals launch_totals(const AlaParams& p) {
+    const AlaBlocks* blocks = reinterpret_cast<const AlaBlocks*>(p.blocks);
+    AlaTotals some = no_rows();
+    bool others = false;
+    for (uint32_t block = threadIdx.x; block < gridDim.x; block += blockDim.x) {
+        // Written by other blocks of this launch: read past this SM's L1.
+        const ulonglong2* from = reinterpret_cast<const ulonglong2*>(&blocks->left[block]);
+        const ulonglong2 sums = __ldcg(from), rest = __ldcg(from + 1);
+        add_totals(some, {__longlong_as_double(sums.x), __longlong_as_double(sums.y), rest.x});
+        others |= rest.y != p.launch;
+    }
+    if (others) {
+        report_disturbed(p);
+    }
+    return block_totals(some);
+}
+
+// What thread 0 tells its block about the end of the launch.
+enum Ending : uint32_t {
+    DONE,  // other blocks still run
+    LAST,  // this block adds all of them up
+    REST,  // rows of this block have to be solved first
+};
+
 // Called by every thread of every block when the block's rows are done. `totals` are in shared memory and have been
 // written, each by one thread (one total only, by thread 0, where there are not `SEVERAL`): few of them are added up by the
-// first warp with far fewer instructions than it takes all threads to shuffle. `place` is the block's among those that are
-// added up. The block's rows follow from it, so that losses are added in the same order in every run.
-template <bool SEVERAL = true>
-__device__ void finish(const AlaParams& p, AlaTotals* totals, uint32_t count, uint32_t place) {
-    AlaState* state = reinterpret_cast<AlaState*>(p.state);
-    AlaBlocks* blocks = reinterpret_cast<AlaBlocks*>(p.blocks);
-    __shared__ bool last;
+// first warp with far fewer instructions than it takes all threads to shuffle.
+//
+// A loss that is no number may stand for rows that were left: then `solve_rest()` solves them, and gives the block's loss
+// anew to thread 0.
+template <bool SEVERAL = true, typename Rest>
+__device__ void finish(const AlaParams& p, AlaTotals* totals, uint32_t count, uint32_t place, Rest solve_rest) {
+    __shared__ Ending ending;
     if constexpr (SEVERAL) {
         // Every thread's totals are there before the first warp reads them.
         __syncthreads();
@@ -104,34 +147,40 @@ __device__ void finish(const AlaParams& p, AlaTotals* totals, uint32_t count, ui
                 of_block.counted += totals[i].counted;
             }
         }
-        blocks->totals[place] = of_block;
-        // The block's totals are visible to the device before it counts itself done.
-        __threadfence();
-        last = atomicAdd(&state->blocks_done, 1u) == gridDim.x - 1;
+        if (of_block.loss != of_block.loss) {
+            totals[0] = of_block;
+            ending = REST;
+        } else {
+            ending = leave_totals(p, of_block, place) ? LAST : DONE;
+        }
     }
-    // Every thread sees the decision of thread 0.
+    // Every thread sees the decision of thread 0, and what the block wrote of its rows.
     __syncthreads();
-    if (!last) {
+    if (ending == DONE) {
         return;
     }
-    // The other blocks' totals are read after their counts.
-    __threadfence();
-    AlaTotals some = no_rows();
-    for (uint32_t block = threadIdx.x; block < gridDim.x; block += blockDim.x) {
-        // Written by other blocks of this launch: read past this SM's L1.
-        const AlaTotals* from = &blocks->totals[block];
-        const AlaTotals more = {
-            __ldcg(&from->loss), __ldcg(&from->weight),
-            __ldcg(reinterpret_cast<const unsigned long long*>(&from->counted))};
-        add_totals(some, more);
+    if (ending == REST) {
+        const double loss = solve_rest();
+        // All have read the decision.
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            totals[0].loss = loss;
+            ending = leave_totals(p, totals[0], place) ? LAST : DONE;
+        }
+        // As above.
+        __syncthreads();
+        if (ending == DONE) {
+            return;
+        }
     }
     if (p.parts > 1) {
         // No block waits for another any more.
+        AlaBlocks* blocks = reinterpret_cast<AlaBlocks*>(p.blocks);
         for (uint32_t group = threadIdx.x; group < gridDim.x / p.parts; group += blockDim.x) {
             blocks->arrived[group] = 0;
         }
     }
-    const AlaTotals all = block_totals(some);
+    const AlaTotals all = launch_totals(p);
     if (threadIdx.x == 0) {
         settle(p, all);
     }

@@ -1,6 +1,7 @@
 // Rows of few classes, a thread a row: a block takes a tile of contiguous rows as one flat span, 16 bytes a lane, through
 // shared memory, so that no thread waits for another within a row.
 #pragma once
+#include "careful.cuh"
 #include "finish.cuh"
 #include "walk.cuh"
 
@@ -156,7 +157,7 @@ template <typename T, typename Map, int MOST_CLASSES, int THREADS> __device__ vo
             }
             // The target's own term is kept apart.
             own[y] = -INFINITY;
-                        float x[MOST_CLASSES];
+            float x[MOST_CLASSES];
             float max = -INFINITY;
             each_four<MOST_CLASSES>(classes, [&](int j, bool is) {
                 x[j] = is ? own[j] : -INFINITY;
@@ -170,10 +171,14 @@ template <typename T, typename Map, int MOST_CLASSES, int THREADS> __device__ vo
                 others += x[j];
             });
             const RowSums sums = {others, exponent.minus(shift)};
-            const float loss = row_loss(p, target, sums);
+            const bool left = is_far_out(shift);
+            const float loss = left ? left_row() : row_loss(p, target, sums);
             reinterpret_cast<float*>(p.row_losses)[row] = loss;
             add_row(mine, loss, target.weight);
-            if (p.gradient != 0) {
+            if (left) {
+                // The tile keeps the row's logits: the gradient may go over them.
+                own[y] = x_target;
+            } else if (p.gradient != 0) {
                 const RowGradient result = row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
                 each_four<MOST_CLASSES>(classes, [&](int j, bool is) {
                     if (is) {
@@ -200,7 +205,10 @@ template <typename T, typename Map, int MOST_CLASSES, int THREADS> __device__ vo
     __syncthreads();
     AlaTotals* totals = reinterpret_cast<AlaTotals*>(tile);
     totals[threadIdx.x] = mine;
-    finish(p, totals, blockDim.x, blockIdx.x);
+    finish(p, totals, blockDim.x, blockIdx.x, [&] {
+        const uint64_t step = static_cast<uint64_t>(gridDim.x) * blockDim.x;
+        return solve_left<T, Map>(p, static_cast<uint64_t>(blockIdx.x) * blockDim.x, blockDim.x, step);
+    });
 }
 
 }  // namespace ala

@@ -5,6 +5,7 @@
 // Each lane takes its exponentials against its own maximum, so that no lane waits for another before it: the row's
 // maximum is found meanwhile, and one factor a lane makes up for the difference. A row of a block costs one barrier.
 #pragma once
+#include "careful.cuh"
 #include "finish.cuh"
 #include "walk.cuh"
 
@@ -15,20 +16,6 @@ struct Held {
     AlaTarget target;
     float x;
 };
-
-// The same number, but the compiler does not know it: what was computed from it is computed again rather than kept in
-// registers.
-__device__ __forceinline__ uint32_t opaque(uint32_t x) {
-    asm volatile("" : "+r"(x));
-    return x;
-}
-
-// threadIdx.x, read again for the same reason.
-__device__ __forceinline__ uint32_t thread_again() {
-    uint32_t x;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
-    return x;
-}
 
 template <int I> struct Item {
     __device__ constexpr operator int() const { return I; }
@@ -89,17 +76,17 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
     const uint32_t rows = static_cast<uint32_t>(p.rows);
     uint32_t turn = 0;
     for (uint32_t first = blockIdx.x * groups; first < rows; first += gridDim.x * groups) {
-        // Groups without a row go along with the last one, for the shuffles of the warp's other groups.
-        const bool live = BLOCK || first + group < rows;
-        const uint32_t row = live ? first + group : rows - 1;
+        // Groups without a row go along for the shuffles of the warp's other groups, as with a row of no classes.
+        const uint32_t row = first + group;
+        const bool live = BLOCK || row < rows;
         int64_t label = 0;
-        if (leader) {
+        if (leader && live) {
             label = read_label(p, row);
         }
 
         // The row's loads do not wait for its label.
         const T* logits = logits_row<T>(p, row);
-        const Span span = split(logits, p.classes);
+        const Span span = split(logits, live ? p.classes : 0);
         // Small groups begin at a sector; where all places are taken the row's own phase has to do.
         const uint32_t phase = GROUP < WARP && span.vectors < GROUP * ITEMS ? sector_phase(logits) : 0;
         const uint32_t end = span.vectors + phase;
@@ -138,27 +125,32 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
         each_item<EDGES>([&](auto i) { edge[i] = -INFINITY; });
         each_edge([&](auto i) { edge[i] = widen(body[static_cast<int>(edge_class(i) - first_class)]); });
 
+        // No classes.
         constexpr uint32_t NO_TARGET = UINT32_MAX;
-        const uint32_t y = from_first<PART>(live && has_target(p, label) ? static_cast<uint32_t>(label) : NO_TARGET);
+        constexpr uint32_t NO_ROW = NO_TARGET - 1;
+        const uint32_t target_class = has_target(p, label) ? static_cast<uint32_t>(label) : NO_TARGET;
+        const uint32_t y = from_first<PART>(live ? target_class : NO_ROW);
         if (y == NO_TARGET) {
-            if (live) {
-                skip_row<T>(p, row, lane, GROUP);
-            }
             if constexpr (BLOCK) {
+                // Every thread's loads are done before another writes over them, where the gradient is in place.
+                __syncthreads();
+                skip_row<T>(p, row, lane, GROUP);
                 // The whole block: no one waits at the barrier below.
                 continue;
+            } else if (lane == 0) {
+                // The gradient follows below, with those of the warp's other rows.
+                report_row_without_target(p, row);
             }
         }
-        const bool valid = BLOCK || y != NO_TARGET;
+        const bool valid = BLOCK || y < NO_ROW;
         Held arriving = {};
-        if (leader) {
-            const uint32_t any = valid ? y : 0;
-            arriving = {read_target(p, any), widen(logits[any])};
+        if (leader && valid) {
+            arriving = {read_target(p, y), widen(logits[y])};
         }
 
         // The target's own term is kept apart: whoever holds its logit takes it out of the others. Of every class one lane
         // is the owner, be it in a vector, in the head or in the tail.
-        const uint32_t y_place = y - first_class;
+        const uint32_t y_place = opaque(y - first_class);
         const bool owner = y_place % (GROUP * V) < V;
         if (owner) {
             each_item<ITEMS>([&](auto i) {
@@ -247,7 +239,7 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
                 outdone |= own != own;
                 const T* again = logits_row<T>(p, opaque(row));
 #pragma unroll 1
-                for (uint32_t j = lane; j < p.classes; j += GROUP) {
+                for (uint32_t j = valid ? lane : p.classes; j < p.classes; j += GROUP) {
                     outdone |= outdoes(widen(again[j]), j, own, y);
                 }
             }
@@ -265,7 +257,7 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
             }
         }
 
-        RowGradient result = {};
+        RowGradient result = {left_row(), 0.0f};
         if (leader) {
             if constexpr (BLOCK) {
                 sum = 0.0f;
@@ -278,26 +270,36 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
             const TargetExponent exponent = target_exponent(held().x, map, valid ? y : 0, target);
             const float shift = Max::of(all, exponent.sum);
             const RowSums sums = RowSums::of(all, sum, exponent, shift);
+            const bool left = is_far_out(shift);
             if (lane == 0 && valid) {
-                const float loss = row_loss(p, target, sums);
+                const float loss = left ? left_row() : row_loss(p, target, sums);
                 reinterpret_cast<float*>(p.row_losses)[row] = loss;
                 add_row(totals[BLOCK ? 0 : thread_again() / GROUP], loss, target.weight);
             }
-            if (p.gradient != 0) {
+            if (p.gradient != 0 && valid && !left) {
                 result = row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
                 result.scale *= exp2_fast(all - shift);
             }
         }
         turn ^= 1;
-        if (p.gradient == 0) {
-            continue;
-        }
-        const float scale = from_first<PART>(result.scale) * exp2_fast(mine - all);
+        const float common = from_first<PART>(result.scale);
         const float at_target = from_first<PART>(result.at_target);
-        T* to = gradient_row<T>(p, opaque(row)) + static_cast<int>(first_class);
-        if (!valid) {
-            continue;
+        if constexpr (!BLOCK) {
+            // Every lane's loads are done before another writes over them, where the gradient is in place.
+            __syncwarp();
         }
+        T* to = gradient_row<T>(p, opaque(row)) + static_cast<int>(first_class);
+        // All but few rows need not look at the bits.
+        if (common != common) {
+            if (is_left(common)) {
+                // Solved later, without a target, or without a gradient.
+                if (!BLOCK && y == NO_TARGET && p.gradient != 0) {
+                    zero_gradient<T>(p, opaque(row), lane, GROUP);
+                }
+                continue;
+            }
+        }
+        const float scale = common * exp2_fast(mine - all);
         const auto gradients = [&](auto i) -> float(&)[V] {
 #pragma unroll
             for (int k = 0; k < V; k++) {
@@ -337,7 +339,10 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
             to[static_cast<int>(y - first_class)] = round_to<T>(at_target);
         }
     }
-    finish<!BLOCK>(p, totals, groups, blockIdx.x);
+    finish<!BLOCK>(p, totals, groups, blockIdx.x, [&] {
+        const uint64_t step = static_cast<uint64_t>(gridDim.x) * groups;
+        return solve_left<T, Map>(p, static_cast<uint64_t>(blockIdx.x) * groups, groups, step);
+    });
 }
 
 }  // namespace ala

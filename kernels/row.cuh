@@ -177,10 +177,10 @@ __device__ __forceinline__ float focal_modulation(const AlaParams& p, float miss
     return exp2_fast(p.focal_gamma * log2_fast(miss));
 }
 
-// w_y L.
+// w_y L. A row of weight 0 counts for nothing, also where its loss is infinite; a NaN shows, as it is in 1 - p.
 __device__ __forceinline__ float row_loss(const AlaParams& p, const AlaTarget& target, RowSums row) {
     const float focal = (p.flags & ALA_FOCAL) ? focal_modulation(p, row.miss()) : 1.0f;
-    return target.weight * (focal * row.cross_entropy());
+    return target.weight * (target.weight == 0.0f ? row.miss() : focal * row.cross_entropy());
 }
 
 // dL/dx_j = scale * gradient_slope(j) * exp2(exponent_j) off the target, and dL/dx_y.
@@ -193,7 +193,8 @@ struct RowGradient {
 __device__ __forceinline__ RowGradient row_gradient(
     const AlaParams& p, const AlaTarget& target, float common_slope, RowSums row, float factor) {
     const float miss = row.miss();
-    float weight = target.weight * factor;
+    // Nor does an infinite upstream gradient make a NaN of weight 0.
+    float weight = target.weight == 0.0f ? 0.0f : target.weight * factor;
     if (p.flags & ALA_FOCAL) {
         // (1-p)^(gamma-1) ln p as (1-p)^gamma (ln p)/(1-p), with its limits at p = 1 and p = 0.
         const float cross_entropy = row.cross_entropy();
@@ -217,6 +218,11 @@ __device__ __forceinline__ float row_factor(const AlaParams& p, uint64_t row) {
         factor = quotient(factor, counted > 0.0 ? static_cast<float>(counted) : 1.0f);
     }
     return factor;
+}
+
+// Blocks of two launches met in one workspace, or one waited in vain: what comes out is nobody's result.
+__device__ inline void report_disturbed(const AlaParams& p) {
+    atomicExch(reinterpret_cast<unsigned long long*>(&reinterpret_cast<AlaState*>(p.state)->disturbed), 1ull);
 }
 
 // A row that has no target: ignored (loss 0) or bad (loss NaN, first one kept for the host). Called by one thread.

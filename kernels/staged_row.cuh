@@ -5,6 +5,7 @@
 // ticket, so that whoever waits, waits for blocks that already run or will as soon as there is room for one more; the
 // host sees to it that the device holds all blocks of a row at once.
 #pragma once
+#include "careful.cuh"
 #include "finish.cuh"
 #include "walk.cuh"
 
@@ -15,6 +16,9 @@ __device__ __forceinline__ uint32_t read_acquire(const uint32_t* from) {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
     return value;
 }
+
+// A block gives up after so many looks, a quarter of a minute at least: the others are not of its launch, or never run.
+constexpr uint32_t MOST_LOOKS = 1u << 24;
 
 // Shares this block's part with the others of its row and gives the whole row's. Called by the first warp; its first
 // lane has the part. `arrivals` are those of the group when all its blocks have come; `turn` changes from row to row.
@@ -28,7 +32,12 @@ __device__ __forceinline__ AlaPart combine_parts(
         // The part is visible to the device before the block counts itself.
         __threadfence();
         atomicAdd(&blocks->arrived[group], 1u);
+        uint32_t looks = 0;
         while (read_acquire(&blocks->arrived[group]) < arrivals) {
+            if (++looks == MOST_LOOKS) {
+                report_disturbed(p);
+                break;
+            }
             __nanosleep(40);
         }
     }
@@ -71,7 +80,15 @@ template <typename T, typename Map, int THREADS> __device__ void staged_row(cons
     AlaState* state = reinterpret_cast<AlaState*>(p.state);
     const Map map(p);
     if (threadIdx.x == 0) {
-        my_ticket = p.parts == 1 ? blockIdx.x : atomicAdd(&state->tickets, 1u);
+        my_ticket = blockIdx.x;
+        if (p.parts > 1) {
+            const uint32_t taken = atomicAdd(&state->tickets, 1u);
+            my_ticket = taken % gridDim.x;
+            if (taken != my_ticket) {
+                // Another launch took some.
+                report_disturbed(p);
+            }
+        }
     }
     // Every thread sees the ticket.
     __syncthreads();
@@ -186,8 +203,9 @@ template <typename T, typename Map, int THREADS> __device__ void staged_row(cons
                 const TargetExponent exponent = target_exponent(x_target, map, y, target);
                 const float shift = Max::of(whole.max, exponent.sum);
                 const RowSums sums = RowSums::of(whole.max, whole.sum, exponent, shift);
+                const bool left = is_far_out(shift);
                 if (part == 0) {
-                    const float loss = row_loss(p, target, sums);
+                    const float loss = left ? left_row() : row_loss(p, target, sums);
                     reinterpret_cast<float*>(p.row_losses)[row] = loss;
                     add_row(totals, loss, target.weight);
                     if (p.hits != 0) {
@@ -195,14 +213,16 @@ template <typename T, typename Map, int THREADS> __device__ void staged_row(cons
                     }
                 }
                 const RowGradient result = row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
-                solutions[turn] = {whole.max, result.scale * exp2_fast(whole.max - shift), result.at_target};
+                const float scale = result.scale * exp2_fast(whole.max - shift);
+                solutions[turn] = {whole.max, left ? left_row() : scale, result.at_target};
             }
         }
         // The row is solved before any thread writes its gradient.
         __syncthreads();
         const Solution solution = solutions[turn];
         turn ^= 1;
-        if (p.gradient != 0) {
+        // What a block leaves, all the row's blocks leave; the first of them solves it.
+        if (p.gradient != 0 && !is_left(solution.scale)) {
             // Exponentials are against this thread's own maximum.
             const float scale = solution.scale * exp2_fast(mine - solution.max);
             T* gradient = gradient_row<T>(p, row);
@@ -240,7 +260,10 @@ template <typename T, typename Map, int THREADS> __device__ void staged_row(cons
             }
         }
     }
-    finish<false>(p, &totals, 1, ticket);
+    finish<false>(p, &totals, 1, ticket, [&] {
+        // Losses are the first block's.
+        return part == 0 ? solve_left<T, Map>(p, ticket / p.parts, 1, gridDim.x / p.parts) : totals.loss;
+    });
 }
 
 }  // namespace ala

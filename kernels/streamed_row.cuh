@@ -1,6 +1,7 @@
 // One block a row of any length, where shared memory cannot hold it: maximum and sum in one pass with rescaling, the
 // gradient in a second, which reads the logits again.
 #pragma once
+#include "careful.cuh"
 #include "finish.cuh"
 #include "walk.cuh"
 
@@ -44,8 +45,9 @@ template <int THREADS> __device__ Online merge_block(Online mine, float* max_slo
     return merge_warp({has ? max_slots[lane] : -INFINITY, has ? sum_slots[lane] : 0.0f});
 }
 
-// Calls `vector(first class, logits, place)` for the row's whole vectors and `single(class, logit)` for head and tail.
-template <typename T, int THREADS, typename Single, typename Vector>
+// Calls `vector(first class, logits)` for the row's whole vectors and `single(class, logit)` for head and tail. `AGAIN`: the
+// vectors will be read once more.
+template <typename T, int THREADS, bool AGAIN, typename Single, typename Vector>
 __device__ __forceinline__ void each_vector(const T* logits, const Span& span, Single single, Vector vector) {
     if (threadIdx.x < span.head + span.tail) {
         const uint32_t j = threadIdx.x < span.head ? threadIdx.x : threadIdx.x + span.vectors * WIDTH<T>;
@@ -53,7 +55,7 @@ __device__ __forceinline__ void each_vector(const T* logits, const Span& span, S
     }
     for (uint32_t i = threadIdx.x; i < span.vectors; i += THREADS) {
         float x[WIDTH<T>];
-        load_vector(logits + span.head + i * WIDTH<T>, x);
+        load_vector<AGAIN>(logits + span.head + i * WIDTH<T>, x);
         vector(span.head + i * WIDTH<T>, x);
     }
 }
@@ -97,7 +99,7 @@ template <typename T, typename Map, int THREADS> __device__ void streamed_row(co
                 mine.sum += exp2_fast(map.exponent(x, j, mine.max));
             }
         };
-        each_vector<T, THREADS>(
+        each_vector<T, THREADS, true>(
             logits, span,
             [&](uint32_t j, float x) {
                 outdone |= p.hits != 0 && outdoes(x, j, x_target, y);
@@ -144,14 +146,15 @@ template <typename T, typename Map, int THREADS> __device__ void streamed_row(co
         const float shift = Max::of(others_max, exponent.sum);
         const RowSums sums = RowSums::of(others_max, all.sum, exponent, shift);
         const RowGradient result = row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
-        if (p.gradient != 0) {
+        const bool left = is_far_out(shift);
+        if (p.gradient != 0 && !left) {
             T* gradient = gradient_row<T>(p, row);
             const bool whole = in_phase<T>(gradient, logits);
             const auto at = [&](float x, uint32_t j) {
                 return result.scale * map.gradient_slope(j) *
                     exp2_fast(map.exponent(x, j, shift));
             };
-            each_vector<T, THREADS>(
+            each_vector<T, THREADS, false>(
                 logits, span,
                 [&](uint32_t j, float x) {
                     gradient[j] = round_to<T>(j == y ? result.at_target : at(x, j));
@@ -176,7 +179,7 @@ template <typename T, typename Map, int THREADS> __device__ void streamed_row(co
                 });
         }
         if (threadIdx.x == 0) {
-            const float loss = row_loss(p, target, sums);
+            const float loss = left ? left_row() : row_loss(p, target, sums);
             reinterpret_cast<float*>(p.row_losses)[row] = loss;
             add_row(totals, loss, target.weight);
         }
@@ -189,7 +192,7 @@ template <typename T, typename Map, int THREADS> __device__ void streamed_row(co
         // Slow warps have read their slots before the next row's are written.
         __syncthreads();
     }
-    finish<false>(p, &totals, 1, blockIdx.x);
+    finish<false>(p, &totals, 1, blockIdx.x, [&] { return solve_left<T, Map>(p, blockIdx.x, 1, gridDim.x); });
 }
 
 }  // namespace ala

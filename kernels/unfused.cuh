@@ -151,7 +151,8 @@ template <int THREADS> __device__ void reduce(const AlaParams& p) {
             add_row(totals[threadIdx.x], loss, read_target(p, static_cast<uint32_t>(label)).weight);
         }
     }
-    finish(p, totals, THREADS, blockIdx.x);
+    // The baseline leaves no row for later.
+    finish(p, totals, THREADS, blockIdx.x, [&] { return totals[0].loss; });
 }
 
 }  // namespace unfused

@@ -14,15 +14,21 @@ template <typename T> __device__ __forceinline__ T* gradient_row(const AlaParams
     return reinterpret_cast<T*>(p.gradient) + row * p.gradient_stride;
 }
 
-// An ignored or bad row: zero gradient by the `threads` that share it, and one of them reports.
+// The zero gradient of an ignored or bad row, by the `threads` that share it.
+template <typename T>
+__device__ __forceinline__ void zero_gradient(const AlaParams& p, uint64_t row, uint32_t thread, uint32_t threads) {
+    T* gradient = gradient_row<T>(p, row);
+    for (uint32_t j = thread; j < p.classes; j += threads) {
+        gradient[j] = round_to<T>(0.0f);
+    }
+}
+
+// An ignored or bad row: zero gradient, and one of the threads reports.
 template <typename T>
 __device__ __forceinline__ void skip_row(
     const AlaParams& p, uint64_t row, uint32_t thread, uint32_t threads) {
     if (p.gradient != 0) {
-        T* gradient = gradient_row<T>(p, row);
-        for (uint32_t j = thread; j < p.classes; j += threads) {
-            gradient[j] = round_to<T>(0.0f);
-        }
+        zero_gradient<T>(p, row, thread, threads);
     }
     if (thread == 0) {
         report_row_without_target(p, row);

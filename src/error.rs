@@ -147,6 +147,14 @@ pub enum Error {
     /// An in-place call was also given a gradient buffer.
     #[error("an in-place call writes the gradient over the logits: do not pass a gradient buffer")]
     GradientBufferInPlace,
+    /// Something was given that the call does not take.
+    #[error("{given}: this call does not take them; {instead}")]
+    Misplaced {
+        /// What was given.
+        given: &'static str,
+        /// What to do instead.
+        instead: &'static str,
+    },
     /// The many/medium/few thresholds overlap.
     #[error(
         "few_under is {few_under} and many_over is {many_over}: few_under must be at most many_over + 1"

@@ -152,6 +152,12 @@ fn run<T: Element, L: Label>(
 ) -> Result<Summary, Error> {
     let rows = labels.len();
     check_length("row losses", row_losses.as_deref().map(<[_]>::len), rows)?;
+    if options.hits && hits.is_none() {
+        return Err(Error::Misplaced {
+            given: "hits in `Options`",
+            instead: "they are for results that the call allocates: give `Outputs::hits` a buffer",
+        });
+    }
     check_length("hits", hits.as_deref().map(<[_]>::len), rows)?;
     let upstream = match options.upstream {
         Upstream::Scalar(upstream) => RowFactors::Same(upstream * options.gradient_scale),

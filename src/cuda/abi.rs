@@ -50,6 +50,25 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct AlaExact {
+    pub slope: f64,
+    pub bias: f64,
+    pub target_slope: f64,
+    pub target_bias: f64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AlaExact"][::core::mem::size_of::<AlaExact>() - 32usize];
+    ["Alignment of AlaExact"][::core::mem::align_of::<AlaExact>() - 8usize];
+    ["Offset of field: AlaExact::slope"][::core::mem::offset_of!(AlaExact, slope) - 0usize];
+    ["Offset of field: AlaExact::bias"][::core::mem::offset_of!(AlaExact, bias) - 8usize];
+    ["Offset of field: AlaExact::target_slope"]
+        [::core::mem::offset_of!(AlaExact, target_slope) - 16usize];
+    ["Offset of field: AlaExact::target_bias"]
+        [::core::mem::offset_of!(AlaExact, target_bias) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct AlaState {
     pub loss: f64,
     pub total_weight: f64,
@@ -59,10 +78,11 @@ pub struct AlaState {
     pub step_bad_row: u64,
     pub blocks_done: u32,
     pub tickets: u32,
+    pub disturbed: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AlaState"][::core::mem::size_of::<AlaState>() - 56usize];
+    ["Size of AlaState"][::core::mem::size_of::<AlaState>() - 64usize];
     ["Alignment of AlaState"][::core::mem::align_of::<AlaState>() - 8usize];
     ["Offset of field: AlaState::loss"][::core::mem::offset_of!(AlaState, loss) - 0usize];
     ["Offset of field: AlaState::total_weight"]
@@ -77,6 +97,8 @@ const _: () = {
     ["Offset of field: AlaState::blocks_done"]
         [::core::mem::offset_of!(AlaState, blocks_done) - 48usize];
     ["Offset of field: AlaState::tickets"][::core::mem::offset_of!(AlaState, tickets) - 52usize];
+    ["Offset of field: AlaState::disturbed"]
+        [::core::mem::offset_of!(AlaState, disturbed) - 56usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -92,6 +114,19 @@ const _: () = {
     ["Offset of field: AlaTotals::loss"][::core::mem::offset_of!(AlaTotals, loss) - 0usize];
     ["Offset of field: AlaTotals::weight"][::core::mem::offset_of!(AlaTotals, weight) - 8usize];
     ["Offset of field: AlaTotals::counted"][::core::mem::offset_of!(AlaTotals, counted) - 16usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AlaLeft {
+    pub totals: AlaTotals,
+    pub launch: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AlaLeft"][::core::mem::size_of::<AlaLeft>() - 32usize];
+    ["Alignment of AlaLeft"][::core::mem::align_of::<AlaLeft>() - 8usize];
+    ["Offset of field: AlaLeft::totals"][::core::mem::offset_of!(AlaLeft, totals) - 0usize];
+    ["Offset of field: AlaLeft::launch"][::core::mem::offset_of!(AlaLeft, launch) - 24usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -113,18 +148,18 @@ const _: () = {
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AlaBlocks {
-    pub totals: [AlaTotals; 4096usize],
+    pub left: [AlaLeft; 4096usize],
     pub parts: [[AlaPart; 4096usize]; 2usize],
     pub arrived: [u32; 4096usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AlaBlocks"][::core::mem::size_of::<AlaBlocks>() - 245760usize];
+    ["Size of AlaBlocks"][::core::mem::size_of::<AlaBlocks>() - 278528usize];
     ["Alignment of AlaBlocks"][::core::mem::align_of::<AlaBlocks>() - 8usize];
-    ["Offset of field: AlaBlocks::totals"][::core::mem::offset_of!(AlaBlocks, totals) - 0usize];
-    ["Offset of field: AlaBlocks::parts"][::core::mem::offset_of!(AlaBlocks, parts) - 98304usize];
+    ["Offset of field: AlaBlocks::left"][::core::mem::offset_of!(AlaBlocks, left) - 0usize];
+    ["Offset of field: AlaBlocks::parts"][::core::mem::offset_of!(AlaBlocks, parts) - 131072usize];
     ["Offset of field: AlaBlocks::arrived"]
-        [::core::mem::offset_of!(AlaBlocks, arrived) - 229376usize];
+        [::core::mem::offset_of!(AlaBlocks, arrived) - 262144usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -134,6 +169,7 @@ pub struct AlaParams {
     pub labels: u64,
     pub targets: u64,
     pub others: u64,
+    pub exact: u64,
     pub upstream: u64,
     pub row_losses: u64,
     pub hits: u64,
@@ -154,48 +190,48 @@ pub struct AlaParams {
     pub gradient_factor: f32,
     pub parts: u32,
     pub part_vectors: u32,
-    pub reserved: u32,
+    pub launch: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 168usize];
+    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 176usize];
     ["Alignment of AlaParams"][::core::mem::align_of::<AlaParams>() - 8usize];
     ["Offset of field: AlaParams::logits"][::core::mem::offset_of!(AlaParams, logits) - 0usize];
     ["Offset of field: AlaParams::gradient"][::core::mem::offset_of!(AlaParams, gradient) - 8usize];
     ["Offset of field: AlaParams::labels"][::core::mem::offset_of!(AlaParams, labels) - 16usize];
     ["Offset of field: AlaParams::targets"][::core::mem::offset_of!(AlaParams, targets) - 24usize];
     ["Offset of field: AlaParams::others"][::core::mem::offset_of!(AlaParams, others) - 32usize];
+    ["Offset of field: AlaParams::exact"][::core::mem::offset_of!(AlaParams, exact) - 40usize];
     ["Offset of field: AlaParams::upstream"]
-        [::core::mem::offset_of!(AlaParams, upstream) - 40usize];
+        [::core::mem::offset_of!(AlaParams, upstream) - 48usize];
     ["Offset of field: AlaParams::row_losses"]
-        [::core::mem::offset_of!(AlaParams, row_losses) - 48usize];
-    ["Offset of field: AlaParams::hits"][::core::mem::offset_of!(AlaParams, hits) - 56usize];
-    ["Offset of field: AlaParams::state"][::core::mem::offset_of!(AlaParams, state) - 64usize];
-    ["Offset of field: AlaParams::blocks"][::core::mem::offset_of!(AlaParams, blocks) - 72usize];
-    ["Offset of field: AlaParams::scratch"][::core::mem::offset_of!(AlaParams, scratch) - 80usize];
+        [::core::mem::offset_of!(AlaParams, row_losses) - 56usize];
+    ["Offset of field: AlaParams::hits"][::core::mem::offset_of!(AlaParams, hits) - 64usize];
+    ["Offset of field: AlaParams::state"][::core::mem::offset_of!(AlaParams, state) - 72usize];
+    ["Offset of field: AlaParams::blocks"][::core::mem::offset_of!(AlaParams, blocks) - 80usize];
+    ["Offset of field: AlaParams::scratch"][::core::mem::offset_of!(AlaParams, scratch) - 88usize];
     ["Offset of field: AlaParams::row_scratch"]
-        [::core::mem::offset_of!(AlaParams, row_scratch) - 88usize];
-    ["Offset of field: AlaParams::rows"][::core::mem::offset_of!(AlaParams, rows) - 96usize];
+        [::core::mem::offset_of!(AlaParams, row_scratch) - 96usize];
+    ["Offset of field: AlaParams::rows"][::core::mem::offset_of!(AlaParams, rows) - 104usize];
     ["Offset of field: AlaParams::logits_stride"]
-        [::core::mem::offset_of!(AlaParams, logits_stride) - 104usize];
+        [::core::mem::offset_of!(AlaParams, logits_stride) - 112usize];
     ["Offset of field: AlaParams::gradient_stride"]
-        [::core::mem::offset_of!(AlaParams, gradient_stride) - 112usize];
+        [::core::mem::offset_of!(AlaParams, gradient_stride) - 120usize];
     ["Offset of field: AlaParams::ignore_label"]
-        [::core::mem::offset_of!(AlaParams, ignore_label) - 120usize];
-    ["Offset of field: AlaParams::classes"][::core::mem::offset_of!(AlaParams, classes) - 128usize];
+        [::core::mem::offset_of!(AlaParams, ignore_label) - 128usize];
+    ["Offset of field: AlaParams::classes"][::core::mem::offset_of!(AlaParams, classes) - 136usize];
     ["Offset of field: AlaParams::label_type"]
-        [::core::mem::offset_of!(AlaParams, label_type) - 132usize];
+        [::core::mem::offset_of!(AlaParams, label_type) - 140usize];
     ["Offset of field: AlaParams::reduction"]
-        [::core::mem::offset_of!(AlaParams, reduction) - 136usize];
-    ["Offset of field: AlaParams::flags"][::core::mem::offset_of!(AlaParams, flags) - 140usize];
-    ["Offset of field: AlaParams::slope"][::core::mem::offset_of!(AlaParams, slope) - 144usize];
+        [::core::mem::offset_of!(AlaParams, reduction) - 144usize];
+    ["Offset of field: AlaParams::flags"][::core::mem::offset_of!(AlaParams, flags) - 148usize];
+    ["Offset of field: AlaParams::slope"][::core::mem::offset_of!(AlaParams, slope) - 152usize];
     ["Offset of field: AlaParams::focal_gamma"]
-        [::core::mem::offset_of!(AlaParams, focal_gamma) - 148usize];
+        [::core::mem::offset_of!(AlaParams, focal_gamma) - 156usize];
     ["Offset of field: AlaParams::gradient_factor"]
-        [::core::mem::offset_of!(AlaParams, gradient_factor) - 152usize];
-    ["Offset of field: AlaParams::parts"][::core::mem::offset_of!(AlaParams, parts) - 156usize];
+        [::core::mem::offset_of!(AlaParams, gradient_factor) - 160usize];
+    ["Offset of field: AlaParams::parts"][::core::mem::offset_of!(AlaParams, parts) - 164usize];
     ["Offset of field: AlaParams::part_vectors"]
-        [::core::mem::offset_of!(AlaParams, part_vectors) - 160usize];
-    ["Offset of field: AlaParams::reserved"]
-        [::core::mem::offset_of!(AlaParams, reserved) - 164usize];
+        [::core::mem::offset_of!(AlaParams, part_vectors) - 168usize];
+    ["Offset of field: AlaParams::launch"][::core::mem::offset_of!(AlaParams, launch) - 172usize];
 };

@@ -25,8 +25,10 @@ pub struct CudaLoss {
     kernels: [Kernels; 3],
     targets: CudaSlice<u8>,
     others: Option<CudaSlice<u8>>,
+    exact: CudaSlice<u8>,
     targets_address: u64,
     others_address: u64,
+    exact_address: u64,
     constants: Constants,
     /// Other than the crate's own; only instruments set it.
     pub(super) launch_shape: Option<LaunchShape>,
@@ -58,6 +60,7 @@ impl Loss {
             [] => None,
             others => Some(upload(bytes_of(others))?),
         };
+        let exact = upload(bytes_of(&packed.exact))?;
         // Every stream may use the table from here on, whether or not cudarc tracks events.
         stream
             .synchronize()
@@ -70,8 +73,10 @@ impl Loss {
             others_address: others
                 .as_ref()
                 .map_or(0, |others| address_of(others, &stream)),
+            exact_address: address_of(&exact, &stream),
             targets,
             others,
+            exact,
             constants: Constants {
                 slope: packed.slope,
                 weighted: packed.weighted,
@@ -87,12 +92,12 @@ pub(super) fn address_of(slice: &CudaSlice<u8>, stream: &CudaStream) -> u64 {
 }
 
 fn bytes_of<T: Copy>(entries: &[T]) -> &[u8] {
-    // SAFETY: the table's entries are `f32` alone, without padding, and u8 has no alignment.
+    // SAFETY: the table's entries are `f32` or `f64` alone, without padding, and u8 has no alignment.
     unsafe { std::slice::from_raw_parts(entries.as_ptr().cast(), size_of_val(entries)) }
 }
 
 /// The most buffers that a step has.
-const MOST_BUFFERS: usize = 10;
+const MOST_BUFFERS: usize = 11;
 
 /// Keeps cudarc's guards until the launch is enqueued; they then record that their buffers are in use.
 /// No heap: the launch path allocates nothing.
@@ -121,7 +126,7 @@ impl CudaLoss {
         &self.context
     }
 
-    /// Allocates a workspace for batches of up to `rows` rows.
+    /// Allocates a workspace for batches of up to `rows` rows. Waits for `stream`: any stream may use it from here on.
     ///
     /// # Errors
     /// [`CudaError::Driver`].
@@ -132,16 +137,19 @@ impl CudaLoss {
         self.workspace_in(stream, memory)
     }
 
-    /// A workspace in the caller's memory, [`Workspace::bytes`] for as many rows as it is to serve.
+    /// A workspace in the caller's memory, [`Workspace::bytes`] for as many rows as it is to serve. Waits for `stream`: any
+    /// stream may use the workspace from here on.
     ///
     /// # Errors
-    /// [`Error::Length`] where not even the state fits, [`CudaError::OtherContext`], [`CudaError::Driver`].
+    /// [`Error::Length`] where not even the state fits, [`CudaError::Address`] where the memory is not at a multiple of 16
+    /// bytes, [`CudaError::OtherContext`], [`CudaError::Driver`].
     pub fn workspace_in(
         &self,
         stream: &Arc<CudaStream>,
         memory: CudaSlice<u8>,
     ) -> Result<Workspace, Error> {
         self.check_context("workspace", &memory)?;
+        self.check_stream(stream)?;
         Workspace::new(stream, &self.loss, memory)
     }
 
@@ -177,7 +185,8 @@ impl CudaLoss {
     /// [`launch`](Self::launch), the gradient written **over the logits**.
     ///
     /// # Errors
-    /// As [`launch`](Self::launch), and [`Error::GradientBufferInPlace`] where `outputs` has a gradient buffer.
+    /// As [`launch`](Self::launch), [`Error::GradientBufferInPlace`] where `outputs` has a gradient buffer, and
+    /// [`Error::Misplaced`] where `inputs` has logits.
     pub fn launch_in_place<T: CudaElement, L: CudaLabel>(
         &self,
         stream: &Arc<CudaStream>,
@@ -188,6 +197,12 @@ impl CudaLoss {
     ) -> Result<(), Error> {
         if outputs.gradient.is_some() {
             return Err(Error::GradientBufferInPlace);
+        }
+        if inputs.logits.is_some() {
+            return Err(Error::Misplaced {
+                given: "logits in `Inputs`",
+                instead: "an in-place launch takes them by themselves: use `Inputs::in_place`",
+            });
         }
         self.enqueue(
             stream,
@@ -234,6 +249,7 @@ impl CudaLoss {
                 expected: rows * classes,
             });
         };
+        self.check_context("scratch", scratch)?;
         self.enqueue(
             stream,
             Logits::Read(logits),
@@ -306,6 +322,7 @@ impl CudaLoss {
         let own = OwnAddresses {
             targets: self.targets_address,
             others: self.others_address,
+            exact: self.exact_address,
             state: workspace.address,
             blocks: workspace.address + BLOCKS as u64,
             row_losses: workspace.address + ROW_LOSSES as u64,
@@ -337,9 +354,7 @@ impl CudaLoss {
         let logits_stride = check_rows("logits", length, rows, classes, inputs.stride)?;
         self.check_owner("logits", owner)?;
         self.check_owner("labels", inputs.labels.stream())?;
-        if **stream.context() != *self.context {
-            return Err(CudaError::OtherContext { buffer: "stream" }.into());
-        }
+        self.check_stream(stream)?;
         let mut gradient_stride = logits_stride;
         if let Some(gradient) = &outputs.gradient {
             gradient_stride = check_rows(
@@ -392,6 +407,7 @@ impl CudaLoss {
             Some(others) => guards.keep(others.device_ptr(stream)),
             None => 0,
         };
+        let exact = guards.keep(self.exact.device_ptr(stream));
         let state = guards.keep(workspace.memory.device_ptr_mut(stream));
         let gradient = match outputs.gradient {
             Some(gradient) => Some(guards.keep(gradient.device_ptr_mut(stream))),
@@ -418,6 +434,7 @@ impl CudaLoss {
         let own = OwnAddresses {
             targets,
             others,
+            exact,
             state,
             blocks: state + BLOCKS as u64,
             row_losses: state + ROW_LOSSES as u64,
@@ -468,6 +485,10 @@ impl CudaLoss {
 
     fn check_context<T>(&self, buffer: &'static str, slice: &CudaSlice<T>) -> Result<(), Error> {
         self.check_owner(buffer, slice.stream())
+    }
+
+    fn check_stream(&self, stream: &Arc<CudaStream>) -> Result<(), Error> {
+        self.check_owner("stream", stream)
     }
 
     fn check_owner(&self, buffer: &'static str, stream: &Arc<CudaStream>) -> Result<(), Error> {

@@ -42,6 +42,11 @@ pub enum CudaError {
         /// Rows of the batch.
         rows: usize,
     },
+    /// Two launches were under way in one workspace, or one did not end there.
+    #[error(
+        "launches met in one workspace, or one did not end in it, so that its results are not to be trusted: give each of them a workspace, and reset this one"
+    )]
+    Workspace,
     /// The kernels count classes in 32 bits.
     #[error("{classes} classes: the kernels take at most {most}")]
     TooManyClasses {

@@ -154,7 +154,7 @@ impl Instruments {
             shared: 0,
         };
         // SAFETY: the caller's promise; the context was made current above.
-        unsafe { launch::launch(kernel, shape, stream, arguments) }
+        unsafe { launch::launch(kernel, shape, stream, arguments, false) }
     }
 }
 

@@ -162,6 +162,8 @@ pub(super) struct Kernels {
     pub(super) unfused: Vec<Kernel>,
     pub(super) count: Kernel,
     pub(super) device: DeviceShape,
+    /// Blocks of the staged tier with a full stage that a multiprocessor holds.
+    pub(super) staged_blocks: u32,
 }
 
 /// What of the device decides the shape of a launch.
@@ -265,6 +267,7 @@ fn load_all(context: &Arc<CudaContext>) -> Result<Vec<Kernels>, Error> {
     let mut all = Vec::new();
     for element in ELEMENTS {
         for map in MAPS {
+            let mut staged_blocks = 0;
             all.push(Kernels {
                 tiers: TIERS
                     .iter()
@@ -275,6 +278,7 @@ fn load_all(context: &Arc<CudaContext>) -> Result<Vec<Kernels>, Error> {
                         let kernel = find(format!("ala_{}_{element}_{map}", tier.name))?;
                         if tier.rows == RowsTaken::Staged {
                             opt_in_to_shared(kernel, device.stage_bytes)?;
+                            staged_blocks = resident(kernel, tier.threads, device.stage_bytes)?;
                         }
                         Ok(Some(kernel))
                     })
@@ -290,10 +294,25 @@ fn load_all(context: &Arc<CudaContext>) -> Result<Vec<Kernels>, Error> {
                     .collect::<Result<_, _>>()?,
                 count,
                 device,
+                staged_blocks,
             });
         }
     }
     Ok(all)
+}
+
+/// Blocks of a kernel that a multiprocessor holds at once.
+fn resident(kernel: Kernel, threads: u32, shared: u32) -> Result<u32, Error> {
+    // SAFETY: the kernel was found above, in a module that is never unloaded.
+    unsafe {
+        result::occupancy::max_active_block_per_multiprocessor(
+            kernel.0,
+            threads.cast_signed(),
+            shared as usize,
+        )
+    }
+    .map(|blocks| u32::try_from(blocks).unwrap_or(0))
+    .map_err(driver("cuOccupancyMaxActiveBlocksPerMultiprocessor"))
 }
 
 /// Lets a kernel have more dynamic shared memory than every device grants unasked.

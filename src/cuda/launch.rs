@@ -1,6 +1,7 @@
 //! The one place where kernels are launched: parameters in, driver calls out.
 
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use cudarc::driver::{result, sys};
 
@@ -57,6 +58,7 @@ pub struct RawStep {
 pub(super) struct OwnAddresses {
     pub(super) targets: u64,
     pub(super) others: u64,
+    pub(super) exact: u64,
     pub(super) state: u64,
     pub(super) blocks: u64,
     pub(super) row_losses: u64,
@@ -101,6 +103,7 @@ pub(super) fn parameters(
         labels: step.labels,
         targets: own.targets,
         others: own.others,
+        exact: own.exact,
         upstream: match step.upstream {
             RawUpstream::One => 0,
             RawUpstream::Scalar(address) | RawUpstream::PerRow(address) => address,
@@ -132,7 +135,7 @@ pub(super) fn parameters(
         },
         parts: 1,
         part_vectors: 0,
-        reserved: 0,
+        launch: 0,
     }
 }
 
@@ -156,22 +159,62 @@ pub(super) unsafe fn fused(
         None => shape_of(kernels, &batch, element_bytes)?,
     };
     let plan = Plan::of(kernels, &batch, element_bytes, shape)?;
-    if parameters.flags & ALA_COUNTED != 0 {
-        // SAFETY: the caller's promise.
-        unsafe { launch_with(kernels.count, Shape::plain(1), stream, parameters)? };
-    }
+    // SAFETY: the caller's promise.
+    unsafe { count(kernels, stream, parameters)? };
     let phase = match in_phase(parameters, element_bytes) {
         true => 0,
         false => ALA_OUT_OF_PHASE,
     };
     let parameters = AlaParams {
         flags: parameters.flags | phase,
-        parts: plan.parts,
-        part_vectors: plan.part_vectors,
         ..*parameters
     };
     // SAFETY: the caller's promise.
-    unsafe { launch_with(plan.kernel, plan.shape, stream, &parameters) }
+    let launched = unsafe { plan.launch(stream, &parameters) };
+    match launched {
+        Err(Error::Cuda(CudaError::Driver {
+            code: TOO_LARGE, ..
+        })) if chosen.is_none() => {
+            // The context has fewer multiprocessors than the device: no block waits for another then.
+            let shape = shape_of_one_block_a_row(kernels, &batch, element_bytes);
+            let plan = Plan::of(kernels, &batch, element_bytes, shape)?;
+            // SAFETY: the caller's promise.
+            unsafe { plan.launch(stream, &parameters) }
+        }
+        launched => launched,
+    }
+}
+
+/// The driver's answer to blocks that wait for one another and would not all run at once.
+const TOO_LARGE: u32 = sys::CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE as u32;
+
+/// Counts the rows and their weights, where their mean needs that.
+///
+/// # Safety
+/// As [`fused`].
+unsafe fn count(
+    kernels: &Kernels,
+    stream: sys::CUstream,
+    parameters: &AlaParams,
+) -> Result<(), Error> {
+    const ROWS_A_THREAD: u64 = 4;
+    if parameters.flags & ALA_COUNTED == 0 {
+        return Ok(());
+    }
+    let most = (2 * kernels.device.multiprocessors).clamp(1, ALA_MOST_BLOCKS);
+    let blocks = parameters
+        .rows
+        .div_ceil(u64::from(THREADS) * ROWS_A_THREAD)
+        .clamp(1, most.into());
+    // SAFETY: the caller's promise.
+    unsafe {
+        launch_with(
+            kernels.count,
+            Shape::plain(blocks as u32),
+            stream,
+            parameters,
+        )
+    }
 }
 
 /// How a step is launched: which kernel, in what blocks.
@@ -213,14 +256,16 @@ impl Batch {
 }
 
 /// Whether a tier takes a batch's rows on a device.
-fn takes(tier: &Tier, batch: &Batch, device: DeviceShape, element_bytes: u64) -> bool {
+fn takes(tier: &Tier, batch: &Batch, kernels: &Kernels, element_bytes: u64) -> bool {
+    let device = kernels.device;
     batch.classes <= tier.most_classes(batch.per_class)
         && match tier.rows {
             RowsTaken::Contiguous => counted_32(batch.rows) && batch.contiguous,
             RowsTaken::Counted32 => counted_32(batch.rows),
             RowsTaken::Staged => {
                 let bytes = u64::from(batch.classes) * element_bytes;
-                bytes.div_ceil(device.stage_bytes.max(1).into()) <= most_parts(device)
+                kernels.staged_blocks > 0
+                    && bytes.div_ceil(device.stage_bytes.max(1).into()) <= most_parts(device)
             }
             RowsTaken::Any => true,
         }
@@ -236,7 +281,7 @@ fn tiers_of<'a>(
         .iter()
         .zip(&kernels.tiers)
         .filter_map(|(tier, kernel)| kernel.map(|kernel| (tier, kernel)))
-        .filter(move |(tier, _)| takes(tier, batch, kernels.device, element_bytes))
+        .filter(move |(tier, _)| takes(tier, batch, kernels, element_bytes))
 }
 
 /// The crate's own choice: the first tier that takes the batch; blocks of several waves. Where rows are few, small blocks
@@ -246,7 +291,6 @@ pub(super) fn shape_of(
     batch: &Batch,
     element_bytes: u64,
 ) -> Result<LaunchShape, Error> {
-    const WAVES: u32 = 2;
     let device = kernels.device;
     // The last tier takes every row.
     let (tier, _) =
@@ -262,24 +306,56 @@ pub(super) fn shape_of(
     {
         threads /= 2;
     }
-    let shape = LaunchShape {
-        tier: tier.name,
-        threads,
-        blocks_per_multiprocessor: (device.threads / threads).max(1) * WAVES,
-        parts: 1,
-    };
     if tier.rows != RowsTaken::Staged {
-        return Ok(shape);
+        return Ok(in_waves(kernels, tier, threads));
     }
     // A device that the rows alone do not fill shares them out.
     let idle = u64::from(device.multiprocessors) / batch.rows.max(1);
     let useful = batch.row_vectors(element_bytes) * VECTOR_BYTES / LEAST_PART_BYTES;
     let parts = least_parts(batch, device, element_bytes).max(idle.min(useful));
-    Ok(LaunchShape {
-        blocks_per_multiprocessor: STAGED_BLOCKS,
-        parts: parts.clamp(1, most_parts(device)) as u32,
-        ..shape
-    })
+    Ok(staged(
+        kernels,
+        tier,
+        parts.clamp(1, most_parts(device)) as u32,
+    ))
+}
+
+/// Blocks of several waves, each with rows of its own.
+fn in_waves(kernels: &Kernels, tier: &Tier, threads: u32) -> LaunchShape {
+    const WAVES: u32 = 2;
+    LaunchShape {
+        tier: tier.name,
+        threads,
+        blocks_per_multiprocessor: (kernels.device.threads / threads).max(1) * WAVES,
+        parts: 1,
+    }
+}
+
+/// As many blocks of the staged tier as the device holds.
+fn staged(kernels: &Kernels, tier: &Tier, parts: u32) -> LaunchShape {
+    LaunchShape {
+        tier: tier.name,
+        threads: tier.threads,
+        blocks_per_multiprocessor: kernels.staged_blocks,
+        parts,
+    }
+}
+
+/// For rows of the staged tier: a block a row, staged where it fits, else streamed.
+fn shape_of_one_block_a_row(kernels: &Kernels, batch: &Batch, element_bytes: u64) -> LaunchShape {
+    let fits = least_parts(batch, kernels.device, element_bytes) <= 1;
+    let wanted = if fits {
+        RowsTaken::Staged
+    } else {
+        RowsTaken::Any
+    };
+    // Both are in the table.
+    let tier = TIERS.iter().find(|tier| tier.rows == wanted);
+    let tier = tier.unwrap_or(&TIERS[TIERS.len() - 1]);
+    match tier.rows {
+        RowsTaken::Staged => staged(kernels, tier, 1),
+        _ => in_waves(kernels, tier, tier.threads),
+    }
 }
 
 /// Every shape that takes the batch; see `CudaLoss::launch_shapes`.
@@ -298,12 +374,7 @@ pub(super) fn shapes_of(kernels: &Kernels, batch: &Batch, element_bytes: u64) ->
             shapes.extend(
                 doubled
                     .take_while(|&parts| parts <= most)
-                    .map(|parts| LaunchShape {
-                        tier: tier.name,
-                        threads: tier.threads,
-                        blocks_per_multiprocessor: STAGED_BLOCKS,
-                        parts,
-                    }),
+                    .map(|parts| staged(kernels, tier, parts)),
             );
             continue;
         }
@@ -417,8 +488,8 @@ impl Plan {
         }
         if staged {
             let part_vectors = batch.row_vectors(element_bytes).div_ceil(parts);
-            // Those that wait for one another run at the same time, or will as soon as there is room.
-            let resident = most_blocks.min(STAGED_BLOCKS * device.multiprocessors);
+            // Those that wait for one another run at the same time.
+            let resident = most_blocks.min(kernels.staged_blocks * device.multiprocessors);
             let at_once = (u64::from(resident) / parts).clamp(1, batch.rows.max(1));
             plan.parts = chosen.parts;
             plan.part_vectors = part_vectors as u32;
@@ -427,6 +498,18 @@ impl Plan {
             plan.shape.shared = (part_vectors * VECTOR_BYTES) as u32;
         }
         Ok(plan)
+    }
+
+    /// # Safety
+    /// As [`fused`].
+    unsafe fn launch(&self, stream: sys::CUstream, parameters: &AlaParams) -> Result<(), Error> {
+        let parameters = AlaParams {
+            parts: self.parts,
+            part_vectors: self.part_vectors,
+            ..*parameters
+        };
+        // SAFETY: the caller's promise.
+        unsafe { launch_with(self.kernel, self.shape, stream, &parameters) }
     }
 }
 
@@ -437,11 +520,8 @@ fn tile_bytes(threads: u32, classes: u32) -> u32 {
     rows.max(threads * size_of::<AlaTotals>() as u32)
 }
 
-/// Blocks of the staged tier that a multiprocessor holds, by their shared memory and registers.
-const STAGED_BLOCKS: u32 = 2;
-
-/// Blocks that may share a row. A launch never has more of them waiting than those of one row, so it takes a dozen and
-/// more launches at once before a device could be full of blocks that wait.
+/// Blocks that may share a row. They wait for one another, so that such a launch is a cooperative one: the driver runs all
+/// its blocks at once, or refuses it.
 fn most_parts(device: DeviceShape) -> u64 {
     u64::from(device.multiprocessors / 8).clamp(1, 16)
 }
@@ -481,10 +561,8 @@ pub(super) unsafe fn unfused(
     stream: sys::CUstream,
     parameters: &AlaParams,
 ) -> Result<(), Error> {
-    if parameters.flags & ALA_COUNTED != 0 {
-        // SAFETY: the caller's promise.
-        unsafe { launch_with(kernels.count, Shape::plain(1), stream, parameters)? };
-    }
+    // SAFETY: the caller's promise.
+    unsafe { count(kernels, stream, parameters)? };
     for (&kernel, (step, _)) in kernels.unfused.iter().zip(super::kernels::UNFUSED) {
         let blocks = match step {
             "reduce" => 1,
@@ -532,12 +610,20 @@ unsafe fn launch_with(
     stream: sys::CUstream,
     parameters: &AlaParams,
 ) -> Result<(), Error> {
+    /// What the next launch is told apart by, from others in the same workspace.
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let parameters = AlaParams {
+        launch: NUMBER.fetch_add(1, Ordering::Relaxed),
+        ..*parameters
+    };
     // The driver copies the parameters during the call and writes to none of them.
-    let mut arguments = [std::ptr::from_ref(parameters).cast_mut().cast::<c_void>()];
+    let mut arguments = [std::ptr::from_ref(&parameters).cast_mut().cast::<c_void>()];
     // SAFETY: the kernel takes one AlaParams by value; the rest is the caller's promise.
-    unsafe { launch(kernel, shape, stream, &mut arguments) }
+    unsafe { launch(kernel, shape, stream, &mut arguments, parameters.parts > 1) }
 }
 
+/// `together`: blocks wait for one another, so that all must run at once.
+///
 /// # Safety
 /// `arguments` must point to the kernel's own, what these point to on the device must stay valid until the stream has
 /// passed the launch, and stream and kernel must be of the context that is current on this thread.
@@ -546,17 +632,24 @@ pub(super) unsafe fn launch(
     shape: Shape,
     stream: sys::CUstream,
     arguments: &mut [*mut c_void],
+    together: bool,
 ) -> Result<(), Error> {
-    // SAFETY: the caller's promise.
-    unsafe {
-        result::launch_kernel(
-            kernel.0,
-            (shape.blocks, 1, 1),
-            (shape.threads, 1, 1),
-            shape.shared,
-            stream,
-            arguments,
-        )
+    let (blocks, threads) = ((shape.blocks, 1, 1), (shape.threads, 1, 1));
+    if together {
+        // SAFETY: the caller's promise.
+        return unsafe {
+            result::launch_cooperative_kernel(
+                kernel.0,
+                blocks,
+                threads,
+                shape.shared,
+                stream,
+                arguments,
+            )
+        }
+        .map_err(driver("cuLaunchCooperativeKernel"));
     }
-    .map_err(driver("cuLaunchKernel"))
+    // SAFETY: the caller's promise.
+    unsafe { result::launch_kernel(kernel.0, blocks, threads, shape.shared, stream, arguments) }
+        .map_err(driver("cuLaunchKernel"))
 }

@@ -2,7 +2,7 @@
 
 use std::f64::consts::LOG2_E;
 
-use super::abi::{AlaAffine, AlaTarget};
+use super::abi::{AlaAffine, AlaExact, AlaTarget};
 use crate::table::{Others, RowTable};
 
 /// The table's entries, ready for the device.
@@ -10,6 +10,8 @@ pub(super) struct Packed {
     pub(super) targets: Vec<AlaTarget>,
     /// Empty where the slope is uniform.
     pub(super) others: Vec<AlaAffine>,
+    /// The same unrounded.
+    pub(super) exact: Vec<AlaExact>,
     pub(super) slope: f32,
     pub(super) weighted: bool,
 }
@@ -45,9 +47,21 @@ pub(super) fn pack(table: &RowTable) -> Packed {
             (maps, 0.0)
         }
     };
+    let exact = (0..table.classes())
+        .map(|class| {
+            let (own, other) = (table.targets()[class], table.other(class));
+            AlaExact {
+                slope: other.slope * LOG2_E,
+                bias: (other.bias - reference) * LOG2_E,
+                target_slope: own.slope * LOG2_E,
+                target_bias: (own.bias - reference) * LOG2_E,
+            }
+        })
+        .collect();
     Packed {
         targets,
         others,
+        exact,
         slope,
         weighted: table.targets().iter().any(|target| target.weight != 1.0),
     }

@@ -3,16 +3,16 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream};
 
 use super::abi::{ALA_NO_ROW, AlaBlocks, AlaState};
-use super::error::driver;
+use super::error::{CudaError, driver};
 use crate::outcome::Summary;
 use crate::{Error, Loss};
 
-/// Device memory that a launch needs besides the caller's buffers: the result, what blocks tell one another (240 KB), and one
+/// Device memory that a launch needs besides the caller's buffers: the result, what blocks tell one another (256 KiB), and one
 /// `f32` for each row.
 ///
 /// Made by [`CudaLoss::workspace`](super::CudaLoss::workspace), or by
 /// [`CudaLoss::workspace_in`](super::CudaLoss::workspace_in) in the caller's memory, for as many rows as a batch may
-/// have. Launches that may overlap need a workspace each.
+/// have. Launches that may overlap need a workspace each; where two met all the same, [`read`](Self::read) says so.
 #[derive(Debug)]
 pub struct Workspace {
     /// The state, what blocks tell one another, then the row losses.
@@ -24,6 +24,8 @@ pub struct Workspace {
 }
 
 const STATE: usize = size_of::<AlaState>();
+/// The kernels read entries of 16 bytes.
+const ALIGNMENT: u64 = 16;
 /// Where what blocks tell one another begins: 16-byte aligned, as its entries are read.
 pub(super) const BLOCKS: usize = STATE.next_multiple_of(16);
 /// Where the row losses begin.
@@ -38,9 +40,18 @@ impl Workspace {
     pub(super) fn new(
         stream: &Arc<CudaStream>,
         loss: &Loss,
-        mut memory: CudaSlice<u8>,
+        memory: CudaSlice<u8>,
     ) -> Result<Self, Error> {
         let capacity = memory.len().saturating_sub(ROW_LOSSES) / size_of::<f32>();
+        let address = super::bound::address_of(&memory, stream);
+        if address % ALIGNMENT != 0 {
+            return Err(CudaError::Address {
+                buffer: "workspace",
+                address,
+                alignment: ALIGNMENT,
+            }
+            .into());
+        }
         if memory.len() < ROW_LOSSES {
             return Err(Error::Length {
                 name: "workspace",
@@ -48,16 +59,30 @@ impl Workspace {
                 expected: ROW_LOSSES,
             });
         }
-        stream
-            .memset_zeros(&mut memory.slice_mut(STATE..ROW_LOSSES))
-            .and_then(|()| stream.memcpy_htod(&bytes_of(&CLEARED), &mut memory.slice_mut(..STATE)))
-            .map_err(driver("preparing the workspace"))?;
-        Ok(Self {
-            address: super::bound::address_of(&memory, stream),
+        let mut workspace = Self {
+            address,
             memory,
             capacity,
             classes: loss.classes(),
-        })
+        };
+        workspace.reset(stream)?;
+        Ok(workspace)
+    }
+
+    /// Makes the workspace as it was when it was new, and waits for `stream`. No launch may be under way in it. For the time
+    /// after [`CudaError::Workspace`].
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn reset(&mut self, stream: &Arc<CudaStream>) -> Result<(), Error> {
+        stream
+            .memset_zeros(&mut self.memory.slice_mut(STATE..ROW_LOSSES))
+            .and_then(|()| {
+                stream.memcpy_htod(&bytes_of(&CLEARED), &mut self.memory.slice_mut(..STATE))
+            })
+            // Every stream may use it from here on, whether or not cudarc orders them.
+            .and_then(|()| stream.synchronize())
+            .map_err(driver("preparing the workspace"))
     }
 
     /// The largest batch that it serves.
@@ -70,6 +95,8 @@ impl Workspace {
     /// # Errors
     /// [`Error::Label`] where, since the last read, a launch met a label that is neither a class nor the ignore label:
     /// the first such row of the first such launch. Reading clears the status.
+    /// [`CudaError::Workspace`] where launches met in the workspace, or one did not end in it: the results since the last
+    /// read are not to be trusted, and [`reset`](Self::reset) makes the workspace usable again.
     /// [`CudaError::Driver`](super::CudaError::Driver) where the driver reports a failure, of earlier work too.
     pub fn read(&mut self, stream: &Arc<CudaStream>) -> Result<Summary, Error> {
         let mut bytes = [0u8; STATE];
@@ -80,6 +107,10 @@ impl Workspace {
             .synchronize()
             .map_err(driver("waiting for the result"))?;
         let state = from_bytes(bytes);
+        let at_rest = (state.blocks_done, state.tickets, state.step_bad_row) == (0, 0, NO_ROW);
+        if state.disturbed != 0 || !at_rest {
+            return Err(CudaError::Workspace.into());
+        }
         if state.bad_row != NO_ROW {
             stream
                 .memcpy_htod(&bytes_of(&CLEARED), &mut self.memory.slice_mut(..STATE))
@@ -110,6 +141,7 @@ const CLEARED: AlaState = AlaState {
     step_bad_row: NO_ROW,
     blocks_done: 0,
     tickets: 0,
+    disturbed: 0,
 };
 
 fn bytes_of(state: &AlaState) -> [u8; STATE] {

@@ -295,13 +295,17 @@ fn minus_infinity_masks_a_class_and_costs_the_target_everything() {
 fn a_row_of_minus_infinities_is_nan() {
     each::<f32>(|device, loss, mode, _| {
         let classes = loss.classes();
-        let step = Step {
-            mode,
-            ..Step::contiguous(vec![f32::NEG_INFINITY; classes], vec![1i64], classes)
-        };
-        let got = device.run(&device.bind(loss), &step);
-        assert!(got.summary.expect("no bad label").loss.is_nan());
-        assert!(got.gradient.iter().all(|g| g.is_nan()));
+        // Of logits that are all alike the largest is the lowest class's.
+        for (label, hit) in [(0i64, true), (1, false)] {
+            let step = Step {
+                mode,
+                ..Step::contiguous(vec![f32::NEG_INFINITY; classes], vec![label], classes)
+            };
+            let got = device.run(&device.bind(loss), &step);
+            assert!(got.summary.expect("no bad label").loss.is_nan());
+            assert!(got.gradient.iter().all(|g| g.is_nan()));
+            assert_eq!(got.hits, [hit], "{mode:?} C = {classes}");
+        }
     });
 }
 

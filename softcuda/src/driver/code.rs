@@ -49,6 +49,7 @@ codes! {
     ContextIsDestroyed = 709, "ERROR_CONTEXT_IS_DESTROYED", "context is destroyed";
     MisalignedAddress = 716, "ERROR_MISALIGNED_ADDRESS", "misaligned address";
     LaunchFailed = 719, "ERROR_LAUNCH_FAILED", "unspecified launch failure";
+    CooperativeLaunchTooLarge = 720, "ERROR_COOPERATIVE_LAUNCH_TOO_LARGE", "too many blocks in cooperative launch";
     NotSupported = 801, "ERROR_NOT_SUPPORTED", "operation not supported";
     CaptureUnsupported = 900, "ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing";
     CaptureInvalidated = 901, "ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture";

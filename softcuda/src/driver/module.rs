@@ -58,11 +58,62 @@ impl Footprint {
     }
 }
 
+/// The shape of a launch.
+#[derive(Clone, Copy)]
+struct Shape {
+    grid: [u32; 3],
+    block: [u32; 3],
+    dynamic_shared: u32,
+}
+
 fn positive(count: c_int) -> Result<u32, Code> {
     u32::try_from(count).ok().filter(|&count| count > 0).ok_or(Code::InvalidValue)
 }
 
 impl State {
+    /// Enqueues a launch. `together`: the device must hold all blocks at once.
+    fn launch(
+        &mut self,
+        function: Handle,
+        shape: Shape,
+        stream: Handle,
+        params: Host,
+        extra: Host,
+        together: bool,
+    ) -> Result<(), Code> {
+        let Shape { grid, block, dynamic_shared } = shape;
+        let stream = self.stream(stream)?;
+        let footprint = self.footprint(function)?;
+        let (found, image, kernel) = self.function(function)?;
+        let name = found.name.clone();
+        let product = |sizes: [u32; 3]| sizes.iter().map(|&size| u64::from(size)).product::<u64>();
+        let threads = product(block);
+        let outside =
+            |sizes: [u32; 3], most: [u32; 3]| sizes.iter().zip(most).any(|(&size, most)| size == 0 || size > most);
+        let shared = u64::from(footprint.static_shared) + u64::from(dynamic_shared);
+        let refused = if outside(grid, limit::GRID) || outside(block, limit::BLOCK) {
+            Some((Code::InvalidValue, format!("a size is 0 or beyond {:?} and {:?}", limit::GRID, limit::BLOCK)))
+        } else if threads > u64::from(footprint.max_threads) {
+            Some((Code::InvalidValue, format!("{threads} threads a block, at most {}", footprint.max_threads)))
+        } else if dynamic_shared > found.max_dynamic_shared || shared > limit::SHARED_OPT_IN.into() {
+            let most = found.max_dynamic_shared.min(footprint.most_dynamic_shared());
+            Some((Code::InvalidValue, format!("{dynamic_shared} bytes of dynamic shared memory, at most {most}")))
+        } else if footprint.registers * threads as u32 > limit::REGISTERS {
+            Some((Code::LaunchOutOfResources, format!("{} registers a thread", footprint.registers)))
+        } else {
+            let an_sm = footprint.blocks_per_sm(threads as u32, dynamic_shared as usize);
+            let held = u64::from(an_sm * limit::SMS).min(self.resident as u64);
+            (together && product(grid) > held)
+                .then(|| (Code::CooperativeLaunchTooLarge, format!("the device holds {held} blocks at once")))
+        };
+        if let Some((code, why)) = refused {
+            return Err(self.refuse(code, format!("launch of {name}, grid {grid:?}, block {block:?}: {why}")));
+        }
+        let params = read_params(kernel, params, extra)?;
+        let launch = KernelLaunch { module: image.module.clone(), kernel: name, grid, block, dynamic_shared, params };
+        self.submit(stream, Work::Launch(Arc::new(launch)))
+    }
+
     fn load(&mut self, out: Out<Handle>, image: Host) -> Result<(), Code> {
         self.refuse_unsafe("loading a module")?;
         out.set(0)?;
@@ -240,32 +291,17 @@ calls! {
         state, function: Handle, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
         dynamic_shared: u32, stream: Handle, params: Host, extra: Host,
     ) {
-        let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-        let stream = state.stream(stream)?;
-        let footprint = state.footprint(function)?;
-        let (found, image, kernel) = state.function(function)?;
-        let name = found.name.clone();
-        let threads = block.iter().map(|&size| u64::from(size)).product::<u64>();
-        let outside = |sizes: [u32; 3], most: [u32; 3]| sizes.iter().zip(most).any(|(&size, most)| size == 0 || size > most);
-        let shared = u64::from(footprint.static_shared) + u64::from(dynamic_shared);
-        let refused = if outside(grid, limit::GRID) || outside(block, limit::BLOCK) {
-            Some((Code::InvalidValue, format!("a size is 0 or beyond {:?} and {:?}", limit::GRID, limit::BLOCK)))
-        } else if threads > u64::from(footprint.max_threads) {
-            Some((Code::InvalidValue, format!("{threads} threads a block, at most {}", footprint.max_threads)))
-        } else if dynamic_shared > found.max_dynamic_shared || shared > limit::SHARED_OPT_IN.into() {
-            let most = found.max_dynamic_shared.min(footprint.most_dynamic_shared());
-            Some((Code::InvalidValue, format!("{dynamic_shared} bytes of dynamic shared memory, at most {most}")))
-        } else if footprint.registers * threads as u32 > limit::REGISTERS {
-            Some((Code::LaunchOutOfResources, format!("{} registers a thread", footprint.registers)))
-        } else {
-            None
-        };
-        if let Some((code, why)) = refused {
-            return Err(state.refuse(code, format!("launch of {name}, grid {grid:?}, block {block:?}: {why}")));
-        }
-        let params = read_params(kernel, params, extra)?;
-        let launch = KernelLaunch { module: image.module.clone(), kernel: name, grid, block, dynamic_shared, params };
-        state.submit(stream, Work::Launch(Arc::new(launch)))
+        let shape = Shape { grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], dynamic_shared };
+        state.launch(function, shape, stream, params, extra, false)
+    }
+
+    /// The same for blocks that wait for one another: refused where the device does not hold them all at once.
+    Context: fn cuLaunchCooperativeKernel(
+        state, function: Handle, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
+        dynamic_shared: u32, stream: Handle, params: Host,
+    ) {
+        let shape = Shape { grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], dynamic_shared };
+        state.launch(function, shape, stream, params, Host::NULL, true)
     }
 
     Context: fn cuOccupancyMaxActiveBlocksPerMultiprocessor(

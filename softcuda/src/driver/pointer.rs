@@ -35,6 +35,8 @@ impl Out<c_void> {
 pub struct Host(usize);
 
 impl Host {
+    pub const NULL: Self = Self(0);
+
     pub fn address(self) -> usize {
         self.0
     }

@@ -1,0 +1,166 @@
+// Rows whose exponents f32 cannot tell apart: their logits are so large that the spacing of floating-point numbers there is no
+// longer small against 1. They are found by the row's largest exponent, left out, and solved here one by one when the block has
+// nothing else to do, in f64 and by differences of logits:
+//
+//     u_j - u_m = a_j (x_j - x_m) + ((a_j - a_m) x_m + (b_j - b_m))
+//
+// which is exact to rounding where the slopes are equal. Slow, and rare: a row of nothing but masks, for one.
+#pragma once
+#include "finish.cuh"
+#include "walk.cuh"
+
+namespace ala {
+
+// Up to here exponents are half apart at most.
+constexpr float FAR_OUT = 4194304.0f;
+
+// Whether a row whose largest exponent is `shift` is to be solved here; one with nothing above -inf is too. Every thread that
+// knows the exponent decides alike.
+__device__ __forceinline__ bool is_far_out(float shift) { return !(fabsf(shift) <= FAR_OUT); }
+
+// What stands for the loss of a row that was left, and for its gradient's scale: a NaN that no instruction gives. Its logits
+// are where they were, or in the gradient that goes over them.
+__device__ __forceinline__ float left_row() { return __uint_as_float(0xffffffffu); }
+__device__ __forceinline__ bool is_left(float x) {
+    uint32_t bits;
+    // Volatile, so that it stays behind what asks for a NaN first.
+    asm volatile("mov.b32 %0, %1;" : "=r"(bits) : "f"(x));
+    return bits == 0xffffffffu;
+}
+
+struct Affine64 {
+    double slope;
+    double bias;
+};
+
+__device__ inline Affine64 exact_map(const AlaParams& p, uint32_t j, uint32_t y) {
+    const AlaExact* exact = reinterpret_cast<const AlaExact*>(p.exact) + j;
+    return j == y ? Affine64{exact->target_slope, exact->target_bias} : Affine64{exact->slope, exact->bias};
+}
+
+// u_j - u_m.
+__device__ inline double difference(Affine64 map, double x, Affine64 top, double x_top) {
+    return map.slope * (x - x_top) + ((map.slope - top.slope) * x_top + (map.bias - top.bias));
+}
+
+// The class of the larger exponent; the first where they are alike, or where neither is a number.
+template <typename T>
+__device__ inline uint32_t higher(const AlaParams& p, const T* logits, uint32_t y, uint32_t i, uint32_t j) {
+    const double x_i = widen(logits[i]), x_j = widen(logits[j]);
+    const double above = difference(exact_map(p, j, y), x_j, exact_map(p, i, y), x_i);
+    return x_i == -INFINITY || above > 0.0 ? j : i;
+}
+
+// 2^(u_j - u_m).
+template <typename T>
+__device__ inline float exponential(const AlaParams& p, T x, uint32_t j, uint32_t y, Affine64 top, double x_top) {
+    const double below = difference(exact_map(p, j, y), widen(x), top, x_top);
+    return exp2_fast(static_cast<float>(below > 0.0 ? 0.0 : below));
+}
+
+// Solves one row by all threads of the block.
+template <typename T, typename Map>
+__device__ void solve_with_care(const AlaParams& p, uint64_t row, uint32_t y) {
+    __shared__ uint32_t tops[1024 / WARP];
+    __shared__ double x_top_of_row;
+    __shared__ RowGradient solution;
+    const T* logits = logits_row<T>(p, row);
+    // 1. The class of the largest exponent, the target's among them.
+    uint32_t top = threadIdx.x < p.classes ? threadIdx.x : 0;
+    for (uint32_t j = threadIdx.x; j < p.classes; j += blockDim.x) {
+        top = higher(p, logits, y, top, j);
+    }
+#pragma unroll 1
+    for (int offset = WARP / 2; offset > 0; offset /= 2) {
+        top = higher(p, logits, y, top, __shfl_down_sync(FULL_WARP, top, offset));
+    }
+    if (threadIdx.x % WARP == 0) {
+        tops[threadIdx.x / WARP] = top;
+    }
+    // Every warp's class is there before thread 0 compares them.
+    __syncthreads();
+    if (threadIdx.x == 0) {
+#pragma unroll 1
+        for (uint32_t warp = 1; warp < blockDim.x / WARP; warp++) {
+            tops[0] = higher(p, logits, y, tops[0], tops[warp]);
+        }
+        x_top_of_row = widen(logits[tops[0]]);
+    }
+    // Every thread sees the row's.
+    __syncthreads();
+    top = tops[0];
+    const double x_top = x_top_of_row;
+    const Affine64 map_top = exact_map(p, top, y);
+    // 2. The sum off the target, and whether the target is the row's largest logit.
+    const float x_target = widen(logits[y]);
+    bool outdone = x_target != x_target;
+    // A +inf, a NaN, and a row of -inf alone make no softmax.
+    AlaTotals mine = {isfinite(x_top) ? 0.0 : NAN, 0.0, 0};
+#pragma unroll 1
+    for (uint32_t j = threadIdx.x; j < p.classes; j += blockDim.x) {
+        const float x = widen(logits[j]);
+        outdone |= outdoes(x, j, x_target, y);
+        if (!(x < INFINITY)) {
+            mine.loss = NAN;
+        } else if (j != y) {
+            mine.loss += exponential(p, x, j, y, map_top, x_top);
+        }
+    }
+    const double sum = block_totals(mine).loss;
+    // Also keeps the gradient, which may go over the logits, behind these reads.
+    outdone = __syncthreads_or(outdone);
+    // 3. Loss and scale.
+    if (threadIdx.x == 0) {
+        const AlaTarget target = read_target(p, y);
+        const double place = difference(exact_map(p, y, y), x_target, map_top, x_top);
+        const RowSums sums = {static_cast<float>(sum), static_cast<float>(place > 0.0 ? 0.0 : place)};
+        const float loss = row_loss(p, target, sums);
+        reinterpret_cast<float*>(p.row_losses)[row] = loss;
+        if (p.hits != 0) {
+            reinterpret_cast<uint8_t*>(p.hits)[row] = !outdone;
+        }
+        solution = row_gradient(p, target, Map(p).common_slope(), sums, row_factor(p, row));
+    }
+    // Every thread sees the solution.
+    __syncthreads();
+    if (p.gradient != 0) {
+        const Map map(p);
+        T* gradient = gradient_row<T>(p, row);
+        // 4. The gradient, each class from its own logit.
+#pragma unroll 1
+        for (uint32_t j = threadIdx.x; j < p.classes; j += blockDim.x) {
+            const float e = exponential(p, logits[j], j, y, map_top, x_top);
+            gradient[j] = round_to<T>(j == y ? solution.at_target : solution.scale * map.gradient_slope(j) * e);
+        }
+    }
+    // The slots are read before the next row's are written.
+    __syncthreads();
+}
+
+// Solves the rows that a block left, and gives the block's loss anew to thread 0. Its rows are `count` from `first` on, and
+// again every `step`. Called by every thread of the block when all that the block wrote is visible to it.
+template <typename T, typename Map>
+__device__ double solve_left(const AlaParams& p, uint64_t first, uint32_t count, uint64_t step) {
+    const float* losses = reinterpret_cast<const float*>(p.row_losses);
+    AlaTotals mine = no_rows();
+#pragma unroll 1
+    for (; first < p.rows; first += step) {
+        const uint64_t end = p.rows - first < count ? p.rows : first + count;
+#pragma unroll 1
+        for (uint64_t row = first; row < end; row++) {
+            if (is_left(losses[row])) {
+                solve_with_care<T, Map>(p, row, static_cast<uint32_t>(read_label(p, row)));
+            }
+        }
+#pragma unroll 1
+        for (uint64_t row = first + threadIdx.x; row < end; row += blockDim.x) {
+            // A bad label's row has a loss, NaN, that does not count.
+            if (has_target(p, read_label(p, row))) {
+                mine.loss += static_cast<double>(losses[row]);
+            }
+        }
+    }
+    return block_totals(mine).loss;
+}
+
+}  // namespace ala
