@@ -203,12 +203,13 @@ struct Span {
     uint32_t tail;
 };
 
-template <typename T> __device__ __forceinline__ Span split(const T* from, uint32_t count) {
+// `KEPT`: where a register is left for the head, or it is computed once more in every branch.
+template <bool KEPT = false, typename T> __device__ __forceinline__ Span split(const T* from, uint32_t count) {
     // Elements from `from` to the next boundary: what its address lacks, modulo a vector.
     const uint32_t place = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(from)) / static_cast<uint32_t>(sizeof(T));
     const uint32_t lacks = (0u - place) % WIDTH<T>;
-    // Opaque, or it is computed once more in every branch.
-    const uint32_t head = opaque(lacks < count ? lacks : count);
+    const uint32_t least = lacks < count ? lacks : count;
+    const uint32_t head = KEPT ? opaque(least) : least;
     const uint32_t rest = count - head;
     return {head, rest / WIDTH<T>, rest % WIDTH<T>};
 }

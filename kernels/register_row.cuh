@@ -86,7 +86,7 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
 
         // The row's loads do not wait for its label.
         const T* logits = logits_row<T>(p, row);
-        const Span span = split(logits, live ? p.classes : 0);
+        const Span span = split<Map::ORDERED>(logits, live ? p.classes : 0);
         // Small groups begin at a sector; where all places are taken the row's own phase has to do.
         const uint32_t phase = GROUP < WARP && span.vectors < GROUP * ITEMS ? sector_phase(logits) : 0;
         const uint32_t end = span.vectors + phase;
@@ -150,7 +150,7 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
 
         // The target's own term is kept apart: whoever holds its logit takes it out of the others. Of every class one lane
         // is the owner, be it in a vector, in the head or in the tail.
-        const uint32_t y_place = opaque(y - first_class);
+        const uint32_t y_place = Map::ORDERED ? opaque(y - first_class) : y - first_class;
         const bool owner = y_place % (GROUP * V) < V;
         if (owner) {
             each_item<ITEMS>([&](auto i) {
@@ -340,8 +340,9 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
         }
     }
     finish<!BLOCK>(p, totals, groups, blockIdx.x, [&] {
-        const uint64_t step = static_cast<uint64_t>(gridDim.x) * groups;
-        return solve_left<T, Map>(p, static_cast<uint64_t>(blockIdx.x) * groups, groups, step);
+        const uint32_t count = opaque(groups);
+        const uint64_t step = static_cast<uint64_t>(gridDim.x) * count;
+        return solve_left<T, Map>(p, static_cast<uint64_t>(blockIdx.x) * count, count, step);
     });
 }
 
