@@ -6,7 +6,7 @@ use crate::element::{Element, Label};
 use crate::error::{Error, check_parameter};
 use crate::objective::Objective;
 use crate::outcome::{Options, Outcome, Outputs, Summary};
-use crate::table::RowTable;
+use crate::table::{HELD, RowTable};
 
 /// How row losses become one number.
 ///
@@ -151,7 +151,8 @@ impl LossBuilder {
         self
     }
 
-    /// A weight for each class, `[C]`, finite and `>= 0`; multiplies the objective's own weights.
+    /// A weight for each class, `[C]`, finite and `>= 0`; multiplies the objective's own weights. The products must be 0 or lie
+    /// from `1e-30` to `1e30`.
     ///
     /// ```
     /// use ala_loss::{ClassCounts, Loss, Objective};
@@ -178,7 +179,9 @@ impl LossBuilder {
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
     pub fn build(self) -> Result<Loss, Error> {
-        check_parameter("scale", self.scale, "finite and above 0", |s| s > 0.0)?;
+        check_parameter("scale", self.scale, "above 0, from 1e-30 to 1e30", |s| {
+            HELD.contains(&s)
+        })?;
         let slope = match self.input {
             Input::Cosine => self.scale,
             Input::PreScaled => 1.0,
@@ -187,6 +190,7 @@ impl LossBuilder {
         if let Some(weights) = &self.class_weights {
             weigh(&mut table, weights)?;
         }
+        table.check()?;
         Ok(Loss(Arc::new(Inner {
             lane_table: LaneTable::new(&table.others),
             table,
@@ -381,7 +385,8 @@ impl Loss {
     /// The same loss with its weights multiplied by `weights`, `[C]`: the step of a re-weighting schedule.
     ///
     /// # Errors
-    /// [`Error::Length`], or [`Error::Parameter`] for a weight that is negative or not finite.
+    /// [`Error::Length`], or [`Error::Parameter`] for a weight that is negative or not finite, or where the product with the
+    /// weight that was there is neither 0 nor from `1e-30` to `1e30`.
     ///
     /// ```
     /// use ala_loss::{ClassCounts, Loss, Objective};
@@ -394,6 +399,7 @@ impl Loss {
     pub fn with_class_weights(&self, weights: &[f64]) -> Result<Self, Error> {
         let mut inner = Inner::clone(&self.0);
         weigh(&mut inner.table, weights)?;
+        inner.table.check()?;
         Ok(Self(Arc::new(inner)))
     }
 

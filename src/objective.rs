@@ -1,6 +1,6 @@
 use crate::counts::ClassCounts;
 use crate::error::{Error, check_parameter};
-use crate::table::{Affine, Others, RowTable, Target};
+use crate::table::{Affine, HELD, Others, RowTable, Target};
 
 /// The logarithm of the quantity factor `QF_y = 1 / log(n_y / n_min + 1)`.
 ///
@@ -280,8 +280,8 @@ impl Objective {
                     check_parameter(
                         "vector scaling's smallest slope",
                         map.slope,
-                        "above 0 (lower gamma)",
-                        |a| a > 0.0,
+                        "from 1e-30 to 1e30 (lower gamma)",
+                        |a| HELD.contains(&a),
                     )?;
                 }
                 per_class(maps)

@@ -1,3 +1,7 @@
+use std::ops::RangeInclusive;
+
+use crate::error::{Error, check_parameter};
+
 /// The constants of one class where it is the row's target.
 ///
 /// `z_y = slope * x_y + bias`, `dL/dx_y = -weight * gradient_slope * S/d`.
@@ -110,7 +114,51 @@ pub struct RowTable {
     pub(crate) focal_gamma: Option<f64>,
 }
 
+/// What a parameter of the row problem may be in size: sums, products with logits and reciprocals of it stay within `f64`,
+/// and it is itself within `f32`.
+pub(crate) const HELD: RangeInclusive<f64> = 1e-30..=1e30;
+
 impl RowTable {
+    /// Fails where a parameter is one that the paths cannot hold.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let slope = |name, value| {
+            check_parameter(name, value, "above 0, from 1e-30 to 1e30", |a| {
+                HELD.contains(&a)
+            })
+        };
+        let offset = |name, value| {
+            check_parameter(name, value, "from -1e30 to 1e30", |b| {
+                b.abs() <= *HELD.end()
+            })
+        };
+        match &self.others {
+            Others::Uniform { slope: uniform } => {
+                slope("the slope of the logits", *uniform)?;
+            }
+            Others::PerClass(maps) => {
+                for map in maps {
+                    slope("a class's slope", map.slope)?;
+                    offset("a class's offset", map.bias)?;
+                }
+            }
+        }
+        for target in &self.targets {
+            slope("a target's slope", target.slope)?;
+            offset("a target's offset", target.bias)?;
+            offset("a target's gradient slope", target.gradient_slope)?;
+            check_parameter(
+                "class weight",
+                target.weight,
+                "0, or from 1e-30 to 1e30 when multiplied by the others of its class",
+                |w| w == 0.0 || HELD.contains(&w),
+            )?;
+        }
+        check_parameter("gamma", self.focal_gamma.unwrap_or(0.0), "at most 1e30", |g| {
+            g <= *HELD.end()
+        })?;
+        Ok(())
+    }
+
     /// The number of classes `C`.
     ///
     /// ```

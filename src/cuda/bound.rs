@@ -13,7 +13,7 @@ use super::launch::{self, Constants, LaunchShape, OwnAddresses, RawStep, RawUpst
 use super::step::{CudaElement, CudaLabel, Inputs, Outputs, Upstream};
 use super::table;
 use super::workspace::{BLOCKS, ROW_LOSSES, Workspace};
-use crate::error::Error;
+use crate::error::{Error, check_parameter};
 use crate::loss::{Loss, Reduction};
 use crate::shape::{check_length, check_rows};
 
@@ -38,7 +38,8 @@ impl Loss {
     /// Binds the loss to a context: loads the kernels at the context's first use and uploads the class table.
     ///
     /// # Errors
-    /// [`CudaError::NoDriver`], [`CudaError::NotBuilt`], [`CudaError::TooManyClasses`], [`CudaError::Driver`].
+    /// [`CudaError::NoDriver`], [`CudaError::NotBuilt`], [`CudaError::TooManyClasses`], [`CudaError::Driver`];
+    /// [`Error::Parameter`] where a class weight is neither 0 nor from `1e-20` to `1e20`.
     pub fn cuda(&self, context: &Arc<CudaContext>) -> Result<CudaLoss, Error> {
         if u32::try_from(self.classes()).map_or(true, |classes| classes > MOST_CLASSES) {
             return Err(CudaError::TooManyClasses {
@@ -46,6 +47,14 @@ impl Loss {
                 most: MOST_CLASSES,
             }
             .into());
+        }
+        for target in self.table().targets() {
+            check_parameter(
+                "class weight on CUDA",
+                target.weight,
+                "0, or from 1e-20 to 1e20: sums of weights and their reciprocals are f32 there",
+                |weight| weight == 0.0 || (1e-20..=1e20).contains(&weight),
+            )?;
         }
         let packed = table::pack(self.table());
         let kernels = kernels::load(context, !packed.others.is_empty())?;

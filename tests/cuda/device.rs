@@ -34,7 +34,9 @@ pub fn device() -> Device {
             "ALA_REQUIRE_GPU is set, and there is no GPU: {gpu:?}"
         );
         let path = SoftCuda::locate().expect("softcuda is built beside the tests");
-        Some(SoftCuda::load(&path).expect("softcuda loads"))
+        let soft = SoftCuda::load(&path).expect("softcuda loads");
+        soft.set_block_races(true);
+        Some(soft)
     });
     let context = CONTEXT.get_or_init(|| cuda::context(0).expect("a GPU, or softcuda"));
     context.bind_to_thread().expect("the context is alive");
