@@ -54,11 +54,11 @@ mod cuda {
                     .filter(|arch| known.contains(arch))
                     .collect();
                 let ptx = known.iter().copied().filter(|&arch| arch <= PTX).max();
-                (machine, ptx)
+                (machine, ptx.into_iter().collect())
             }
         };
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-        let compile = |source: &str| compile(&nvcc, &machine, ptx, &kernels.join(source), &out);
+        let compile = |source: &str| compile(&nvcc, &machine, &ptx, &kernels.join(source), &out);
 
         let (fatbin, report) = compile("ala.cu");
         let report_file = out.join("ptxas.txt");
@@ -82,7 +82,7 @@ mod cuda {
     fn compile(
         nvcc: &Path,
         machine: &[u32],
-        ptx: Option<u32>,
+        ptx: &[u32],
         source: &Path,
         out: &Path,
     ) -> (PathBuf, String) {
@@ -94,8 +94,8 @@ mod cuda {
             .args(["-fatbin", "-std=c++17", "-O3", "-Xptxas=-v"])
             // One process an architecture, as many at a time as there are cores.
             .args(["--threads", "0"])
-            // Readable PTX, so that a driver in software can run it.
-            .arg("--compress-mode=none")
+            // Readable PTX, so that a driver in software can run it. Every supported nvcc knows this spelling of it.
+            .arg("--no-compress")
             .arg("-I")
             .arg(source.parent().expect("a source is in a folder"));
         if let Some(compiler) = host_compiler() {
@@ -104,7 +104,7 @@ mod cuda {
         for arch in machine {
             command.arg(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
         }
-        if let Some(arch) = ptx {
+        for arch in ptx {
             command.arg(format!("-gencode=arch=compute_{arch},code=compute_{arch}"));
         }
         command.arg("-o").arg(&fatbin).arg(source);
@@ -170,9 +170,8 @@ mod cuda {
 
     /// `ALA_CUDA_ARCHS`: numbers as in `80,90`; a `+PTX` behind one embeds its PTX too, and the last number has it
     /// where none does.
-    fn chosen_architectures(list: &str, known: &[u32]) -> (Vec<u32>, Option<u32>) {
-        let mut machine = Vec::new();
-        let mut ptx = None;
+    fn chosen_architectures(list: &str, known: &[u32]) -> (Vec<u32>, Vec<u32>) {
+        let (mut machine, mut ptx) = (Vec::new(), Vec::new());
         for entry in list
             .split([',', ';', ' '])
             .filter(|entry| !entry.is_empty())
@@ -190,14 +189,16 @@ mod cuda {
                 });
             machine.push(arch);
             if with_ptx {
-                ptx = Some(arch);
+                ptx.push(arch);
             }
         }
         assert!(
             !machine.is_empty(),
             "ALA_CUDA_ARCHS is empty: this nvcc knows {known:?}"
         );
-        let ptx = ptx.or(machine.last().copied());
+        if ptx.is_empty() {
+            ptx.extend(machine.last());
+        }
         (machine, ptx)
     }
 

@@ -153,9 +153,12 @@ impl RowTable {
                 |w| w == 0.0 || HELD.contains(&w),
             )?;
         }
-        check_parameter("gamma", self.focal_gamma.unwrap_or(0.0), "at most 1e30", |g| {
-            g <= *HELD.end()
-        })?;
+        check_parameter(
+            "gamma",
+            self.focal_gamma.unwrap_or(0.0),
+            "at most 1e30",
+            |g| g <= *HELD.end(),
+        )?;
         Ok(())
     }
 

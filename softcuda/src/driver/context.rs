@@ -6,23 +6,37 @@ use super::queue::{LEGACY, PER_THREAD, Queue};
 use super::state::{CAPACITY, Context, DEVICE, Handle, Need, call, calls, current, make_current};
 use std::ffi::{c_char, c_int};
 
-/// What a block, and an SM, of the device can hold: the figures of an H100.
+/// What a block, and an SM, of the device can hold: the figures of an H100, or as far as they differ of the compute capability
+/// that `SOFTCUDA_CAPABILITY` names (75, 80, ...).
 pub mod limit {
+    use crate::occupancy::Sm;
+    use std::sync::OnceLock;
+
     pub const THREADS_PER_BLOCK: u32 = 1024;
     pub const BLOCK: [u32; 3] = [1024, 1024, 64];
     pub const GRID: [u32; 3] = [i32::MAX as u32, 65535, 65535];
     /// Without an opt-in.
     pub const SHARED_PER_BLOCK: u32 = 48 << 10;
-    pub const SHARED_OPT_IN: u32 = 227 << 10;
-    pub const SHARED_RESERVED: u32 = 1 << 10;
-    pub const SHARED_PER_SM: u32 = 228 << 10;
     pub const REGISTERS: u32 = 65536;
     pub const WARP: u32 = 32;
-    pub const THREADS_PER_SM: u32 = 2048;
-    pub const BLOCKS_PER_SM: u32 = 32;
     pub const SMS: u32 = 132;
-    /// Of the architecture whose SASS register counts are reported, times ten.
-    pub const CAPABILITY: u32 = 90;
+
+    /// An SM; its compute capability is that of the PTX that runs and of the SASS whose register counts are reported.
+    pub fn sm() -> &'static Sm {
+        static SM: OnceLock<&'static Sm> = OnceLock::new();
+        SM.get_or_init(|| {
+            let capability = std::env::var("SOFTCUDA_CAPABILITY").unwrap_or_else(|_| "90".into());
+            let known = capability.parse().ok().and_then(Sm::of);
+            known.unwrap_or_else(|| {
+                panic!("SOFTCUDA_CAPABILITY is {capability}: softcuda knows 75, 80, 86, 89, 90, 100 and 120")
+            })
+        })
+    }
+
+    /// Of a block, with an opt-in.
+    pub fn shared_opt_in() -> u32 {
+        sm().shared - sm().reserved
+    }
 }
 
 const DRIVER_VERSION: c_int = 13000;
@@ -43,13 +57,13 @@ fn attribute(id: u32) -> u32 {
         36 => 2_619_000, // memory clock, kHz
         37 => 5120,      // memory bus, bits
         38 => 50 << 20,  // L2
-        39 => limit::THREADS_PER_SM,
-        75 => limit::CAPABILITY / 10,
-        76 => limit::CAPABILITY % 10,
-        81 => limit::SHARED_PER_SM,
-        97 => limit::SHARED_OPT_IN,
-        106 => limit::BLOCKS_PER_SM,
-        111 => limit::SHARED_RESERVED,
+        39 => limit::sm().warps * limit::WARP,
+        75 => limit::sm().capability / 10,
+        76 => limit::sm().capability % 10,
+        81 => limit::sm().shared,
+        97 => limit::shared_opt_in(),
+        106 => limit::sm().blocks,
+        111 => limit::sm().reserved,
         // Can map host memory, concurrent kernels, unified addressing, stream priorities, memory pools.
         19 | 31 | 41 | 78 | 115 => 1,
         _ => 0,

@@ -7,7 +7,7 @@ use super::queue::{KernelLaunch, Work};
 use super::state::{Handle, Need, State, call, calls};
 use crate::exec::LoadedModule;
 use crate::fatbin;
-use crate::occupancy::{Block, Sm};
+use crate::occupancy::Block;
 use crate::ptx::{Kernel, Module};
 use std::collections::BTreeMap;
 use std::ffi::c_int;
@@ -44,17 +44,14 @@ struct Footprint {
 
 impl Footprint {
     fn most_dynamic_shared(&self) -> u32 {
-        limit::SHARED_OPT_IN.saturating_sub(self.static_shared)
+        limit::shared_opt_in().saturating_sub(self.static_shared)
     }
 
     /// How many blocks an SM holds at once.
     fn blocks_per_sm(&self, threads: u32, dynamic_shared: usize) -> u32 {
         let shared = u32::try_from(dynamic_shared).unwrap_or(u32::MAX).saturating_add(self.static_shared);
         let block = Block { threads, registers: self.registers, shared };
-        match Sm::of(limit::CAPABILITY) {
-            Some(sm) if threads <= self.max_threads => sm.resident_blocks(block),
-            _ => 0,
-        }
+        if threads > self.max_threads { 0 } else { limit::sm().resident_blocks(block) }
     }
 }
 
@@ -95,7 +92,7 @@ impl State {
             Some((Code::InvalidValue, format!("a size is 0 or beyond {:?} and {:?}", limit::GRID, limit::BLOCK)))
         } else if threads > u64::from(footprint.max_threads) {
             Some((Code::InvalidValue, format!("{threads} threads a block, at most {}", footprint.max_threads)))
-        } else if dynamic_shared > found.max_dynamic_shared || shared > limit::SHARED_OPT_IN.into() {
+        } else if dynamic_shared > found.max_dynamic_shared || shared > limit::shared_opt_in().into() {
             let most = found.max_dynamic_shared.min(footprint.most_dynamic_shared());
             Some((Code::InvalidValue, format!("{dynamic_shared} bytes of dynamic shared memory, at most {most}")))
         } else if footprint.registers * threads as u32 > limit::REGISTERS {
@@ -189,7 +186,7 @@ fn read_image(image: Host) -> Result<fatbin::Contents, (Code, String)> {
             let invalid = |why| (Code::InvalidImage, why);
             let size = fatbin::total_size(&image.read(fatbin::HEADER).map_err(unread)?).map_err(invalid)?;
             let bytes = image.read(size).map_err(unread)?;
-            fatbin::read(&bytes, limit::CAPABILITY).map_err(|why| (Code::NoBinaryForGpu, why))
+            fatbin::read(&bytes, limit::sm().capability).map_err(|why| (Code::NoBinaryForGpu, why))
         }
         WRAPPER_MAGIC => {
             let inner = image.word(1).map_err(unread)?;
@@ -267,7 +264,7 @@ calls! {
             3 => kernel.local_bytes as u32,
             4 => footprint.registers,
             5 => image.module.module().target,
-            6 => limit::CAPABILITY,
+            6 => limit::sm().capability,
             7 => 0, // cache mode
             8 => found.max_dynamic_shared,
             9 => return value.set(found.carveout),
@@ -320,8 +317,8 @@ calls! {
         state, bytes: Out<usize>, function: Handle, blocks: c_int, threads: c_int,
     ) {
         let (footprint, _) = (state.footprint(function)?, positive(threads)?);
-        let share = limit::SHARED_PER_SM / positive(blocks)? / SHARED_UNIT * SHARED_UNIT;
-        let left = share.saturating_sub(footprint.static_shared + limit::SHARED_RESERVED);
+        let share = limit::sm().shared / positive(blocks)? / SHARED_UNIT * SHARED_UNIT;
+        let left = share.saturating_sub(footprint.static_shared + limit::sm().reserved);
         bytes.set(left.min(footprint.most_dynamic_shared()) as usize)
     }
 
