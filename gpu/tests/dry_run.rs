@@ -84,7 +84,10 @@ fn a_folder_that_is_no_kit_is_not_replaced_by_one() {
     let output = pack_without_cargo(&place);
     assert!(!output.status.success());
     let printed = text(&output);
-    assert!(printed.contains("no_kit is not empty and holds no kit"), "{printed}");
+    assert!(
+        printed.contains("no_kit is not empty and holds no kit"),
+        "{printed}"
+    );
     let kept = fs::read_to_string(place.join("notes.txt")).expect("it is still there");
     assert_eq!(kept, "mine");
 }

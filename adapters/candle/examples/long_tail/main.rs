@@ -225,6 +225,79 @@ mod tests {
         assert_eq!(trials[1]["few"], 100.0);
     }
 
+    /// Of the class that the test set lacks there is no accuracy, and of its group neither; the others' are there.
+    #[test]
+    fn a_test_set_that_lacks_a_class_gives_the_accuracy_of_the_others() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        // Three classes on axes of their own, many, medium and few; counted from 1.
+        let write = |name: &str, counts: [usize; 3]| {
+            let mut features = Vec::new();
+            let mut labels = Vec::new();
+            for (class, count) in counts.into_iter().enumerate() {
+                for _ in 0..count {
+                    let mut sample = [0.1f32; 3];
+                    sample[class] = 1.0;
+                    features.extend(sample.iter().flat_map(|x| x.to_le_bytes()));
+                    labels.extend((class as i64 + 1).to_le_bytes());
+                }
+            }
+            let rows: usize = counts.iter().sum();
+            let (x, y) = (at(&format!("{name}_x.npy")), at(&format!("{name}_y.npy")));
+            write_npy(Path::new(&x), "<f4", &format!("{rows}, 3"), &features);
+            write_npy(Path::new(&y), "<i8", &format!("{rows},"), &labels);
+        };
+        write("train", [130, 50, 10]);
+        write("test", [6, 0, 4]);
+        let arguments = format!(
+            "--seeds 1 --steps 400 --methods ala --first-label 1 --features {} --labels {} --test-features {} --test-labels {} --json {}",
+            at("train_x.npy"),
+            at("train_y.npy"),
+            at("test_x.npy"),
+            at("test_y.npy"),
+            at("r.json"),
+        );
+        let output = output_of(folder.path(), &arguments).expect("the files are valid");
+        assert!(!output.contains("NaN"), "{output}");
+        let trials = json(Path::new(&at("r.json")));
+        let expected = serde_json::json!({
+            "method": "ala", "seed": 0, "overall": 100.0, "many": 100.0, "medium": null, "few": 100.0
+        });
+        assert_eq!(trials, [expected]);
+        let chart = fs::read_to_string(folder.path().join("out/accuracy_by_class.svg"));
+        assert!(!chart.expect("the run wrote it").contains("NaN"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn paths_need_not_be_text() {
+        use std::os::unix::ffi::OsStrExt;
+
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        let odd = folder.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+        fs::create_dir(&odd).expect("the file system takes such names");
+        write_npy(&odd.join("x.npy"), "<f4", "2, 1", &[0; 8]);
+        write_npy(&odd.join("y.npy"), "|u1", "2,", &[0, 1]);
+        let mut arguments: Vec<std::ffi::OsString> = "long_tail --seeds 1 --steps 1 --methods ce"
+            .split(' ')
+            .map(Into::into)
+            .collect();
+        for (option, file) in [
+            ("--features", "x.npy"),
+            ("--labels", "y.npy"),
+            ("--test-features", "x.npy"),
+            ("--test-labels", "y.npy"),
+            ("--json", "r.json"),
+            ("--out", "charts"),
+        ] {
+            arguments.extend([option.into(), odd.join(file).into_os_string()]);
+        }
+        let options = Options::try_parse_from(arguments).expect("paths are bytes");
+        run(&options, &mut Vec::new()).expect("the files are valid");
+        assert_eq!(json(&odd.join("r.json")).len(), 1);
+        assert!(odd.join("charts/accuracy_by_class.svg").exists());
+    }
+
     #[test]
     fn errors_are_one_line_and_name_the_file() {
         let folder = tempfile::tempdir().expect("the system has a folder for such files");
