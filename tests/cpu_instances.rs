@@ -283,7 +283,7 @@ fn hits_and_ignored_rows<T: Element>() {
         .filter(|&column| column < classes && column != ignored)
         .collect();
         // Label, what stands out in the row, whether it is a hit; for an ignored row the label alone.
-        let mut cases: Vec<(usize, Vec<(usize, f64)>, bool)> = Vec::new();
+        let mut cases = Vec::new();
         for &column in &columns {
             let other = (column + classes / 2 + 1) % classes;
             cases.push((column, vec![(column, 2.0)], true));

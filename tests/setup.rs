@@ -376,11 +376,11 @@ fn class_weights_multiply_the_class_balanced_ones() {
     let outcome = weighted.cpu(&[0.25f64; 9], &[0, 1, 2]).expect("valid");
     let total: f64 = product.iter().sum();
     near(outcome.loss, 3f64.ln());
-    for row in 0..3 {
-        near(outcome.row_losses[row], product[row] * 3f64.ln());
+    for (row, weight) in product.into_iter().enumerate() {
+        near(outcome.row_losses[row], weight * 3f64.ln());
         for class in 0..3 {
             let p = if class == row { -2.0 / 3.0 } else { 1.0 / 3.0 };
-            near(outcome.gradient[3 * row + class], product[row] * p / total);
+            near(outcome.gradient[3 * row + class], weight * p / total);
         }
     }
     // So do those that are put off.
@@ -403,7 +403,7 @@ fn every_objective_has_its_default_scale() {
     let detached = DifficultyGradient::Detached;
     let log = QuantityLog::Base2;
     // Default scale, slopes of the target and off it in units of the scale, the target's offset.
-    let expected: [(Objective, f64, [f64; 3], [f64; 3], [f64; 3]); 11] = [
+    let expected = [
         (
             Objective::ala(),
             30.0,
