@@ -826,7 +826,8 @@ def arguments():
     parser.add_argument("--dry", action="store_true", help="tiny shapes on the CPU")
     parser.add_argument("--budget", type=float, default=420, help="seconds after which no shape is started")
     parser.add_argument("--door", type=Path, default=Path(__file__).resolve().parent / "libala_loss_gpu.so")
-    # How a run that lost its device goes on in a new process: [case to go on from, seconds used, {operation: reason}].
+    # How a run that lost its device goes on in a new process: [case to go on from, seconds used, {operation: reason}, where
+    # its lines begin in the file].
     parser.add_argument("--resume", type=json.loads, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -841,10 +842,10 @@ def find_torch(dry):
     return torch, None
 
 
-def go_on(options, index, used, skipped):
+def go_on(options, index, used, skipped, first):
     """In a new process, with a new device context."""
     arguments = ["--out", options.out, "--budget", options.budget, "--door", options.door]
-    resume = ["--resume", json.dumps([index, used, skipped])]
+    resume = ["--resume", json.dumps([index, used, skipped, first])]
     # The old context goes with its files.
     os.closerange(3, 4096)
     os.execv(sys.executable, [sys.executable, __file__, *map(str, arguments), *resume])
@@ -862,11 +863,13 @@ def main():
     if options.dry and torch:
         # Tiny tensors: threads only get in each other's way.
         torch.set_num_threads(1)
-    began, used, skipped = options.resume or (0, 0.0, {})
+    # An earlier run's lines stay before this one's, as in the other stages; the report takes the last run.
+    size = options.out.stat().st_size if options.out.exists() else 0
+    began, used, skipped, first = options.resume or (0, 0.0, {}, size)
     start = time.monotonic() - used
     bench = Bench(torch, options.dry, options.door, skipped)
     order, elements = (DRY_ORDER, DRY_ELEMENTS) if options.dry else (ORDER, ELEMENTS)
-    with options.out.open("a" if options.resume else "w") as out:
+    with options.out.open("a") as out:
 
         def write(line):
             print(json.dumps({"stage": "peers", "dry": options.dry} | line), file=out, flush=True)
@@ -886,14 +889,14 @@ def main():
                 except Broken as error:
                     name, why = error.args
                     skipped[name] = f"left out after it broke the device at {case.n} x {case.c} {case.dtype}: {why}"
-                    go_on(options, index, time.monotonic() - start, skipped)
+                    go_on(options, index, time.monotonic() - start, skipped, first)
                 except Exception as error:
                     reason = reason_of(error)
                 bench.release()
             if reason:
                 what = f"{case.n} x {case.c} {case.dtype}"
                 write({"kind": "left_out", "what": what} | case._asdict() | {"reason": reason})
-    lines = [json.loads(line) for line in options.out.read_text().splitlines()]
+    lines = [json.loads(line) for line in options.out.read_bytes()[first:].splitlines()]
     table(lines)
     print(NOTE)
     return 0 if any(line.get("status") == "ok" for line in lines) else 1

@@ -13,13 +13,13 @@ const MAX_COUNT: u64 = 1 << 53;
 /// ```
 /// use ala_loss::{ClassCounts, Error, ZeroCounts};
 /// let counts = |zero| ClassCounts::from_labels(&[0, 0, 2], 3, zero);
-/// assert_eq!(counts(ZeroCounts::Reject), Err(Error::ZeroCount { class: 1 }));
+/// assert!(matches!(counts(ZeroCounts::Reject), Err(Error::MissingClasses { missing: 1, .. })));
 /// assert_eq!(counts(ZeroCounts::TreatAsOne)?.as_slice(), [2, 1, 1]);
 /// # Ok::<(), ala_loss::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ZeroCounts {
-    /// [`Error::ZeroCount`].
+    /// [`Error::ZeroCount`], or [`Error::MissingClasses`] where labels are counted.
     #[default]
     Reject,
     /// Count the class as having one sample.
@@ -48,6 +48,38 @@ fn zeros(classes: usize) -> Result<Vec<u64>, Error> {
         .map_err(|_| Error::TooManyClasses { classes })?;
     counts.resize(classes, 0);
     Ok(counts)
+}
+
+/// Where classes have no sample: the first few of them, as ranges.
+fn missing_classes(counts: &[u64]) -> Option<Error> {
+    const MOST_LISTED: usize = 5;
+    let smallest = counts.iter().position(|&count| count > 0)?;
+    let missing = counts.iter().filter(|&&count| count == 0).count();
+    if missing == 0 {
+        return None;
+    }
+    let mut listed = Vec::new();
+    let mut first = 0;
+    for run in counts.chunk_by(|a, b| (*a == 0) == (*b == 0)) {
+        let last = first + run.len() - 1;
+        if run[0] == 0 {
+            if listed.len() == MOST_LISTED {
+                listed.push("...".to_owned());
+                break;
+            }
+            listed.push(match run.len() {
+                1 => first.to_string(),
+                _ => format!("{first} to {last}"),
+            });
+        }
+        first = last + 1;
+    }
+    Some(Error::MissingClasses {
+        smallest,
+        missing,
+        classes: counts.len(),
+        listed: listed.join(", "),
+    })
 }
 
 impl ClassCounts {
@@ -100,7 +132,8 @@ impl ClassCounts {
     /// Counts the training set's labels.
     ///
     /// # Errors
-    /// [`Error::Label`] for a label outside `0..classes`, and those of [`with_zero_policy`](Self::with_zero_policy).
+    /// [`Error::Label`] for a label outside `0..classes`, [`Error::MissingClasses`] where classes have no label under
+    /// [`ZeroCounts::Reject`], [`Error::TooManyClasses`], and those of [`with_zero_policy`](Self::with_zero_policy).
     ///
     /// ```
     /// use ala_loss::{ClassCounts, ZeroCounts};
@@ -122,17 +155,26 @@ impl ClassCounts {
             })?;
             counts[class] += 1;
         }
-        Self::with_zero_policy(counts, zero)
+        Self::counted(counts, zero)
+    }
+
+    /// The counts of labels: a class without one is told by what all labels are.
+    fn counted(counts: Vec<u64>, zero: ZeroCounts) -> Result<Self, Error> {
+        match missing_classes(&counts) {
+            Some(missing) if zero == ZeroCounts::Reject => Err(missing),
+            _ => Self::with_zero_policy(counts, zero),
+        }
     }
 
     /// Counts the labels of an annotation file, one `path label` a line: the format of
     /// `ImageNet_LT_train.txt`, `Places_LT_train.txt` and `iNaturalist18_train.txt`.
     ///
-    /// The label is the last field of a line, so paths may hold blanks; empty lines are skipped. The number
-    /// of classes is `classes`, or the largest label + 1 where `None`.
+    /// The label is the last field of a line, so paths may hold blanks, and need not be UTF-8; empty lines and
+    /// a byte-order mark are skipped. The number of classes is `classes`, or the largest label + 1 where `None`.
     ///
     /// # Errors
-    /// [`Error::Annotation`] names the line; [`Error::Read`] where reading fails; and those of
+    /// [`Error::Annotation`] names the line; [`Error::Read`] where reading fails; [`Error::MissingClasses`] where
+    /// labels begin above 0 or have gaps under [`ZeroCounts::Reject`]; [`Error::TooManyClasses`]; and those of
     /// [`with_zero_policy`](Self::with_zero_policy).
     ///
     /// ```
@@ -147,27 +189,77 @@ impl ClassCounts {
         classes: Option<usize>,
         zero: ZeroCounts,
     ) -> Result<Self, Error> {
+        Self::from_annotations_starting_at(0, lines, classes, zero)
+    }
+
+    /// Counts an annotation file whose labels begin at `first_label` instead of 0: label `first_label` is class 0.
+    ///
+    /// Otherwise as [`from_annotations`](Self::from_annotations). A loss takes classes: subtract `first_label`
+    /// from the labels that it is given, too.
+    ///
+    /// # Errors
+    /// Those of [`from_annotations`](Self::from_annotations), and [`Error::Annotation`] for a label below `first_label`.
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, ZeroCounts};
+    /// let file = "a.JPEG 1\nb.JPEG 1\nc.JPEG 2\n";
+    /// let counts =
+    ///     ClassCounts::from_annotations_starting_at(1, file.as_bytes(), None, ZeroCounts::Reject)?;
+    /// assert_eq!(counts.as_slice(), [2, 1]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn from_annotations_starting_at(
+        first_label: usize,
+        mut lines: impl BufRead,
+        classes: Option<usize>,
+        zero: ZeroCounts,
+    ) -> Result<Self, Error> {
         // A class index beyond this is a corrupt line, not a data set; it must not make us allocate.
         const MOST_CLASSES: usize = 1 << 24;
+        const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
         let mut counts = zeros(classes.unwrap_or(0))?;
-        for (index, text) in lines.lines().enumerate() {
-            let line = index + 1;
-            let text = text.map_err(|error| Error::Read(format!("line {line}: {error}")))?;
-            let text = text.trim();
+        // Bytes: a path is whatever the file system takes.
+        let mut bytes = Vec::new();
+        for line in 1.. {
+            bytes.clear();
+            let read = lines.read_until(b'\n', &mut bytes);
+            if read.map_err(|error| Error::Read(format!("line {line}: {error}")))? == 0 {
+                break;
+            }
+            let mut text = bytes.as_slice();
+            if line == 1 {
+                text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+            }
+            let text = text.trim_ascii();
             if text.is_empty() {
                 continue;
             }
+            let shown = String::from_utf8_lossy;
             let annotation = |problem: String| Error::Annotation { line, problem };
-            let (_, label) = text
-                .rsplit_once(char::is_whitespace)
-                .ok_or_else(|| annotation(format!("found only `{text}`")))?;
-            let class: usize = label.parse().map_err(|_| {
+            let blank = text
+                .iter()
+                .rposition(u8::is_ascii_whitespace)
+                .ok_or_else(|| annotation(format!("found only `{}`", shown(text))))?;
+            let label = shown(&text[blank + 1..]);
+            let number: usize = label.parse().map_err(|_| {
                 annotation(format!("label `{label}` is not a non-negative integer"))
+            })?;
+            let class = number.checked_sub(first_label).ok_or_else(|| {
+                annotation(format!(
+                    "label {number} is below {first_label}, where the labels begin"
+                ))
             })?;
             let most = classes.unwrap_or(MOST_CLASSES);
             if class >= most {
+                // Of labels that begin one higher than said, the largest is one too high.
+                let hint = match class == most {
+                    true => {
+                        "; ClassCounts::from_annotations_starting_at reads labels that begin at 1"
+                    }
+                    false => "",
+                };
                 return Err(annotation(format!(
-                    "label {class} is outside the {most} classes allowed"
+                    "label {number} is outside the {most} classes allowed, which begin at {first_label}{hint}"
                 )));
             }
             if class >= counts.len() {
@@ -175,7 +267,7 @@ impl ClassCounts {
             }
             counts[class] += 1;
         }
-        Self::with_zero_policy(counts, zero)
+        Self::counted(counts, zero)
     }
 
     /// The counts, one for each class.

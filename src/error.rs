@@ -29,6 +29,20 @@ pub enum Error {
         /// The first class without samples.
         class: usize,
     },
+    /// The labels leave classes out and the policy is [`ZeroCounts::Reject`](crate::ZeroCounts::Reject).
+    #[error(
+        "labels begin at {smallest} and leave {missing} of {classes} classes without a sample ({listed}): number the classes from 0 without gaps (ClassCounts::from_annotations_starting_at reads labels that begin elsewhere), or choose ZeroCounts::TreatAsOne to count such a class as 1"
+    )]
+    MissingClasses {
+        /// The smallest label, after any shift.
+        smallest: usize,
+        /// How many classes have no sample.
+        missing: usize,
+        /// Number of classes.
+        classes: usize,
+        /// The first of them, as text: `0, 3 to 7, ...`.
+        listed: String,
+    },
     /// There is no memory for so many classes.
     #[error("{classes} classes: there is no memory for their counts; give the number of classes")]
     TooManyClasses {

@@ -186,7 +186,7 @@ impl<'a, T: Element> Outputs<'a, T> {
         Self::default()
     }
 
-    /// A contiguous gradient, `[N, C]`.
+    /// A contiguous gradient, `[N, C]` and no longer.
     ///
     /// ```
     /// # use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};
@@ -204,7 +204,7 @@ impl<'a, T: Element> Outputs<'a, T> {
         self
     }
 
-    /// A gradient with `stride >= C` elements between the starts of rows; what lies between rows is not written.
+    /// A gradient with `stride >= C` elements between the starts of rows; what lies between and behind rows is not written.
     ///
     /// ```
     /// # use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};

@@ -59,6 +59,7 @@ fn each_type<T: Element>() {
     rows_that_begin_low::<T>();
     large_logits::<T>();
     edges_at_every_place::<T>();
+    hits_and_ignored_rows::<T>();
     streamed_and_cached_rows_have_the_same_bits::<T>();
     threads_do_not_change_bits::<T>();
     a_nan_upstream_makes_a_nan::<T>();
@@ -257,6 +258,120 @@ fn edges_at_every_place<T: Element>() {
     }
 }
 
+/// Hits with the highest logit in each part of a row, ties and NaN, between rows that are ignored: rows shorter than a
+/// vector, of one block, of several, and so long or few that their columns are shared out.
+fn hits_and_ignored_rows<T: Element>() {
+    let mut rng = fastrand::Rng::with_seed(60);
+    let ignored = 2;
+    for (classes, most_rows) in [
+        (5, 60),
+        (365, 60),
+        (1279, 60),
+        (1281, 60),
+        (3001, 60),
+        (9001, 15),
+        (9001, 60),
+        (20_003, 15),
+        (140_000, 20),
+    ] {
+        let last = classes - 1;
+        // One column in each block, and around the ends of vectors, blocks and parts that threads take.
+        let columns: Vec<usize> = [
+            0, 1, 3, 4, 31, 364, 1023, 1024, 1025, 2500, 8191, 8192, 9000, 20_002, last,
+        ]
+        .into_iter()
+        .filter(|&column| column < classes && column != ignored)
+        .collect();
+        // Label, what stands out in the row, whether it is a hit; for an ignored row the label alone.
+        let mut cases = Vec::new();
+        for &column in &columns {
+            let other = (column + classes / 2 + 1) % classes;
+            cases.push((column, vec![(column, 2.0)], true));
+            cases.push((
+                ignored,
+                vec![(column, f64::NAN), (other, f64::INFINITY)],
+                false,
+            ));
+            cases.push((column, vec![(column, 2.0), (other, 3.0)], false));
+            if column > 0 {
+                // Among equals the lowest class is the row's.
+                cases.push((column, vec![(column, 2.0), (0, 2.0)], false));
+                cases.push((0, vec![(column, 2.0), (0, 2.0)], true));
+            }
+            cases.push((column, vec![(column, 2.0), (other, f64::NAN)], false));
+        }
+        rng.shuffle(&mut cases);
+        cases.truncate(most_rows);
+        let rows = cases.len();
+        let mut x = logits::<T>(&mut rng, rows * classes, 1.0);
+        for (x, (_, peaks, _)) in x.chunks_mut(classes).zip(&cases) {
+            for &(column, peak) in peaks {
+                x[column] = T::from_f64(peak);
+            }
+        }
+        let y: Vec<i64> = cases.iter().map(|(label, ..)| *label as i64).collect();
+        let expected: Vec<bool> = cases.iter().map(|(.., hit)| *hit).collect();
+        for objective in one_slope_and_one_for_each_class() {
+            let loss = Loss::builder(objective, &counts(&mut rng, classes))
+                .scale(1.0)
+                .ignore_label(ignored as i64)
+                .build()
+                .expect("valid");
+            let what = format!("{objective:?} {rows} x {classes}");
+            let poison = T::from_f64(77.0);
+            let mut gradient = vec![poison; rows * classes];
+            let mut losses = vec![T::Real::from_f64(77.0); rows];
+            let mut hits: Vec<bool> = expected.iter().map(|hit| !hit).collect();
+            let outputs = Outputs::new()
+                .gradient(&mut gradient)
+                .row_losses(&mut losses)
+                .hits(&mut hits);
+            let summary = loss
+                .cpu_into(&x, &y, &Options::new(), outputs)
+                .expect("valid");
+            assert_eq!(hits, expected, "{what}");
+            let counted = y.iter().filter(|&&y| y != ignored as i64).count();
+            assert_eq!(summary.counted_rows, counted, "{what}");
+            let mut over = x.clone();
+            let mut hits: Vec<bool> = expected.iter().map(|hit| !hit).collect();
+            loss.cpu_in_place(
+                &mut over,
+                &y,
+                &Options::new(),
+                Outputs::new().hits(&mut hits),
+            )
+            .expect("valid");
+            assert_eq!(hits, expected, "in place, {what}");
+            assert!(bits(&over) == bits(&gradient), "in place, {what}");
+
+            let wide = problem::widen(&x);
+            let exact = ala_loss::reference::batch(&loss, &wide, &y, &vec![1.0; rows]);
+            let slope = problem::slope(loss.table());
+            for row in 0..rows {
+                let columns = row * classes..(row + 1) * classes;
+                let loss = losses[row].to_f64();
+                if y[row] == ignored as i64 {
+                    assert_eq!(loss, 0.0, "{what}, row {row}");
+                    let zero = bits(&gradient[columns]).iter().all(|&bits| bits == 0);
+                    assert!(zero, "{what}, row {row}");
+                    continue;
+                }
+                let exact_loss = exact.row_losses[row];
+                let bound = problem::loss_bound(exact_loss);
+                problem::assert_within(loss, exact_loss, bound, &|| format!("{what}, row {row}"));
+                for (got, &exact) in gradient[columns.clone()]
+                    .iter()
+                    .zip(&exact.gradient[columns])
+                {
+                    let bound = problem::gradient_bound::<T>(exact, slope);
+                    let what = || format!("{what}, row {row}");
+                    problem::assert_within(got.to_f64(), exact, bound, &what);
+                }
+            }
+        }
+    }
+}
+
 fn bits<T: Element>(values: &[T]) -> Vec<u64> {
     values.iter().map(|v| v.to_f64().to_bits()).collect()
 }
@@ -264,7 +379,13 @@ fn bits<T: Element>(values: &[T]) -> Vec<u64> {
 /// A gradient too large for the cache is stored past it, whatever the alignment of its rows.
 fn streamed_and_cached_rows_have_the_same_bits<T: Element>() {
     let mut rng = fastrand::Rng::with_seed(55);
-    for (classes, rows) in [(1003, 8800), (8201, 1060)] {
+    let many = |classes: usize| (8 << 20) / size_of::<T>() / classes + 1000;
+    // Rows of part of a line first: several share one, and some lie in two.
+    for (classes, rows) in [1, 3, 7, 15, 31, 33]
+        .map(|classes| (classes, many(classes)))
+        .into_iter()
+        .chain([(1003, 8800), (8201, 1060)])
+    {
         let loss = Loss::builder(Objective::ala(), &counts(&mut rng, classes))
             .reduction(Reduction::Sum)
             .build()
@@ -273,6 +394,7 @@ fn streamed_and_cached_rows_have_the_same_bits<T: Element>() {
         let few_labels = labels(&mut rng, 40, classes);
         let x: Vec<T> = few.iter().copied().cycle().take(rows * classes).collect();
         let y: Vec<i64> = few_labels.iter().copied().cycle().take(rows).collect();
+        assert_matches_reference(&loss, &few, &few_labels);
         let small = loss.cpu(&few, &few_labels).expect("valid").gradient;
         for offset in [0, 1, 7] {
             let mut gradient = vec![T::ZERO; offset + rows * classes + 1];
@@ -284,6 +406,27 @@ fn streamed_and_cached_rows_have_the_same_bits<T: Element>() {
             assert_eq!(gradient[rows * classes], end);
             for large in gradient[..rows / 40 * 40 * classes].chunks(40 * classes) {
                 assert!(large == small, "{rows} x {classes} from {offset}");
+            }
+        }
+        if classes > 100 {
+            continue;
+        }
+        // What lies between the rows shares their lines and is not theirs.
+        for gap in [1, 5] {
+            let stride = classes + gap;
+            let poison = T::from_f64(77.0);
+            let mut gradient = vec![poison; rows * stride];
+            let outputs = Outputs::new().gradient_strided(&mut gradient, stride);
+            loss.cpu_into(&x, &y, &Options::new(), outputs)
+                .expect("valid");
+            for (row, padded) in gradient.chunks(stride).enumerate() {
+                let (own, between) = padded.split_at(classes);
+                let expected = &small[row % 40 * classes..][..classes];
+                assert!(
+                    own == expected,
+                    "row {row} of {rows} x {classes}, {gap} apart"
+                );
+                assert!(between.iter().all(|&x| x == poison), "behind row {row}");
             }
         }
     }

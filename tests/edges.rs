@@ -490,6 +490,144 @@ fn wrong_shapes_are_errors_that_name_both_sizes_and_write_nothing() {
     assert_eq!(over, x);
 }
 
+/// No stride is multiplied before it is known to fit, and one row, or none, needs no stride at all.
+#[test]
+fn strides_up_to_the_largest_are_errors_or_work_and_never_overflow() {
+    fn check<T: Element>() {
+        let loss = build(Objective::ala(), &three());
+        let x = element::<T>(&[0.5, -0.25, 0.125]);
+        let expected = loss.cpu(&x, &[2]).expect("valid");
+        let half = usize::MAX / 2;
+        for stride in [
+            usize::MAX,
+            usize::MAX - 1,
+            usize::MAX - 2,
+            usize::MAX - 3,
+            half + 2,
+            half + 1,
+            half,
+            half / 2,
+            usize::MAX / size_of::<T>(),
+        ] {
+            let options = Options::new().stride(stride);
+            assert_eq!(loss.cpu_with(&x, &[2], &options), Ok(expected.clone()));
+            let none = loss.cpu_with::<T, i64>(&[], &[], &options).expect("N = 0");
+            assert_eq!(none.gradient.len(), 0);
+            let mut gradient = vec![T::ZERO; 3];
+            let outputs = Outputs::new().gradient_strided(&mut gradient, stride);
+            loss.cpu_into(&x, &[2], &options, outputs).expect("one row");
+            assert_eq!(gradient, expected.gradient);
+            let mut over = x.clone();
+            loss.cpu_in_place(&mut over, &[2], &options, Outputs::new())
+                .expect("one row");
+            assert_eq!(over, expected.gradient);
+
+            for rows in [2usize, 3, 9] {
+                let labels = vec![0; rows];
+                let refused = |name: &str, result: Result<(), Error>| {
+                    // What the rows need, where a number can hold it.
+                    let need = (rows as u128 - 1) * stride as u128 + 3;
+                    let error = result.expect_err("no buffer is so long");
+                    match usize::try_from(need) {
+                        Err(_) => assert_eq!(error, Error::ShapeOverflow { rows, stride }),
+                        Ok(need) => assert!(
+                            matches!(
+                                error,
+                                Error::StridedBuffer { name: n, got, expected, .. }
+                                    if n == name && got == 3 * rows && expected == need
+                            ),
+                            "{error}"
+                        ),
+                    }
+                };
+                let x = x.repeat(rows);
+                let owned = loss.cpu_with(&x, &labels, &options);
+                refused("logits", owned.map(drop));
+                let mut over = x.clone();
+                let in_place = loss.cpu_in_place(&mut over, &labels, &options, Outputs::new());
+                refused("logits", in_place.map(drop));
+                assert_eq!(over, x);
+                let mut gradient = x.clone();
+                let outputs = Outputs::new().gradient_strided(&mut gradient, stride);
+                let into = loss.cpu_into(&x, &labels, &Options::new(), outputs);
+                refused("gradient", into.map(drop));
+                assert_eq!(gradient, x);
+            }
+        }
+    }
+    every_type!(check);
+}
+
+/// Without a stride a longer buffer means another `C` or `N`; with one, the last row may be followed by anything.
+#[test]
+fn buffers_that_are_too_long_are_errors_without_a_stride_and_left_alone_with_one() {
+    use ala_loss::Upstream;
+    let loss = Loss::builder(Objective::ala(), &three())
+        .reduction(Reduction::None)
+        .build()
+        .expect("valid");
+    let x = [0.5f32, -0.25, 0.125, 0.75, 0.0, -0.5, 9.0, 9.0];
+    let labels = [0, 2];
+    let expected = loss.cpu(&x[..6], &labels).expect("valid");
+    let too_long = |name, got, expected| {
+        Err(Error::Length {
+            name,
+            got,
+            expected,
+        })
+    };
+    for more in [1, 2] {
+        let logits = Err(Error::LogitsShape {
+            got: 6 + more,
+            expected: 6,
+            rows: 2,
+            classes: 3,
+        });
+        let long = &x[..6 + more];
+        assert_eq!(loss.cpu(long, &labels).map(drop), logits);
+        let mut over = x;
+        let in_place = loss.cpu_in_place(
+            &mut over[..6 + more],
+            &labels,
+            &Options::new(),
+            Outputs::new(),
+        );
+        assert_eq!(in_place.map(drop), logits);
+        assert_eq!(over, x);
+
+        let (mut gradient, mut losses, mut hits) = ([77.0f32; 8], [77.0f32; 4], [true; 4]);
+        for (name, len) in [("gradient", 6), ("row losses", 2), ("hits", 2)] {
+            let outputs = match name {
+                "gradient" => Outputs::new().gradient(&mut gradient[..6 + more]),
+                "row losses" => Outputs::new().row_losses(&mut losses[..2 + more]),
+                _ => Outputs::new().hits(&mut hits[..2 + more]),
+            };
+            let result = loss.cpu_into(&x[..6], &labels, &Options::new(), outputs);
+            assert_eq!(result.map(drop), too_long(name, len + more, len));
+        }
+        assert!(gradient == [77.0; 8] && losses == [77.0; 4] && hits == [true; 4]);
+        let upstream = [1.0f32; 4];
+        let each = Options::new().upstream(Upstream::PerRow(&upstream[..2 + more]));
+        let result = loss.cpu_with(&x[..6], &labels, &each);
+        assert_eq!(result.map(drop), too_long("upstream gradient", 2 + more, 2));
+
+        // Stated strides: what lies behind the last row is neither read nor written.
+        let mut padded = x;
+        padded[6..].fill(f32::NAN);
+        let options = Options::new().stride(3);
+        let outputs = Outputs::new().gradient_strided(&mut gradient[..6 + more], 3);
+        let summary = loss.cpu_into(&padded[..6 + more], &labels, &options, outputs);
+        assert_eq!(summary.expect("valid").loss, expected.loss);
+        assert_eq!(gradient[..6], expected.gradient);
+        assert_eq!(gradient[6..], [77.0; 2]);
+        let mut over = x;
+        loss.cpu_in_place(&mut over[..6 + more], &labels, &options, Outputs::new())
+            .expect("valid");
+        assert_eq!(over[..6], expected.gradient);
+        assert_eq!(over[6..], [9.0; 2]);
+    }
+}
+
 #[test]
 fn a_wrong_upstream_gradient_is_an_error() {
     use ala_loss::Upstream;

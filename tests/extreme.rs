@@ -1,7 +1,9 @@
 //! Rows whose logits are very large, masked or alike, on the CPU path and the reference, against values that mpmath gives
 //! (`tests/golden/extreme.py`).
 
-use ala_loss::{ClassCounts, Element, Loss, Objective, Reduction, reference};
+use ala_loss::{
+    ClassCounts, Element, Loss, Objective, Options, Outputs, Real, Reduction, Upstream, reference,
+};
 use half::{bf16, f16};
 
 mod problem;
@@ -24,9 +26,9 @@ fn check<T: Element>(case: &Case, name: &str) {
             .unwrap_or_else(|error| panic!("{error}: {}", what()));
         assert_within(outcome.loss, case.loss, loss_bound(case.loss), &what);
         let mut in_place = logits.clone();
-        let options = ala_loss::Options::new();
+        let options = Options::new();
         let again = loss
-            .cpu_in_place(&mut in_place, &[label], &options, ala_loss::Outputs::new())
+            .cpu_in_place(&mut in_place, &[label], &options, Outputs::new())
             .unwrap_or_else(|error| panic!("{error}: {}", what()));
         assert_eq!(
             again.loss.to_bits(),
@@ -177,13 +179,9 @@ fn a_row_of_weight_0_counts_for_nothing() {
         .reduction(Reduction::None)
         .build()
         .expect("valid");
-    let upstream = ala_loss::Upstream::PerRow(&[f32::INFINITY, 1.0]);
+    let upstream = Upstream::PerRow(&[f32::INFINITY, 1.0]);
     let outcome = per_row
-        .cpu_with(
-            &infinite,
-            &[0, 2],
-            &ala_loss::Options::new().upstream(upstream),
-        )
+        .cpu_with(&infinite, &[0, 2], &Options::new().upstream(upstream))
         .expect("valid");
     assert_eq!(outcome.gradient[..3], [0.0; 3]);
     let nan = [f32::NAN, 2.0, 3.0, 0.5, 0.1, 0.2];
@@ -192,4 +190,174 @@ fn a_row_of_weight_0_counts_for_nothing() {
     assert!(outcome.gradient[..3].iter().all(|g| g.is_nan()));
     let exact = reference::row(loss.table(), &[f64::NEG_INFINITY, 2.0, 3.0], 0);
     assert_eq!((exact.loss, exact.gradient), (0.0, vec![0.0; 3]));
+}
+
+/// What multiplies a row's gradient.
+#[derive(Debug, Clone, Copy)]
+struct Factors {
+    class_weight: f64,
+    upstream: f64,
+    gradient_scale: f64,
+}
+
+/// Products that leave a type, that come back into it, and that end in its subnormal numbers.
+fn factors() -> Vec<Factors> {
+    let most = f64::from(f32::MAX);
+    let least = f64::from(f32::from_bits(1));
+    [
+        (1.0, most, 1.0),
+        (1.0, -most, 1.0),
+        (1.0, most, 30.0),
+        (1.0, 1.0, 1e45),
+        (most, 1.0, 1.0),
+        (most, most, 1.0),
+        (most, 1.0, 1.0 / most),
+        (most, least, 1e6),
+        (least, 1.0, 1.0),
+        (least, 1e38, 1.0),
+        (1.0, least, 1.0),
+        (1.0, 1e-40, 1.0),
+        (1.0, 1e-36, 1.0),
+        (1.0, 1e-33, 1.0),
+        (1e-20, 1e-16, 1.0),
+        (1.0, 1e-310, 1.0),
+        (1.0, 1e-300, 1e300),
+        (1e300, 1e-150, 1e-150),
+        (1.0, 65504.0, 1.0),
+        (1.0, 6e-8, 1.0),
+    ]
+    .map(|(class_weight, upstream, gradient_scale)| Factors {
+        class_weight,
+        upstream,
+        gradient_scale,
+    })
+    .to_vec()
+}
+
+/// Three classes that are not masked, the first of them far below the others so that what a row begins with is no measure of
+/// it, and the probabilities by hand.
+fn three_of<T: Element>(classes: usize, per_class: bool) -> (Vec<T>, [usize; 3], [f64; 3]) {
+    let places = [0, classes / 2, classes - 1];
+    let mut x = vec![T::from_f64(f64::NEG_INFINITY); classes];
+    let logits = [-13.0, 0.5, -1.0];
+    for (place, logit) in places.into_iter().zip(logits) {
+        x[place] = T::from_f64(logit);
+    }
+    // Balanced Softmax adds ln n: 1, 2 and 4 samples.
+    let counts = if per_class { [1.0, 2.0, 4.0] } else { [1.0; 3] };
+    let terms: Vec<f64> = (0..3).map(|j| counts[j] * logits[j].exp()).collect();
+    let sum: f64 = terms.iter().sum();
+    (x, places, [0, 1, 2].map(|j| terms[j] / sum))
+}
+
+fn factors_at_the_edge<T: Element>() {
+    for (classes, per_class) in [3, 40, 1200, 3000, 9001]
+        .into_iter()
+        .flat_map(|classes| [(classes, false), (classes, true)])
+    {
+        let (x, places, p) = three_of::<T>(classes, per_class);
+        let mut counts = vec![1; classes];
+        let objective = if per_class {
+            (counts[places[1]], counts[places[2]]) = (2, 4);
+            Objective::BalancedSoftmax
+        } else {
+            Objective::CrossEntropy
+        };
+        let counts = ClassCounts::new(counts).expect("positive");
+        for factors in factors() {
+            let loss = Loss::builder(objective, &counts)
+                .reduction(Reduction::None)
+                .class_weights(vec![factors.class_weight; classes])
+                .build()
+                .expect("finite weights");
+            for (y, &target) in places.iter().enumerate() {
+                let what = || {
+                    let name = std::any::type_name::<T>();
+                    format!("{name} {objective:?}, C = {classes}, target {target}, {factors:?}")
+                };
+                // In the order that loses nothing to the type: the largest factor with the smallest.
+                let mut ordered = [
+                    factors.class_weight,
+                    factors.upstream,
+                    factors.gradient_scale,
+                ];
+                ordered.sort_by(|a, b| a.abs().total_cmp(&b.abs()));
+                let factor = ordered[0] * ordered[2] * ordered[1];
+                let exact: Vec<f64> = (0..3)
+                    .map(|j| match j == y {
+                        true => -factor * (p[(y + 1) % 3] + p[(y + 2) % 3]),
+                        false => factor * p[j],
+                    })
+                    .collect();
+
+                let row = [T::Real::from_f64(factors.upstream)];
+                let mut ways = vec![Upstream::Scalar(factors.upstream)];
+                if row[0].to_f64() == factors.upstream {
+                    ways.push(Upstream::PerRow(&row));
+                }
+                for upstream in ways {
+                    let options = Options::new()
+                        .upstream(upstream)
+                        .gradient_scale(factors.gradient_scale);
+                    let outcome = loss.cpu_with(&x, &[target], &options).expect("valid");
+                    let mut over = x.clone();
+                    loss.cpu_in_place(&mut over, &[target], &options, Outputs::new())
+                        .expect("valid");
+                    for gradient in [&outcome.gradient, &over] {
+                        for (&place, &exact) in places.iter().zip(&exact) {
+                            assert_rounded(gradient[place], exact, &what);
+                        }
+                        let masked = gradient.iter().filter(|g| g.to_f64() == 0.0).count();
+                        assert!(masked >= classes - 3, "{}", what());
+                        assert!(gradient.iter().all(|g| !g.to_f64().is_nan()), "{}", what());
+                    }
+                    let exact = -factors.class_weight * p[y].ln();
+                    let bound = 2e-6 * exact.abs() + f64::from_bits(1);
+                    assert_within(outcome.loss, exact, bound, &what);
+                }
+            }
+        }
+    }
+}
+
+/// As near as the type has it: no absolute part, for there is no size that a factor leaves without meaning.
+fn assert_rounded<T: Element>(got: T, exact: f64, what: &dyn Fn() -> String) {
+    let (got, nearest) = (got.to_f64(), T::from_f64(exact).to_f64());
+    if nearest.is_infinite() {
+        assert_eq!(got, nearest, "{}: {exact:e} leaves the type", what());
+        return;
+    }
+    // And one spacing of what the lanes have, where that is more: the least number.
+    let least = match size_of::<T>() {
+        8 => f64::from_bits(1),
+        _ => f64::from(f32::from_bits(1)),
+    };
+    assert_within(got, exact, gradient_bound::<T>(exact, 0.0) + least, what);
+}
+
+#[test]
+fn factors_at_the_edge_of_the_type_give_the_formula() {
+    factors_at_the_edge::<f32>();
+    factors_at_the_edge::<f64>();
+    factors_at_the_edge::<f16>();
+    factors_at_the_edge::<bf16>();
+}
+
+/// A mean does not see what all weights have in common, however small or large that is.
+#[test]
+fn a_mean_does_not_see_the_size_of_the_weights() {
+    let counts = ClassCounts::new([1, 1]).expect("positive");
+    // Two rows of weights 1 : 3; by hand, p = 1/2 in both.
+    let exact = [-0.125, 0.125, 0.375, -0.375];
+    for unit in [1.0, 1e-310, 1e-45, 3.4e38, 1e307] {
+        let loss = Loss::builder(Objective::CrossEntropy, &counts)
+            .class_weights([unit, 3.0 * unit])
+            .build()
+            .expect("finite weights");
+        let outcome = loss.cpu(&[0.5f32; 4], &[0, 1]).expect("valid");
+        assert_within(outcome.loss, 2f64.ln(), 1e-6, &|| format!("{unit:e}"));
+        for (got, exact) in outcome.gradient.iter().zip(exact) {
+            assert_within(f64::from(*got), exact, 1e-6, &|| format!("{unit:e}"));
+        }
+    }
 }

@@ -69,7 +69,17 @@ fn counts_from_labels() {
     assert_eq!(from(&[], 0), Err(Error::NoClasses));
     assert_eq!(
         ClassCounts::from_labels(&[0u8, 2], 3, ZeroCounts::Reject),
-        Err(Error::ZeroCount { class: 1 })
+        Err(Error::MissingClasses {
+            smallest: 0,
+            missing: 1,
+            classes: 3,
+            listed: "1".into()
+        })
+    );
+    // Without a label at all there is no smallest one.
+    assert_eq!(
+        ClassCounts::from_labels::<u8>(&[], 3, ZeroCounts::Reject),
+        Err(Error::ZeroCount { class: 0 })
     );
 }
 
@@ -81,7 +91,10 @@ fn counts_from_annotation_files() {
     let file = "data/a b.jpg 1\r\n\r\ndata/c.jpg\t0\ndata/d.jpg 1\n";
     assert_eq!(from(file, None).expect("valid").as_slice(), [1, 2]);
     assert_eq!(from(file, Some(2)).expect("valid").as_slice(), [1, 2]);
-    assert_eq!(from(file, Some(3)), Err(Error::ZeroCount { class: 2 }));
+    assert!(matches!(
+        from(file, Some(3)),
+        Err(Error::MissingClasses { smallest: 0, missing: 1, classes: 3, listed }) if listed == "2"
+    ));
     let line = |text, classes| match from(text, classes) {
         Err(Error::Annotation { line, problem }) => (line, problem),
         other => panic!("{other:?}"),
@@ -97,8 +110,112 @@ fn counts_from_annotation_files() {
             .contains("99999999999999")
     );
     assert_eq!(from("", None), Err(Error::NoClasses));
-    let not_text = ClassCounts::from_annotations(&b"a\xff 0\n"[..], None, ZeroCounts::Reject);
-    assert!(matches!(not_text, Err(Error::Read(_))));
+}
+
+/// A file system takes paths that are no text; a label that is none is shown as far as it can be.
+#[test]
+fn annotation_files_are_bytes() {
+    let from = |bytes: &[u8]| ClassCounts::from_annotations(bytes, None, ZeroCounts::Reject);
+    let latin_1 = b"caf\xe9/\xff\xfe.jpg 0\n\xe9 1\nlast line 1";
+    assert_eq!(from(latin_1).expect("valid").as_slice(), [1, 2]);
+    let error = from(b"a 0\nb \xe91\n").expect_err("no number").to_string();
+    assert!(
+        error.contains("line 2") && error.contains('\u{fffd}'),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_an_annotation_file() {
+    let from = |text: &str| {
+        ClassCounts::from_annotations(text.as_bytes(), None, ZeroCounts::Reject)
+            .map(|counts| counts.as_slice().to_vec())
+    };
+    assert_eq!(from("\u{feff}a 0\nb 1\n"), Ok(vec![1, 1]));
+    assert_eq!(from("\u{feff}\r\na 0\nb 1\n"), Ok(vec![1, 1]));
+    assert_eq!(from("\u{feff}\na 0\n"), Ok(vec![1]));
+    // Before a line that has no path it must not pass for one.
+    let error = from("\u{feff}0\n").expect_err("no path");
+    assert!(
+        matches!(error, Error::Annotation { line: 1, .. }),
+        "{error}"
+    );
+    // Elsewhere it is a path's own.
+    assert_eq!(from("a 0\n\u{feff} 1\n"), Ok(vec![1, 1]));
+}
+
+#[test]
+fn labels_that_begin_at_1_or_have_gaps_are_told_and_can_be_shifted() {
+    let from = |first, text: &str, classes| {
+        ClassCounts::from_annotations_starting_at(
+            first,
+            text.as_bytes(),
+            classes,
+            ZeroCounts::Reject,
+        )
+    };
+    let from_1 = "a 1\nb 1\nc 2\n";
+    let error = from(0, from_1, None).expect_err("class 0 is missing");
+    let missing = Error::MissingClasses {
+        smallest: 1,
+        missing: 1,
+        classes: 3,
+        listed: "0".into(),
+    };
+    assert_eq!(error, missing);
+    let message = error.to_string();
+    assert!(message.contains("begin at 1") && message.contains("1 of 3 classes"));
+    assert!(message.contains("(0)") && message.contains("starting_at"));
+    for classes in [None, Some(2)] {
+        let counts = from(1, from_1, classes).expect("they begin at 1");
+        assert_eq!(counts.as_slice(), [2, 1]);
+    }
+    // With the number of classes given it is the last label that is one too high.
+    let error = from(0, "a 1\nb 2\n", Some(2)).expect_err("2 is no class of 2");
+    let message = error.to_string();
+    assert!(
+        message.contains("line 2") && message.contains("begin at 1"),
+        "{message}"
+    );
+    let below = from(1, "a 1\nb 0\n", None).expect_err("below the first");
+    assert!(
+        matches!(&below, Error::Annotation { line: 2, problem } if problem.contains("below 1")),
+        "{below}"
+    );
+
+    // Gaps, as ranges and no more than a line takes.
+    let gaps = from(0, "a 2\na 3\na 9\n", None).expect_err("gaps");
+    let Error::MissingClasses {
+        smallest: 2,
+        missing: 7,
+        classes: 10,
+        listed,
+    } = gaps
+    else {
+        panic!("{gaps:?}");
+    };
+    assert_eq!(listed, "0 to 1, 4 to 8");
+    let odd: String = (0..20)
+        .map(|class| format!("a {}\n", 2 * class + 1))
+        .collect();
+    let Err(Error::MissingClasses {
+        missing: 20,
+        listed,
+        ..
+    }) = from(0, &odd, None)
+    else {
+        panic!("every even class is missing");
+    };
+    assert_eq!(listed, "0, 2, 4, 6, 8, ...");
+    let labels = ClassCounts::from_labels(&[1u8, 2], 3, ZeroCounts::Reject);
+    assert!(matches!(
+        labels,
+        Err(Error::MissingClasses {
+            smallest: 1,
+            missing: 1,
+            ..
+        })
+    ));
 }
 
 #[test]
@@ -232,6 +349,148 @@ fn invalid_parameters_are_errors_that_name_them() {
     ));
 }
 
+/// For 10, 2 and 1 samples at beta = 0.9, as exact fractions give it: (1 - beta)/(1 - beta^n) is 0.15353.., 0.52631.. and 1,
+/// scaled to sum to 3; times the class's own weight.
+#[test]
+fn class_weights_multiply_the_class_balanced_ones() {
+    let balanced = [
+        0.274_192_362_058_462_65,
+        0.939_933_668_255_702_6,
+        1.785_873_969_685_834_8,
+    ];
+    let own = [2.0, 0.5, 3.0];
+    let product = [
+        0.548_384_724_116_925_3,
+        0.469_966_834_127_851_3,
+        5.357_621_909_057_505,
+    ];
+    let builder = Loss::builder(Objective::ClassBalanced { beta: 0.9 }, &counts(&[10, 2, 1]));
+    let near = |got: f64, exact: f64| assert!((got / exact - 1.0).abs() < 1e-14, "{got} {exact}");
+    let plain = builder.clone().build().expect("valid");
+    let weighted = builder.class_weights(own).build().expect("valid");
+    for class in 0..3 {
+        near(plain.table().targets()[class].weight, balanced[class]);
+        near(weighted.table().targets()[class].weight, product[class]);
+    }
+    // Equal logits: each row's loss is ln 3, and its gradient (1/3, 1/3, -2/3) in some order.
+    let outcome = weighted.cpu(&[0.25f64; 9], &[0, 1, 2]).expect("valid");
+    let total: f64 = product.iter().sum();
+    near(outcome.loss, 3f64.ln());
+    for (row, weight) in product.into_iter().enumerate() {
+        near(outcome.row_losses[row], weight * 3f64.ln());
+        for class in 0..3 {
+            let p = if class == row { -2.0 / 3.0 } else { 1.0 / 3.0 };
+            near(outcome.gradient[3 * row + class], weight * p / total);
+        }
+    }
+    // So do those that are put off.
+    let schedule = DeferredReweighting::new(plain, &own, 1).expect("valid");
+    near(schedule.at(0).table().targets()[2].weight, balanced[2]);
+    near(schedule.at(1).table().targets()[2].weight, product[2]);
+}
+
+/// 30 for the losses whose margin is one of cosines, 1 for those on any logits; and that is what the table is made with.
+#[test]
+fn every_objective_has_its_default_scale() {
+    let c = counts(&[400, 100, 25]);
+    // The quantity factors 1/log2(n/25 + 1), and LDAM's 0.5 (25/n)^(1/4), by hand: 17, 5 and 2.
+    let quantity = [17.0f64, 5.0, 2.0].map(|n| 1.0 / n.log2());
+    let ldam = [0.25, 0.5 / 2f64.sqrt(), 0.5];
+    let priors = [400.0f64 / 525.0, 100.0 / 525.0, 25.0 / 525.0];
+    let none = [0.0; 3];
+    let all = [1.0f64; 3];
+    let k = 0.8;
+    let detached = DifficultyGradient::Detached;
+    let log = QuantityLog::Base2;
+    // Default scale, slopes of the target and off it in units of the scale, the target's offset.
+    let expected = [
+        (
+            Objective::ala(),
+            30.0,
+            quantity.map(|q| 1.0 + q / 2.0),
+            all,
+            quantity.map(|q| -30.0 * q / 2.0),
+        ),
+        (
+            Objective::QuantityOnly { log },
+            30.0,
+            all,
+            all,
+            quantity.map(|q| -30.0 * q),
+        ),
+        (
+            Objective::DifficultyOnly {
+                k,
+                gradient: detached,
+            },
+            30.0,
+            [1.0 + k / 2.0; 3],
+            all,
+            [-30.0 * k / 2.0; 3],
+        ),
+        (
+            Objective::Ldam { max_margin: 0.5 },
+            30.0,
+            all,
+            all,
+            ldam.map(|m| -30.0 * m),
+        ),
+        (
+            Objective::CosFace { margin: 0.35 },
+            30.0,
+            all,
+            all,
+            [-30.0 * 0.35; 3],
+        ),
+        (Objective::CrossEntropy, 1.0, all, all, none),
+        (Objective::ClassBalanced { beta: 0.9 }, 1.0, all, all, none),
+        (Objective::Focal { gamma: 2.0 }, 1.0, all, all, none),
+        (
+            Objective::BalancedSoftmax,
+            1.0,
+            all,
+            all,
+            [400.0f64, 100.0, 25.0].map(f64::ln),
+        ),
+        (
+            Objective::LogitAdjustment { tau: 2.0 },
+            1.0,
+            all,
+            all,
+            priors.map(|p| 2.0 * p.ln()),
+        ),
+        (
+            Objective::VectorScaling {
+                gamma: 0.5,
+                tau: 1.0,
+            },
+            1.0,
+            [1.0, 0.5, 0.25],
+            [1.0, 0.5, 0.25],
+            priors.map(f64::ln),
+        ),
+    ];
+    for (objective, scale, own, others, offset) in expected {
+        assert_eq!(objective.default_scale(), scale, "{objective:?}");
+        let loss = Loss::builder(objective, &c).build().expect("valid");
+        assert_eq!(loss.scale(), scale, "{objective:?}");
+        for class in 0..3 {
+            let target = loss.table().targets()[class];
+            let other = loss.table().other(class);
+            for (what, got, exact) in [
+                ("target's slope", target.slope, scale * own[class]),
+                ("slope", other.slope, scale * others[class]),
+                ("target's offset", target.bias, offset[class]),
+            ] {
+                assert!(
+                    (got - exact).abs() <= 1e-13 * exact.abs(),
+                    "{objective:?} {what} {class}: {got}, {exact}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn deferred_weights_switch_on_at_their_epoch() {
     let c = counts(&[500, 5]);
@@ -287,4 +546,53 @@ fn accuracy_by_group_and_class() {
     assert_eq!(tally.accuracy(), before);
     let empty = Accuracy::from_hits::<u8>(&[], &[], &c, GroupThresholds::default()).expect("valid");
     assert_eq!((empty.overall, empty.few), (None, None));
+}
+
+/// Of a class without test rows there is no accuracy; the others' and the groups' are those of the rows there are.
+#[test]
+fn a_test_set_may_lack_classes() {
+    let c = counts(&[500, 200, 50, 5, 4]);
+    let accuracy = |labels: &[i64], predictions: &[i64]| {
+        Accuracy::from_predictions(labels, predictions, &c, GroupThresholds::default())
+            .expect("valid")
+    };
+    // No row of class 1 (many), of class 2 (the only medium one), of class 4 (few).
+    let lacking = accuracy(&[0, 0, 0, 3], &[0, 0, 1, 2]);
+    let expected = Accuracy {
+        overall: Some(0.5),
+        many: Some(2.0 / 3.0),
+        medium: None,
+        few: Some(0.0),
+        per_class: vec![Some(2.0 / 3.0), None, None, Some(0.0), None],
+    };
+    assert_eq!(lacking, expected);
+    let empty = accuracy(&[], &[]);
+    assert_eq!((empty.overall, empty.per_class), (None, vec![None; 5]));
+}
+
+/// Its rows are passed over; as a prediction for other rows it is a class like any other.
+#[test]
+fn an_ignore_label_may_be_a_class() {
+    let c = counts(&[500, 50, 5]);
+    let tally = || Tally::new(&c, GroupThresholds::default()).ignore_label(1);
+    let expected = Accuracy {
+        overall: Some(0.5),
+        many: Some(0.5),
+        medium: None,
+        few: Some(0.5),
+        per_class: vec![Some(0.5), None, Some(0.5)],
+    };
+    let mut predictions = tally();
+    // Predicted right, wrong, and as no class at all: none of it counts in an ignored row.
+    predictions
+        .add_predictions(&[0u8, 0, 1, 1, 1, 2, 2], &[0i64, 1, 1, 0, -7, 2, 1])
+        .expect("valid");
+    assert_eq!(predictions.accuracy(), expected);
+    let mut hits = tally();
+    hits.add_hits(
+        &[0i64, 0, 1, 1, 2, 2],
+        &[true, false, true, false, true, false],
+    )
+    .expect("valid");
+    assert_eq!(hits.accuracy(), expected);
 }

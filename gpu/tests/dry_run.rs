@@ -52,6 +52,46 @@ fn kit() -> &'static Path {
     })
 }
 
+/// `pack` into a folder, with a cargo that builds nothing, and no toolkit to look for.
+fn pack_without_cargo(place: &Path) -> Output {
+    Command::new("bash")
+        .arg(root().join("scripts/gpu"))
+        .arg("pack")
+        .arg(place)
+        .envs([("CARGO", "false"), ("NVCC", "true"), ("LIBCLANG_PATH", "/")])
+        .output()
+        .expect("bash runs")
+}
+
+#[test]
+fn a_pack_that_fails_leaves_the_earlier_kit() {
+    let around = folder("earlier");
+    let place = around.join("kit");
+    fs::create_dir(&place).expect("the target folder is writable");
+    fs::write(place.join("bin.tar.gz"), "an earlier kit").expect("the target folder is writable");
+    let output = pack_without_cargo(&place);
+    assert!(!output.status.success(), "{}", text(&output));
+    let kept = fs::read_to_string(place.join("bin.tar.gz")).expect("the kit is still there");
+    assert_eq!(kept, "an earlier kit");
+    let beside = fs::read_dir(&around).expect("it is there").count();
+    assert_eq!(beside, 1, "nothing is left beside");
+}
+
+#[test]
+fn a_folder_that_is_no_kit_is_not_replaced_by_one() {
+    let place = folder("no_kit");
+    fs::write(place.join("notes.txt"), "mine").expect("the target folder is writable");
+    let output = pack_without_cargo(&place);
+    assert!(!output.status.success());
+    let printed = text(&output);
+    assert!(
+        printed.contains("no_kit is not empty and holds no kit"),
+        "{printed}"
+    );
+    let kept = fs::read_to_string(place.join("notes.txt")).expect("it is still there");
+    assert_eq!(kept, "mine");
+}
+
 /// One run at a time: each has limits of time, and the machine few cores.
 static TURN: Mutex<()> = Mutex::new(());
 

@@ -1,7 +1,7 @@
 //! Rows whose exponents are too large for vectors: one logit after the other in `f64`, by differences of logits.
 //!
 //! A row comes here where its exponents are so large that the spacing of floating-point numbers there is no longer small
-//! against 1, and where a sum was no number. Then `z_j - z_m` is not the difference of two rounded numbers but
+//! against 1, where a sum was no number, and where what scales its gradient is too large or too small for the lanes' type. Then `z_j - z_m` is not the difference of two rounded numbers but
 //!
 //! ```text
 //! a_j (x_j - x_m) + ((a_j - a_m) x_m + (b_j - b_m))
@@ -92,9 +92,9 @@ impl<'a> Careful<'a> {
         self.below_top(class, x).exp()
     }
 
-    /// The gradient of one class from its logit; `factor` is all that scales the row but the class weight.
-    pub(super) fn gradient<T: Element>(&self, class: usize, x: T, factor: f64) -> T {
-        let (at_target, scale) = self.solved.gradient(factor);
+    /// The gradient of one class from its logit and what scales the row.
+    pub(super) fn gradient<T: Element>(&self, class: usize, x: T, given: f64) -> T {
+        let (at_target, scale) = self.solved.gradient(given);
         if class == self.target {
             return T::from_f64(at_target);
         }

@@ -6,6 +6,7 @@ use half::{bf16, f16};
 
 use super::arch::{Isa, Vector};
 use super::map::{Columns, LaneTable};
+use super::sweep::REACH;
 use super::{Rows, Walk};
 use crate::element::Element;
 
@@ -22,6 +23,8 @@ pub trait Float:
     const EXPONENTS: [Self; 2];
     /// The lowest finite number.
     const LOWEST: Self;
+    /// The least normal number times [`REACH`](super::sweep::REACH).
+    const LEAST_GIVEN: f64;
     /// [`exp2`](Self::exp2) takes whole exponents off up to this: a sixteenth of what has a spacing of 1.
     const MOST_WHOLE: Self;
     /// Up to here numbers are a sixteenth apart at most.
@@ -74,6 +77,7 @@ macro_rules! float {
             const EXPONENTS: [Self; 2] =
                 [1.0 - $type::MAX_EXP as $type, $type::MAX_EXP as $type - 1.0];
             const LOWEST: Self = $type::MIN;
+            const LEAST_GIVEN: f64 = $type::MIN_POSITIVE as f64 * REACH;
             const MOST_WHOLE: Self = (1u64 << ($type::MANTISSA_DIGITS - 4)) as $type;
             const FINE: f64 = (1u64 << ($type::MANTISSA_DIGITS - 4)) as f64;
 

@@ -477,14 +477,14 @@ impl<T: Element> Rows<'_, T> {
         let classes = walk.table.classes();
         let careful = Careful::new(walk.table, self.matrix.row(row, classes), target);
         let loss = self.note_loss(row, &careful.solved);
-        let factor = self.upstream.at(row) / walk.divisor;
+        let given = careful.solved.given(self.upstream.at(row), walk.divisor);
         if let Some((x, gradient)) = self.matrix.gradient(row, classes) {
             for class in 0..classes {
                 // In place a class's gradient needs its own logit alone.
                 let x = x.map_or(gradient[class], |x| x[class]);
                 gradient[class] = match careful.solved.is_nan() {
                     true => T::from_f64(f64::NAN),
-                    false => careful.gradient(class, x, factor),
+                    false => careful.gradient(class, x, given),
                 };
             }
         }
@@ -600,14 +600,18 @@ impl Walk<'_> {
                 map.shift(level),
                 others,
             );
-            if map.needs_care(level) || solved.is_nan() {
+            let given = solved.given(rows.upstream.at(i), self.divisor);
+            let (at_target, scale) = solved.gradient(given);
+            let slope = map.slope();
+            if map.needs_care(level)
+                || solved.is_nan()
+                || beyond::<T::Wide>(given * slope, scale * slope)
+            {
                 sum += rows.solve_with_care(self, i, target);
                 continue;
             }
             sum += rows.note_loss(i, &solved);
-            let factor = rows.upstream.at(i) / self.divisor;
             if let Some((x, gradient)) = rows.matrix.gradient(i, classes) {
-                let (at_target, scale) = solved.gradient(factor);
                 long.write(x, gradient, level, scale);
                 gradient[target] = T::from_f64(at_target);
             }
@@ -694,7 +698,13 @@ impl<T: Element, M: Map<T::Wide>> Kernel for KeptRows<'_, T, M> {
             };
             let shift = map.shift(level);
             let solved = Row::new(walk.table, target, x[target].to_f64(), shift, others);
-            if map.needs_care(level) || solved.is_nan() {
+            let given = solved.given(rows.upstream.at(row), walk.divisor);
+            let (at_target, scale) = solved.gradient(given);
+            let slope = map.slope();
+            if map.needs_care(level)
+                || solved.is_nan()
+                || beyond::<T::Wide>(given * slope, scale * slope)
+            {
                 sum += rows.solve_with_care(walk, row, target);
                 continue;
             }
@@ -702,13 +712,11 @@ impl<T: Element, M: Map<T::Wide>> Kernel for KeptRows<'_, T, M> {
             if rows.matrix.gradient(row, classes).is_none() {
                 continue;
             }
-            let upstream = rows.upstream.at(row) / walk.divisor;
-            let (at_target, scale) = solved.gradient(upstream);
             waiting = Some(Waiting {
                 row,
                 target,
                 at_target: T::from_f64(at_target),
-                factor: factor(scale * map.slope()),
+                factor: factor(scale * slope),
             });
         }
         if walk.stream {
@@ -734,6 +742,14 @@ fn finite(scale: f64) -> f64 {
     } else {
         scale
     }
+}
+
+/// Whether what scales a row is beyond the lanes' type: its factor is too large a number, or is so small that the least
+/// normal number, by which rounding may change the highest term's gradient, is not small against what is `given`.
+fn beyond<R: Float>(given: f64, factor: f64) -> bool {
+    let most = -R::LOWEST.widen();
+    let (given, factor) = (given.abs(), factor.abs());
+    (factor > most && factor.is_finite()) || (given > 0.0 && given < R::LEAST_GIVEN)
 }
 
 /// The same, rounded. A NaN becomes the plain one, which survives being cut to 16 bits.

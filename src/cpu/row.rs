@@ -99,13 +99,19 @@ impl Row {
         miss.powf(gamma) * (1.0 + gamma * entropy)
     }
 
-    /// `dL/dx` times `factor`, which holds all that scales the row but the class weight: at the target, and what a term of
-    /// the sum times its class's slope is to be multiplied by.
-    pub(super) fn gradient(&self, factor: f64) -> (f64, f64) {
+    /// What the caller scales the row's gradient by. The weight is divided first: of a mean it is part of the divisor, and
+    /// no more than 1 then, however small or large both are.
+    pub(super) fn given(&self, upstream: f64, divisor: f64) -> f64 {
+        self.target.weight / divisor * upstream
+    }
+
+    /// `dL/dx` times what is [given](Self::given): at the target, and what a term of the sum times its class's slope is to be
+    /// multiplied by.
+    pub(super) fn gradient(&self, given: f64) -> (f64, f64) {
         if self.counts_for_nothing() {
             return (0.0, 0.0);
         }
-        let scale = self.target.weight * factor * self.loss_slope();
+        let scale = given * self.loss_slope();
         let at_target = -scale * self.target.gradient_slope * self.miss;
         (at_target, scale * self.normaliser)
     }

@@ -20,7 +20,7 @@ const SAMPLE: usize = 32;
 
 /// With a block's sum above this the level is too low. Powers so far above a level are rounded by 1.3e-6 at most where the
 /// level is taken off as a number, and not at all where it is a whole exponent; the gradient's factor is as small as they are large.
-const REACH: f64 = (1u32 << 24) as f64;
+pub(super) const REACH: f64 = (1u32 << 24) as f64;
 
 /// So many vectors are taken in a round, each with its own maximum. 4 cost short rows of `f32` the 2 % that they gain long ones.
 const CHAINS: usize = 2;

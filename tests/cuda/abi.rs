@@ -36,7 +36,9 @@ fn the_committed_bindings_are_current() {
     std::env::set_current_dir(root).expect("the package's folder is there");
     let generated = generate();
     if std::env::var_os("ALA_BLESS").is_some() {
-        std::fs::write(BINDINGS, &generated).expect("the bindings are writable");
+        output_file::OutputFile::at(BINDINGS)
+            .and_then(|bindings| bindings.write(&generated))
+            .expect("the bindings are writable");
     }
     let committed = std::fs::read_to_string(BINDINGS).expect("the bindings are committed");
     assert_eq!(

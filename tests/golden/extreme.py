@@ -120,7 +120,11 @@ def main():
             }
         )
     lines = ",\n".join("  " + json.dumps(case) for case in cases)
-    Path(__file__).with_name("extreme.json").write_text(f"[\n{lines}\n]\n")
+    output = Path(__file__).with_name("extreme.json")
+    # Renamed when it is complete: a run that stops leaves the values that are there.
+    fresh = output.with_name(f".{output.name}")
+    fresh.write_text(f"[\n{lines}\n]\n")
+    fresh.replace(output)
 
 
 if __name__ == "__main__":

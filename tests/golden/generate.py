@@ -263,10 +263,13 @@ def main():
         return ",\n".join(json.dumps(i, separators=(",", ":"), allow_nan=False) for i in items)
 
     # One problem or case a line: a changed value shows as a changed line.
-    output.write_text(
+    # Renamed when it is complete: a run that stops leaves the values that are there.
+    fresh = output.with_name(f".{output.name}")
+    fresh.write_text(
         f'{{"framework":"jax {jax.__version__}",\n"problems":[\n{lines(problems)}],\n'
         f'"cases":[\n{lines(cases)}]}}\n'
     )
+    fresh.replace(output)
     print(f"{len(cases)} cases, {output.stat().st_size} bytes")
 
 

@@ -12,12 +12,13 @@ mod table;
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ala_loss::cuda;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use output_file::OutputFile;
 use softcuda::client::SoftCuda;
 use softcuda::ptxas;
 
@@ -69,23 +70,54 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
+    let outputs = Outputs::at(options)?;
     let rows = rows(options)?;
     // The files come before the text: whoever reads that may stop early.
-    if let Some(path) = &options.json {
-        let mut text = serde_json::to_string_pretty(&rows)?;
-        text.push('\n');
-        write(path, &text)?;
-    }
-    if let Some(folder) = &options.svg {
-        fs::create_dir_all(folder).map_err(|error| cannot_write(folder, &error))?;
-        write(&folder.join("kernel_bytes.svg"), &chart::bytes(&rows)?)?;
-        write(&folder.join("kernel_roofline.svg"), &chart::roofline(&rows)?)?;
-    }
+    outputs.write(&rows)?;
     writeln!(output, "Counted in software (softcuda), registers and occupancy as ptxas has them.")?;
     writeln!(output, "{}", table::counts(&rows))?;
     writeln!(output, "{}", table::waits(&rows))?;
     writeln!(output, "{}", table::model(&rows))?;
     Ok(())
+}
+
+/// The files that the options ask for.
+struct Outputs {
+    json: Option<OutputFile>,
+    bytes: Option<OutputFile>,
+    roofline: Option<OutputFile>,
+}
+
+impl Outputs {
+    /// Tries all places: counting takes minutes, and must not have been for nothing.
+    fn at(options: &Options) -> Result<Self, Failure> {
+        if let Some(folder) = &options.svg {
+            fs::create_dir_all(folder)
+                .map_err(|error| format!("cannot make the folder {}: {error}", folder.display()))?;
+        }
+        let chart = |name| options.svg.as_ref().map(|folder| OutputFile::at(folder.join(name))).transpose();
+        Ok(Self {
+            json: options.json.as_ref().map(OutputFile::at).transpose()?,
+            bytes: chart("kernel_bytes.svg")?,
+            roofline: chart("kernel_roofline.svg")?,
+        })
+    }
+
+    fn write(&self, rows: &[Row]) -> Result<(), Failure> {
+        let mut files = Vec::new();
+        if let Some(json) = &self.json {
+            let mut text = serde_json::to_string_pretty(rows)?;
+            text.push('\n');
+            files.push((json, text));
+        }
+        if let Some(bytes) = &self.bytes {
+            files.push((bytes, chart::bytes(rows)?));
+        }
+        if let Some(roofline) = &self.roofline {
+            files.push((roofline, chart::roofline(rows)?));
+        }
+        Ok(output_file::write_all(&files)?)
+    }
 }
 
 fn rows(options: &Options) -> Result<Vec<Row>, Failure> {
@@ -114,14 +146,6 @@ fn rows(options: &Options) -> Result<Vec<Row>, Failure> {
     }
     bar.finish_and_clear();
     Ok(rows)
-}
-
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    fs::write(path, text).map_err(|error| cannot_write(path, &error))
-}
-
-fn cannot_write(path: &Path, error: &io::Error) -> Failure {
-    format!("cannot write {}: {error}", path.display()).into()
 }
 
 #[cfg(test)]
@@ -160,9 +184,33 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_written_is_named() {
-        let path = Path::new("/no/such/folder/report.json");
-        let error = write(path, "").expect_err("there is no such folder").to_string();
-        assert!(error.contains("/no/such/folder/report.json"), "{error}");
+    fn a_file_that_cannot_be_written_is_named_before_anything_is_counted() {
+        // No class can be counted with so many elements a case; the place is found out earlier.
+        let arguments = format!("--elements {} --json /no/such/folder/report.json", usize::MAX);
+        let error = run(&options(&arguments).expect("valid"), &mut io::sink()).expect_err("there is no such folder");
+        assert!(error.to_string().contains("/no/such/folder/report.json"), "{error}");
+    }
+
+    #[test]
+    fn a_report_replaces_an_earlier_one_in_every_file_and_a_failed_one_in_none() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        let path = |name: &str| folder.path().join(name);
+        let shown = folder.path().display();
+        let options =
+            options(&format!("--classes 10 --elements 1000 --json {shown}/report.json --svg {shown}")).expect("valid");
+        let names = ["report.json", "kernel_bytes.svg", "kernel_roofline.svg"];
+        for name in names {
+            fs::write(path(name), "earlier").expect("the folder is writable");
+        }
+        let outputs = Outputs::at(&options).expect("all three can be written");
+        for name in names {
+            assert_eq!(fs::read_to_string(path(name)).expect("it is there"), "earlier");
+        }
+        outputs.write(&rows(&options).expect("softcuda and the kernels are there")).expect("written");
+        for name in names {
+            let text = fs::read_to_string(path(name)).expect("it is there");
+            assert!(text.starts_with(if name == "report.json" { "[" } else { "<svg" }), "{name}: {text}");
+        }
+        assert_eq!(fs::read_dir(folder.path()).expect("it is there").count(), 3, "nothing is left beside");
     }
 }

@@ -16,10 +16,10 @@ mod trials;
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use output_file::OutputFile;
 
 use crate::method::Method;
 use crate::options::Options;
@@ -43,12 +43,10 @@ fn main() -> ExitCode {
 /// Trains what the options name and writes the table to `output`, the chart and the JSON to their files.
 fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
     // Both places are tried first: a typing mistake must not cost the whole training.
-    let in_file =
-        |path: &Path, error: io::Error| format!("cannot write {}: {error}", path.display());
-    fs::create_dir_all(&options.out).map_err(|error| in_file(&options.out, error))?;
-    if let Some(path) = &options.json {
-        fs::write(path, "[]\n").map_err(|error| in_file(path, error))?;
-    }
+    fs::create_dir_all(&options.out)
+        .map_err(|error| format!("cannot make the folder {}: {error}", options.out.display()))?;
+    let chart = OutputFile::at(options.out.join("accuracy_by_class.svg"))?;
+    let json = options.json.as_ref().map(OutputFile::at).transpose()?;
 
     let tasks = Tasks::load(options)?;
     let methods = options.distinct_methods();
@@ -65,14 +63,13 @@ fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
         .map(|&class| example.counts.as_slice()[class])
         .collect();
     // The files come before the text: whoever reads that may stop early.
-    let chart = options.out.join("accuracy_by_class.svg");
-    fs::write(&chart, chart::svg(&trials, &methods, &ranked)?)
-        .map_err(|error| in_file(&chart, error))?;
-    if let Some(path) = &options.json {
+    let mut files = vec![(&chart, chart::svg(&trials, &methods, &ranked)?)];
+    if let Some(json) = &json {
         let mut text = serde_json::to_string_pretty(&trials)?;
         text.push('\n');
-        fs::write(path, text).map_err(|error| in_file(path, error))?;
+        files.push((json, text));
     }
+    output_file::write_all(&files)?;
 
     writeln!(
         output,
@@ -95,9 +92,9 @@ fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
         "{}",
         report::table(&trials, &methods, Method::CrossEntropy)
     )?;
-    writeln!(output, "Chart: {}", chart.display())?;
-    if let Some(path) = &options.json {
-        writeln!(output, "JSON: {}", path.display())?;
+    writeln!(output, "Chart: {}", chart.path().display())?;
+    if let Some(json) = &json {
+        writeln!(output, "JSON: {}", json.path().display())?;
     }
     Ok(())
 }
@@ -107,6 +104,7 @@ mod tests {
     use super::*;
 
     use std::fmt::Write as _;
+    use std::path::Path;
 
     /// Runs the trainer with these options and returns what it prints.
     fn output_of(folder: &Path, arguments: &str) -> Result<String, String> {
@@ -227,6 +225,79 @@ mod tests {
         assert_eq!(trials[1]["few"], 100.0);
     }
 
+    /// Of the class that the test set lacks there is no accuracy, and of its group neither; the others' are there.
+    #[test]
+    fn a_test_set_that_lacks_a_class_gives_the_accuracy_of_the_others() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        // Three classes on axes of their own, many, medium and few; counted from 1.
+        let write = |name: &str, counts: [usize; 3]| {
+            let mut features = Vec::new();
+            let mut labels = Vec::new();
+            for (class, count) in counts.into_iter().enumerate() {
+                for _ in 0..count {
+                    let mut sample = [0.1f32; 3];
+                    sample[class] = 1.0;
+                    features.extend(sample.iter().flat_map(|x| x.to_le_bytes()));
+                    labels.extend((class as i64 + 1).to_le_bytes());
+                }
+            }
+            let rows: usize = counts.iter().sum();
+            let (x, y) = (at(&format!("{name}_x.npy")), at(&format!("{name}_y.npy")));
+            write_npy(Path::new(&x), "<f4", &format!("{rows}, 3"), &features);
+            write_npy(Path::new(&y), "<i8", &format!("{rows},"), &labels);
+        };
+        write("train", [130, 50, 10]);
+        write("test", [6, 0, 4]);
+        let arguments = format!(
+            "--seeds 1 --steps 400 --methods ala --first-label 1 --features {} --labels {} --test-features {} --test-labels {} --json {}",
+            at("train_x.npy"),
+            at("train_y.npy"),
+            at("test_x.npy"),
+            at("test_y.npy"),
+            at("r.json"),
+        );
+        let output = output_of(folder.path(), &arguments).expect("the files are valid");
+        assert!(!output.contains("NaN"), "{output}");
+        let trials = json(Path::new(&at("r.json")));
+        let expected = serde_json::json!({
+            "method": "ala", "seed": 0, "overall": 100.0, "many": 100.0, "medium": null, "few": 100.0
+        });
+        assert_eq!(trials, [expected]);
+        let chart = fs::read_to_string(folder.path().join("out/accuracy_by_class.svg"));
+        assert!(!chart.expect("the run wrote it").contains("NaN"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn paths_need_not_be_text() {
+        use std::os::unix::ffi::OsStrExt;
+
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        let odd = folder.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+        fs::create_dir(&odd).expect("the file system takes such names");
+        write_npy(&odd.join("x.npy"), "<f4", "2, 1", &[0; 8]);
+        write_npy(&odd.join("y.npy"), "|u1", "2,", &[0, 1]);
+        let mut arguments: Vec<std::ffi::OsString> = "long_tail --seeds 1 --steps 1 --methods ce"
+            .split(' ')
+            .map(Into::into)
+            .collect();
+        for (option, file) in [
+            ("--features", "x.npy"),
+            ("--labels", "y.npy"),
+            ("--test-features", "x.npy"),
+            ("--test-labels", "y.npy"),
+            ("--json", "r.json"),
+            ("--out", "charts"),
+        ] {
+            arguments.extend([option.into(), odd.join(file).into_os_string()]);
+        }
+        let options = Options::try_parse_from(arguments).expect("paths are bytes");
+        run(&options, &mut Vec::new()).expect("the files are valid");
+        assert_eq!(json(&odd.join("r.json")).len(), 1);
+        assert!(odd.join("charts/accuracy_by_class.svg").exists());
+    }
+
     #[test]
     fn errors_are_one_line_and_name_the_file() {
         let folder = tempfile::tempdir().expect("the system has a folder for such files");
@@ -251,6 +322,49 @@ mod tests {
             assert!(error.contains(named), "{error}");
             assert_eq!(error.lines().count(), 1, "{error}");
         }
+    }
+
+    #[test]
+    fn a_run_that_fails_leaves_an_earlier_one_s_files_and_one_that_ends_replaces_them() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        let (file, chart) = (
+            folder.path().join("results.json"),
+            folder.path().join("out/accuracy_by_class.svg"),
+        );
+        let run = |arguments: &str| {
+            let fixed = format!(
+                "--seeds 1 --steps 3 --methods ala --json {}",
+                file.display()
+            );
+            output_of(folder.path(), &format!("{fixed} {arguments}"))
+        };
+        run("").expect("valid options run");
+        let earlier = [&file, &chart].map(|path| fs::read(path).expect("the run wrote it"));
+        // Before the training, and within it.
+        for fails in ["--data /no/such/folder", "--scale 1e300"] {
+            run(fails).expect_err("it cannot be trained");
+            let now = [&file, &chart].map(|path| fs::read(path).expect("it is still there"));
+            assert_eq!(now, earlier, "{fails}");
+        }
+        fs::write(&file, "[]").expect("the folder is writable");
+        fs::write(&chart, "").expect("the folder is writable");
+        run("").expect("valid options run");
+        let again = [&file, &chart].map(|path| fs::read(path).expect("the run wrote it"));
+        assert_eq!(again, earlier, "the same run once more");
+        let mut names: Vec<_> = fs::read_dir(folder.path())
+            .expect("the folder is there")
+            .map(|entry| entry.expect("a name").file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["out", "results.json"], "nothing is left beside");
+    }
+
+    #[test]
+    fn places_for_results_are_tried_before_the_samples_are_read() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        fs::create_dir_all(folder.path().join("out/accuracy_by_class.svg")).expect("writable");
+        let error = output_of(folder.path(), "--data /no/such/folder").expect_err("a folder");
+        assert!(error.contains("accuracy_by_class.svg"), "{error}");
     }
 
     #[test]

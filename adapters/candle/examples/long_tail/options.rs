@@ -18,6 +18,7 @@ use crate::method::Method;
 /// classes 4, 3 and 3; equal counts at a cut all fall to medium). With --features the field's thresholds hold.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "long_tail", version, verbatim_doc_comment)]
+#[command(group = clap::ArgGroup::new("samples").args(["data", "features"]))]
 pub(crate) struct Options {
     /// Repetitions; a seed draws which classes are rare, the first weights and the order of the batches.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
@@ -44,12 +45,12 @@ pub(crate) struct Options {
     pub(crate) out: PathBuf,
 
     /// Also write the results as a JSON array of {method, seed, overall, many, medium, few}:
-    /// accuracies in per cent (0 to 100), null for a group without classes.
+    /// accuracies in per cent (0 to 100), null for a group without test samples.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 
     /// Folder with the four original IDX files of MNIST, Fashion-MNIST or a set of that form
-    /// (train-images-idx3-ubyte and so on, plain or .gz) instead of the embedded images.
+    /// (train-images-idx3-ubyte or train-images.idx3-ubyte and so on, plain or .gz) instead of the embedded images.
     #[arg(long, value_name = "DIR", conflicts_with = "features")]
     pub(crate) data: Option<PathBuf>,
 
@@ -58,7 +59,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "X.npy", requires_all = ["labels", "test_features", "test_labels"], conflicts_with = "imbalance")]
     pub(crate) features: Option<PathBuf>,
 
-    /// Labels [N] of the training features, integers from 0.
+    /// Labels [N] of the training features, integers from 0 (or --first-label) without gaps.
     #[arg(long, value_name = "Y.npy", requires_all = ["features", "test_features", "test_labels"])]
     pub(crate) labels: Option<PathBuf>,
 
@@ -66,9 +67,13 @@ pub(crate) struct Options {
     #[arg(long, value_name = "X.npy", requires_all = ["features", "labels", "test_labels"])]
     pub(crate) test_features: Option<PathBuf>,
 
-    /// Labels [M] of the test features.
+    /// Labels [M] of the test features; a class that is not among them has no accuracy.
     #[arg(long, value_name = "Y.npy", requires_all = ["features", "labels", "test_features"])]
     pub(crate) test_labels: Option<PathBuf>,
+
+    /// What --data or --labels and --test-labels call the first class, 1 where they count from 1.
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "samples")]
+    pub(crate) first_label: u32,
 }
 
 /// Where the samples come from.
@@ -199,6 +204,18 @@ mod tests {
                 parse(&format!("{all} {other}")).err(),
                 Some(ErrorKind::ArgumentConflict)
             );
+        }
+    }
+
+    /// Of the embedded images it would be ignored.
+    #[test]
+    fn a_first_label_needs_data_that_have_one() {
+        let alone = parse("--first-label 1").err();
+        assert_eq!(alone, Some(ErrorKind::MissingRequiredArgument));
+        let all = "--features a --labels b --test-features c --test-labels d";
+        for data in ["--data folder", all] {
+            let options = parse(&format!("{data} --first-label 1")).expect("valid");
+            assert_eq!(options.first_label, 1);
         }
     }
 

@@ -14,7 +14,7 @@ pub(crate) struct Trial {
     pub(crate) method: &'static str,
     pub(crate) seed: u64,
     pub(crate) overall: f64,
-    /// `None` (JSON null) for a group without classes, here and below.
+    /// `None` (JSON null) for a group without test samples, here and below.
     pub(crate) many: Option<f64>,
     pub(crate) medium: Option<f64>,
     pub(crate) few: Option<f64>,

@@ -42,14 +42,20 @@ impl Tasks {
     pub(crate) fn load(options: &Options) -> Result<Self, Failure> {
         let split = match options.source() {
             Source::Embedded => data::embedded()?,
-            Source::Idx(folder) => data::from_idx_dir(&folder)?,
+            Source::Idx(folder) => data::from_idx_dir(&folder, options.first_label)?,
             Source::Features {
                 train,
                 train_labels,
                 test,
                 test_labels,
             } => {
-                let split = data::from_npy(&train, &train_labels, &test, &test_labels)?;
+                let split = data::from_npy(
+                    &train,
+                    &train_labels,
+                    &test,
+                    &test_labels,
+                    options.first_label,
+                )?;
                 let counts = ClassCounts::from_labels(
                     &split.train.labels,
                     split.train.classes,

@@ -139,7 +139,9 @@ fn run(options: &Options) -> Result<(), Failure> {
             counters::read(ncu, Sizes::of(options.dry), &mut sink(options)?)
         }
         Command::Summary { folder } => report::summary(folder, &mut std::io::stdout()),
-        Command::Report { folders, docs } => report::write(folders, docs, options.dry),
+        Command::Report { folders, docs } => {
+            report::write(folders, docs, options.dry, &mut std::io::stdout())
+        }
     }
 }
 

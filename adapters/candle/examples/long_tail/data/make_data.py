@@ -93,7 +93,10 @@ def write(name, content):
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=packed, mtime=0) as file:
         file.write(content)
-    (HERE / name).write_bytes(packed.getvalue())
+    # Renamed when it is complete: a run that stops leaves the file that is there.
+    fresh = HERE / f".{name}"
+    fresh.write_bytes(packed.getvalue())
+    fresh.replace(HERE / name)
     for what, data in [("gz ", packed.getvalue()), ("IDX", content)]:
         print(f"{hashlib.sha256(data).hexdigest()}  {what} {len(data):>9}  {name}")
 

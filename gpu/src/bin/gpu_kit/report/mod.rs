@@ -17,6 +17,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use ala_loss_gpu::Failure;
+use output_file::OutputFile;
 
 use folder::Folder;
 
@@ -32,12 +33,19 @@ pub(crate) fn summary(folder: &Path, output: &mut impl Write) -> Result<(), Fail
     Ok(output.write_all(text.as_bytes())?)
 }
 
-/// Writes `gpu.md`, its charts and the records of each folder into `docs`.
+/// Writes `gpu.md`, its charts and the records of each folder into `docs`, and their names to `output`.
+///
+/// What an earlier report wrote is replaced when all of the new one is complete.
 ///
 /// # Errors
 /// Before anything is written: where a folder holds a dry run's records and `dry` is not asked for, where it does not name
 /// its device, and where it cannot be read. Then those of writing.
-pub(crate) fn write(folders: &[PathBuf], docs: &Path, dry: bool) -> Result<(), Failure> {
+pub(crate) fn write(
+    folders: &[PathBuf],
+    docs: &Path,
+    dry: bool,
+    output: &mut impl Write,
+) -> Result<(), Failure> {
     let mut measured = Vec::new();
     for folder in folders {
         let folder = Folder::read(folder)?;
@@ -45,14 +53,18 @@ pub(crate) fn write(folders: &[PathBuf], docs: &Path, dry: bool) -> Result<(), F
         measured.push(folder);
     }
     let files = files(&measured, dry)?;
-    let cannot = |path: &Path, error| format!("cannot write {}: {error}", path.display());
-    std::fs::create_dir_all(docs).map_err(|error| cannot(docs, error))?;
-    for (name, text) in files {
-        let path = docs.join(name);
-        std::fs::create_dir_all(path.parent().unwrap_or(docs))
-            .map_err(|error| cannot(&path, error))?;
-        std::fs::write(&path, text).map_err(|error| cannot(&path, error))?;
-        println!("{}", path.display());
+    // The records' folder, and so the page's.
+    let data = docs.join("gpu");
+    std::fs::create_dir_all(&data)
+        .map_err(|error| format!("cannot make the folder {}: {error}", data.display()))?;
+    let mut outputs = Vec::with_capacity(files.len());
+    for (name, text) in &files {
+        outputs.push((OutputFile::at(docs.join(name))?, text));
+    }
+    let complete: Vec<_> = outputs.iter().map(|(file, text)| (file, text)).collect();
+    output_file::write_all(&complete)?;
+    for (file, _) in &outputs {
+        writeln!(output, "{}", file.path().display())?;
     }
     Ok(())
 }
@@ -124,7 +136,13 @@ mod tests {
         lines[1].dry = true;
         let out = scratch.folder("out", &lines);
         let docs = scratch.path("docs");
-        let error = write(std::slice::from_ref(&out), &docs, false).expect_err("dry");
+        let error = write(
+            std::slice::from_ref(&out),
+            &docs,
+            false,
+            &mut std::io::sink(),
+        )
+        .expect_err("dry");
         let error = error.to_string();
         assert!(
             error.contains("times.jsonl") && error.contains("dry run"),
@@ -132,7 +150,7 @@ mod tests {
         );
         assert_eq!(written(&docs), [""; 0], "nothing is written");
 
-        write(&[out], &docs, true).expect("asked for");
+        write(&[out], &docs, true, &mut std::io::sink()).expect("asked for");
         let page = std::fs::read_to_string(docs.join("gpu.md")).expect("a page");
         let title = page.lines().next().expect("a title");
         assert!(title.contains(DRY), "{title}");
@@ -149,7 +167,7 @@ mod tests {
         let scratch = Scratch::new("device");
         let soft = scratch.folder("soft", &[line("facts", device("softcuda"))]);
         let docs = scratch.path("docs");
-        let error = write(&[soft], &docs, false)
+        let error = write(&[soft], &docs, false, &mut std::io::sink())
             .expect_err("software")
             .to_string();
         assert!(
@@ -158,7 +176,13 @@ mod tests {
         );
         let none = scratch.folder("nameless", &large("f32", 1000, 67_109, [10.0, 20.0, 9.0]));
         for dry in [false, true] {
-            let error = write(std::slice::from_ref(&none), &docs, dry).expect_err("no device");
+            let error = write(
+                std::slice::from_ref(&none),
+                &docs,
+                dry,
+                &mut std::io::sink(),
+            )
+            .expect_err("no device");
             let error = error.to_string();
             assert!(
                 error.contains("nameless") && error.contains("facts"),
@@ -166,6 +190,43 @@ mod tests {
             );
         }
         assert_eq!(written(&docs), [""; 0], "nothing is written");
+    }
+
+    /// The last of its files cannot be written: of the others none is replaced.
+    #[test]
+    fn a_report_that_fails_leaves_the_earlier_one_whole() {
+        let scratch = Scratch::new("fails");
+        let docs = scratch.path("docs");
+        let mut lines = vec![line("facts", device("Some GPU"))];
+        lines.extend(large("f32", 1000, 67_109, [10.0, 20.0, 9.0]));
+        let out = scratch.folder("out", &lines);
+        let report = || {
+            write(
+                std::slice::from_ref(&out),
+                &docs,
+                false,
+                &mut std::io::sink(),
+            )
+        };
+        report().expect("written");
+        let (page, earlier) = (docs.join("gpu.md"), written(&docs));
+        let files: Vec<_> = earlier
+            .iter()
+            .filter(|name| name.ends_with("svg"))
+            .collect();
+        for file in &files {
+            std::fs::write(docs.join(file), "earlier").expect("writable");
+        }
+        std::fs::remove_file(&page).expect("the report wrote it");
+        std::fs::create_dir(&page).expect("writable");
+        let error = report().expect_err("a folder is in the way").to_string();
+        assert!(error.contains("gpu.md"), "{error}");
+        let text = |file: &String| std::fs::read_to_string(docs.join(file)).expect("it is there");
+        assert!(files.iter().all(|file| text(file) == "earlier"));
+        std::fs::remove_dir(&page).expect("empty");
+        report().expect("nothing is in the way");
+        assert!(files.iter().all(|file| text(file).starts_with("<svg")));
+        assert_eq!(written(&docs), earlier, "nothing is left beside");
     }
 
     #[test]
@@ -182,7 +243,7 @@ mod tests {
             folder("b", "Small GPU"),
             folder("c", "Big GPU"),
         ];
-        write(&folders, &docs, false).expect("written");
+        write(&folders, &docs, false, &mut std::io::sink()).expect("written");
         let (files, data) = (written(&docs), written(&docs.join("gpu")));
         assert_eq!(
             files
