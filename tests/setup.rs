@@ -3,7 +3,7 @@
 use ala_loss::metrics::{Accuracy, Tally};
 use ala_loss::{
     Ala, ClassCounts, DeferredReweighting, DifficultyGradient, Error, Group, GroupThresholds, Loss,
-    Objective, QuantityLog, ZeroCounts,
+    Objective, Options, Outputs, QuantityLog, ZeroCounts,
 };
 
 fn counts(counts: &[u64]) -> ClassCounts {
@@ -595,4 +595,73 @@ fn an_ignore_label_may_be_a_class() {
     )
     .expect("valid");
     assert_eq!(hits.accuracy(), expected);
+}
+
+/// What f64 sums or f32 slopes cannot hold is refused, and named.
+#[test]
+fn parameters_that_no_path_can_hold_are_errors() {
+    let c = counts(&[9, 3]);
+    let named = |loss: Result<Loss, Error>, expected: &str| {
+        let error = loss.expect_err(expected);
+        assert!(
+            matches!(&error, Error::Parameter { name, .. } if *name == expected),
+            "{expected}: {error}"
+        );
+    };
+    let cross_entropy = || Loss::builder(Objective::CrossEntropy, &c);
+    for scale in [1e39, 1e31, 1e-31, f64::MIN_POSITIVE] {
+        named(cross_entropy().scale(scale).build(), "scale");
+    }
+    for weight in [1e300, 1e31, 1e-31, 1e-300] {
+        let weights = [1.0, weight];
+        named(
+            cross_entropy().class_weights(weights).build(),
+            "class weight",
+        );
+    }
+    for held in [0.0, 1e-30, 1e30] {
+        let loss = cross_entropy().class_weights([1.0, held]).build();
+        let loss = loss
+            .expect("held")
+            .cpu(&[0.0f32; 4], &[0, 1])
+            .expect("valid");
+        assert!(
+            (loss.loss - 2f64.ln()).abs() < 1e-7,
+            "{held}: {}",
+            loss.loss
+        );
+    }
+    // Weights multiply: each is held, their product is not.
+    let mut loss = cross_entropy().build().expect("valid");
+    for _ in 0..3 {
+        loss = loss.with_class_weights(&[1.0, 1e10]).expect("held");
+    }
+    named(loss.with_class_weights(&[1.0, 1e10]), "class weight");
+    named(loss.with_class_weights(&[1.0, 1e-300]), "class weight");
+    let tau = |tau| Loss::builder(Objective::LogitAdjustment { tau }, &c).build();
+    named(tau(1e31), "a class's offset");
+    assert!(tau(1e20).is_ok());
+    let margin = |margin| Loss::builder(Objective::CosFace { margin }, &c).build();
+    named(margin(1e30), "a target's offset");
+    let gamma = |gamma| Loss::builder(Objective::Focal { gamma }, &c).build();
+    named(gamma(1e31), "gamma");
+}
+
+/// What the call does not take is an error, not ignored.
+#[test]
+fn hits_are_asked_for_where_they_have_a_place() {
+    let loss = Loss::builder(Objective::CrossEntropy, &counts(&[9, 3]))
+        .build()
+        .expect("valid");
+    let (x, options) = ([0.5f32, 0.25], Options::new().hits());
+    let misplaced = |result| assert!(matches!(result, Err(Error::Misplaced { .. })), "{result:?}");
+    misplaced(loss.cpu_into(&x, &[0u8], &options, Outputs::new()));
+    let mut over = x;
+    misplaced(loss.cpu_in_place(&mut over, &[0u8], &options, Outputs::new()));
+    assert_eq!(over, x);
+    let mut hits = [false];
+    let outputs = Outputs::new().hits(&mut hits);
+    loss.cpu_into(&x, &[0u8], &options, outputs)
+        .expect("a place");
+    assert_eq!(hits, [true]);
 }

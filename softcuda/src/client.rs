@@ -67,11 +67,10 @@ impl SoftCuda {
         assert_eq!(set(count), 0, "a device holds at least one block, not {count}");
     }
 
-    /// Makes races in global memory between threads of one block faults too, not only those between blocks. Off by default
-    /// and after a reset: a kernel that writes over what other lanes of its warp have read, with only shuffles between, has
-    /// such races by the letter of PTX.
-    pub fn set_block_races(self, faults: bool) {
-        self.symbol::<extern "C" fn(bool)>("softcuda_set_block_races")(faults);
+    /// Whether races in global memory are faults, as they are by default and after a reset. Not so for a test of what is left
+    /// where launches disturb one another.
+    pub fn set_races(self, faults: bool) {
+        self.symbol::<extern "C" fn(bool)>("softcuda_set_races")(faults);
     }
 
     /// Lets asynchronous copies to pageable host memory be done when their call returns, as NVIDIA's driver

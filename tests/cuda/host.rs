@@ -1,10 +1,11 @@
 //! What the host refuses before it launches anything.
 
 use ala_loss::cuda::{CudaError, Inputs, Outputs, RawStep, RawUpstream, Workspace};
-use ala_loss::{ClassCounts, Error, Loss, Objective, Reduction};
+use ala_loss::{ClassCounts, Error, Loss, Objective, Reduction, reference};
 use cudarc::driver::DevicePtr;
 
-use crate::device::{Device, device};
+use crate::device::{Device, Step, device};
+use crate::problem;
 
 fn three(reduction: Reduction) -> Loss {
     let counts = ClassCounts::new([100, 30, 10]).expect("valid");
@@ -15,7 +16,9 @@ fn three(reduction: Reduction) -> Loss {
 }
 
 fn launches(device: &Device) -> Option<u64> {
-    device.soft.map(|soft| soft.driver_calls("cuLaunchKernel"))
+    let calls = ["cuLaunchKernel", "cuLaunchCooperativeKernel"];
+    let count = |soft: softcuda::client::SoftCuda| calls.map(|call| soft.driver_calls(call));
+    device.soft.map(|soft| count(soft).iter().sum())
 }
 
 #[test]
@@ -148,6 +151,9 @@ fn wrong_shapes_are_errors_and_nothing_is_launched() {
         &mut workspace,
     );
     assert_eq!(both, Err(Error::GradientBufferInPlace));
+    let (ignored, outputs) = (Inputs::new(&x, &y), Outputs::new());
+    let twice = loss.launch_in_place(stream, &mut over, ignored, outputs, &mut workspace);
+    assert!(matches!(twice, Err(Error::Misplaced { .. })), "{twice:?}");
     assert_eq!(launches(&device), before);
     assert_eq!(device.download(&small), [77.0; 5]);
 }
@@ -259,6 +265,49 @@ fn raw_addresses_give_the_same_and_are_checked() {
         rows,
         Err(Error::Cuda(CudaError::WorkspaceTooSmall { .. }))
     ));
+}
+
+/// Sums of weights and their reciprocals are f32 there; what they cannot hold is named.
+#[test]
+fn weights_that_f32_cannot_hold_are_refused() {
+    let device = device();
+    for (weight, held) in [
+        (1e-21, false),
+        (1e-20, true),
+        (0.0, true),
+        (1e20, true),
+        (1e21, false),
+    ] {
+        let weighted = three(Reduction::Mean)
+            .with_class_weights(&[1.0, weight, 1.0])
+            .expect("held on the CPU");
+        let bound = weighted.cuda(&device.context).map(drop);
+        let refused = matches!(
+            bound,
+            Err(Error::Parameter { name: "class weight on CUDA", value, .. }) if value == weight
+        );
+        assert_eq!((bound.is_ok(), refused), (held, !held), "{weight}");
+    }
+    // Where all have the same weight, a mean does not see it, as far as it is held.
+    for weight in [1e-20, 1.0, 1e20] {
+        let weighted = three(Reduction::Mean)
+            .with_class_weights(&[weight; 3])
+            .expect("held on the CPU");
+        let step = Step::contiguous(vec![0.5f32, 0.25, -0.5, 0.1, 0.2, 0.3], vec![0i64, 2], 3);
+        let got = device.run(&device.bind(&weighted), &step);
+        let got = got.summary.expect("no bad label").loss;
+        let wide = problem::widen(&step.logits);
+        let right: f64 = (0..2)
+            .map(|row| {
+                let y = step.labels[row] as usize;
+                reference::row(weighted.table(), &wide[3 * row..][..3], y).loss / weight
+            })
+            .sum::<f64>()
+            / 2.0;
+        problem::assert_within(got, right, problem::loss_bound(right), &|| {
+            format!("{weight}")
+        });
+    }
 }
 
 #[test]

@@ -140,3 +140,34 @@ fn without_nvcc_the_build_passes_with_a_warning_and_the_op_says_what_to_do() {
         assert!(answer.contains("NoDriver"), "{answer}");
     }
 }
+
+/// The kernels' code differs by compute capability: 16-bit maxima and asynchronous copies came with 8.0. The tests of values
+/// once more, on devices of other capabilities.
+#[test]
+fn every_tier_is_right_at_older_compute_capabilities() {
+    let built = option_env!("ALA_CUDA_ARCHS").unwrap_or_default();
+    for capability in [75, 80] {
+        if !built.contains(&format!("{capability}+PTX")) || has_gpu() {
+            eprintln!("no PTX for {capability} to run in software; scripts/test has it built");
+            continue;
+        }
+        let output = Command::new(env::current_exe().expect("a test has a path"))
+            .args([
+                "extreme_rows",
+                "edges",
+                "parity::every_tier",
+                "--test-threads=1",
+            ])
+            .env("SOFTCUDA_CAPABILITY", capability.to_string())
+            .output()
+            .expect("it starts");
+        let printed = text(&output.stdout);
+        assert!(
+            output.status.success(),
+            "{capability}: {printed}{}",
+            text(&output.stderr)
+        );
+        let passed = printed.matches("... ok").count();
+        assert!(passed >= 10, "{passed} tests at {capability}");
+    }
+}

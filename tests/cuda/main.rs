@@ -20,3 +20,4 @@ mod parity;
 #[path = "../problem/mod.rs"]
 mod problem;
 mod resources;
+mod workspaces;

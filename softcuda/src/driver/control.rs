@@ -45,10 +45,10 @@ extern "C" fn softcuda_set_prompt_downloads(prompt: bool) {
     with_state(|state| state.prompt_downloads = prompt);
 }
 
-/// Whether races in global memory between threads of one block are faults too. Off by default.
+/// Whether races in global memory are faults, as they are by default.
 #[unsafe(no_mangle)]
-extern "C" fn softcuda_set_block_races(faults: bool) {
-    with_state(|state| state.block_races = faults);
+extern "C" fn softcuda_set_races(faults: bool) {
+    with_state(|state| state.races = faults);
 }
 
 /// Copies the text of the last fault or refusal, cut to `length` bytes; gives its whole length.

@@ -273,8 +273,8 @@ impl State {
     fn run_launch(&mut self, launch: &Arc<KernelLaunch>) -> Result<(), Code> {
         let KernelLaunch { module, kernel, params, grid, block, dynamic_shared } = &**launch;
         let (&grid, &block, &dynamic_shared) = (grid, block, dynamic_shared);
-        let (order, resident, block_races) = (self.order, self.resident, self.block_races);
-        let work = exec::Launch { module, kernel, grid, block, dynamic_shared, params, order, resident, block_races };
+        let (order, resident, races) = (self.order, self.resident, self.races);
+        let work = exec::Launch { module, kernel, grid, block, dynamic_shared, params, order, resident, races };
         let counters = exec::launch(&mut self.memory, &work)
             .map_err(|fault| self.stop_for(&format!("kernel {kernel}, grid {grid:?}, block {block:?}"), &fault))?;
         self.counters += counters;

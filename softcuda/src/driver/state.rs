@@ -54,7 +54,7 @@ pub struct State {
     pub order: Order,
     /// Blocks that the device holds at a time.
     pub resident: usize,
-    pub block_races: bool,
+    pub races: bool,
     /// Whether asynchronous copies to pageable host memory are done when their call returns.
     pub prompt_downloads: bool,
     pub counters: Counters,
@@ -155,7 +155,7 @@ impl State {
             functions: BTreeMap::new(),
             order: Order::Forward,
             resident: RESIDENT_BLOCKS,
-            block_races: false,
+            races: true,
             prompt_downloads: false,
             counters: Counters::default(),
             last_launch: None,
@@ -244,7 +244,7 @@ impl State {
             next_handle,
             order,
             resident,
-            block_races,
+            races,
             prompt_downloads,
             counters,
             fault,
@@ -252,16 +252,8 @@ impl State {
             lost_copies,
             ..
         } = self;
-        let new = Self {
-            initialised: true,
-            next_handle,
-            order,
-            resident,
-            block_races,
-            prompt_downloads,
-            counters,
-            ..Self::new()
-        };
+        let new =
+            Self { initialised: true, next_handle, order, resident, races, prompt_downloads, counters, ..Self::new() };
         *self = Self { calls, message, pinned, fault, leaked, lost_copies, ..new };
     }
 }

@@ -62,8 +62,7 @@ fn judge(
     access: Access,
     actor: &Actor,
 ) -> Result<(), Fault> {
-    let let_be =
-        |conflict: &Conflict| !actor.scene.launch.block_races && !conflict.read_only && conflict.is_within_block(actor);
+    let let_be = |conflict: &Conflict| !actor.scene.launch.races && !conflict.read_only;
     match outcome {
         Err(conflict) if let_be(&conflict) => Ok(()),
         outcome => outcome.map_err(|conflict| race(memory, address, access, &conflict, actor)),

@@ -122,8 +122,8 @@ pub struct Launch<'a> {
     pub order: Order,
     /// Blocks that the device holds at a time.
     pub resident: usize,
-    /// Whether races in global memory between threads of one block are faults too, not only those between blocks.
-    pub block_races: bool,
+    /// Whether races in global memory are faults.
+    pub races: bool,
 }
 
 const MOST_THREADS: u64 = 1024;

@@ -69,13 +69,6 @@ pub(crate) struct Conflict {
     pub(crate) read_only: bool,
 }
 
-impl Conflict {
-    /// Whether both accesses are of one block.
-    pub(crate) fn is_within_block(&self, actor: &Actor) -> bool {
-        self.earlier.block == actor.knowledge.block
-    }
-}
-
 /// Bytes whose pieces share a page of records.
 const PAGE: usize = 128;
 /// No access is recorded in larger pieces.

@@ -85,7 +85,7 @@ impl Device {
             params,
             order: self.order,
             resident: self.resident,
-            block_races: true,
+            races: true,
         };
         launch(&mut self.memory, &launched)
     }
