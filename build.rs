@@ -94,10 +94,15 @@ mod cuda {
             .args(["-fatbin", "-std=c++17", "-O3", "-Xptxas=-v"])
             // One process an architecture, as many at a time as there are cores.
             .args(["--threads", "0"])
-            // Readable PTX, so that a driver in software can run it. Every supported nvcc knows this spelling of it.
-            .arg("--no-compress")
             .arg("-I")
             .arg(source.parent().expect("a source is in a folder"));
+        // Readable PTX, so that a driver in software can run it. From version to version it is asked for in another way.
+        if let Some(readable) = ["--no-compress", "--compress-mode=none"]
+            .into_iter()
+            .find(|option| knows(nvcc, option))
+        {
+            command.arg(readable);
+        }
         if let Some(compiler) = host_compiler() {
             command.arg("-ccbin").arg(compiler);
         }
@@ -155,6 +160,15 @@ mod cuda {
             .arg("--version")
             .output()
             .is_ok_and(|output| output.status.success())
+    }
+
+    /// Whether nvcc lists an option.
+    fn knows(nvcc: &Path, option: &str) -> bool {
+        let name = option.split('=').next().unwrap_or(option);
+        Command::new(nvcc)
+            .arg("--help")
+            .output()
+            .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(name))
     }
 
     fn known_architectures(nvcc: &Path) -> Vec<u32> {
