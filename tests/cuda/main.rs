@@ -20,3 +20,5 @@ mod parity;
 #[path = "../problem/mod.rs"]
 mod problem;
 mod resources;
+#[cfg(feature = "instruments")]
+mod tiers;
