@@ -20,4 +20,6 @@ mod parity;
 #[path = "../problem/mod.rs"]
 mod problem;
 mod resources;
+#[cfg(feature = "instruments")]
+mod tiers;
 mod workspaces;
