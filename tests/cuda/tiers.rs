@@ -131,14 +131,16 @@ where
             let right = if ignored { 0.0 } else { f64::NAN };
             assert_within(got.row_losses[row].into(), right, 0.0, &place);
             assert!(gradient.iter().all(|&g| g == 0.0), "{}", place());
-            assert!(!got.hits[row], "{}", place());
+            assert!(!step.hits || !got.hits[row], "{}", place());
             continue;
         };
         let exact = reference::row(loss.table(), &logits, y);
         sum += exact.loss;
         let of_row = f64::from(got.row_losses[row]);
         assert_within(of_row, exact.loss, loss_bound(exact.loss), &place);
-        assert_eq!(got.hits[row], is_hit(&logits, y), "{}", place());
+        if step.hits {
+            assert_eq!(got.hits[row], is_hit(&logits, y), "{}", place());
+        }
         for (j, (got, exact)) in gradient.iter().zip(&exact.gradient).enumerate() {
             let exact = exact / divisor;
             let bound = gradient_bound::<T>(exact, bound_slope);
@@ -187,8 +189,17 @@ fn blocks_of_every_tier_take_row_after_row() {
                 classes,
             } = forced;
             let counts = problem::counts(&mut rng, classes);
-            let logits: Vec<T> = problem::logits(&mut rng, rows * classes, 1.0);
+            let mut logits: Vec<T> = problem::logits(&mut rng, rows * classes, 1.0);
             let mut labels = problem::labels(&mut rng, rows, classes);
+            // Rows that a block leaves for its end, in each of its turns; with offsets the classes that lead differ by those.
+            let far = T::from_f64(1e9);
+            for row in (4..rows).step_by(29).filter(|_| far.to_f64().is_finite()) {
+                let y = labels[row] as usize;
+                logits[row * classes + y] = far;
+                if per_class {
+                    logits[row * classes + (y + 3) % classes] = far;
+                }
+            }
             for label in labels.iter_mut().skip(1).step_by(5) {
                 *label = IGNORE;
             }
@@ -220,6 +231,8 @@ fn blocks_of_every_tier_take_row_after_row() {
             }
             let step = Step {
                 mode,
+                // Without hits there are fewer barriers.
+                hits: bad,
                 ..Step::contiguous(logits, labels, classes)
             };
             let what = format!(
@@ -902,7 +915,7 @@ fn raw_launches_of_several_blocks() {
     check::<bf16>(&device, Objective::BalancedSoftmax);
 }
 
-/// Launches on two streams share a workspace, and a buffer that one writes over and the other reads; a third stream reads the result.
+/// Launches on two streams share a workspace, and a buffer that one writes and the other reads; a third stream reads the result.
 #[test]
 fn two_streams_take_turns_in_one_workspace() {
     let device = device();
@@ -967,6 +980,23 @@ fn two_streams_take_turns_in_one_workspace() {
                 );
             }
 
+            // The same in two workspaces: what orders the steps is the buffer between them.
+            let mut between = device.upload(&vec![77.0f32; x.len()]);
+            let mut last = device.upload(&vec![77.0f32; x.len()]);
+            let mut own = bound[1].workspace(&streams[1], rows).expect("a workspace");
+            let outputs = Outputs::new().gradient(&mut between);
+            let inputs = Inputs::new(&logits, &labels);
+            bound[0]
+                .launch(&streams[0], inputs, outputs, &mut workspace)
+                .expect("launches");
+            let outputs = Outputs::new().gradient(&mut last);
+            let inputs = Inputs::new(&between, &labels);
+            bound[1]
+                .launch(&streams[1], inputs, outputs, &mut own)
+                .expect("launches");
+            let summary = own.read(&reader).expect("no bad label");
+            assert_within(summary.loss, second.loss, loss_bound(second.loss), &what);
+
             // On the first stream again, right behind a read on the third: nothing of the other launch is left.
             let inputs = Inputs::new(&logits, &labels);
             let outputs = Outputs::<f32>::new();
@@ -979,5 +1009,93 @@ fn two_streams_take_turns_in_one_workspace() {
     }
     if let Some(soft) = device.soft {
         soft.set_order(Order::Forward);
+    }
+}
+
+/// A buffer of a launch that another stream touches as soon as the launch is enqueued.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Touched {
+    Logits,
+    Labels,
+    Upstream,
+    Gradient,
+    RowLosses,
+    Hits,
+    InPlace,
+}
+
+/// What a launch reads may be written over on another stream at once, and what it writes read there.
+#[test]
+fn buffers_of_a_launch_are_ordered_on_every_stream() {
+    use Touched::{Gradient, Hits, InPlace, Labels, Logits, RowLosses, Upstream};
+    let device = device();
+    let stream = &device.stream;
+    let other = device.context.new_stream().expect("a stream");
+    let mut rng = fastrand::Rng::with_seed(110);
+    let (classes, rows) = (40, 60);
+    let loss = Loss::builder(Objective::ala(), &problem::counts(&mut rng, classes))
+        .reduction(Reduction::None)
+        .build()
+        .expect("valid");
+    let bound = device.bind(&loss);
+    let slope = slope(loss.table());
+    let x: Vec<f32> = problem::logits(&mut rng, rows * classes, 1.0);
+    let y = problem::labels(&mut rng, rows, classes);
+    let exact = reference::batch(&loss, &widen(&x), &y, &vec![2.0; rows]);
+    for touched in [Logits, Labels, Upstream, Gradient, RowLosses, Hits, InPlace] {
+        let (mut logits, mut labels) = (device.upload(&x), device.upload(&y));
+        let mut upstream = device.upload(&vec![2.0f32; rows]);
+        let mut gradient = device.upload(&vec![77.0f32; x.len()]);
+        let mut losses = device.upload(&vec![77.0f32; rows]);
+        let mut hits = device.upload(&vec![77u8; rows]);
+        let mut workspace = bound.workspace(stream, rows).expect("a workspace");
+        let outputs = Outputs::new().row_losses(&mut losses).hits(&mut hits);
+        if touched == InPlace {
+            let inputs = Inputs::in_place(&labels).upstream_per_row(&upstream);
+            bound.launch_in_place(stream, &mut logits, inputs, outputs, &mut workspace)
+        } else {
+            let inputs = Inputs::new(&logits, &labels).upstream_per_row(&upstream);
+            let outputs = outputs.gradient(&mut gradient);
+            bound.launch(stream, inputs, outputs, &mut workspace)
+        }
+        .expect("launches");
+
+        let mut written = vec![0.0f32; x.len()];
+        let mut row_losses = vec![0.0f32; rows];
+        let mut found = vec![0u8; rows];
+        let of_gradient = if touched == InPlace {
+            &logits
+        } else {
+            &gradient
+        };
+        match touched {
+            Logits => other.memcpy_htod(&vec![9.0f32; x.len()], &mut logits),
+            Labels => other.memcpy_htod(&vec![-5i64; rows], &mut labels),
+            Upstream => other.memcpy_htod(&vec![9.0f32; rows], &mut upstream),
+            Gradient | InPlace => other.memcpy_dtoh(of_gradient, &mut written),
+            RowLosses => other.memcpy_dtoh(&losses, &mut row_losses),
+            Hits => other.memcpy_dtoh(&hits, &mut found),
+        }
+        .expect("a copy");
+        other.synchronize().expect("the other stream ends");
+        if !matches!(touched, Gradient | InPlace) {
+            written = device.download(&gradient);
+        }
+        if touched != RowLosses {
+            row_losses = device.download(&losses);
+        }
+        if touched != Hits {
+            found = device.download(&hits);
+        }
+        let what = || format!("{touched:?}");
+        for (row, (got, exact)) in row_losses.iter().zip(&exact.row_losses).enumerate() {
+            assert_within((*got).into(), *exact, loss_bound(*exact), &what);
+            let hit = is_hit(&widen(&x[row * classes..][..classes]), y[row] as usize);
+            assert_eq!(found[row], u8::from(hit), "{}", what());
+        }
+        for (got, exact) in widen(&written).iter().zip(&exact.gradient) {
+            let bound = gradient_bound::<f32>(*exact, 2.0 * slope);
+            assert_within(*got, *exact, bound, &what);
+        }
     }
 }
