@@ -400,6 +400,44 @@ fn a_mean_over_counted_rows() {
     }
 }
 
+/// Rows for several blocks of the kernel that counts them, each with several rows a thread.
+#[test]
+fn a_mean_over_many_counted_rows() {
+    let device = device();
+    let mut rng = fastrand::Rng::with_seed(104);
+    let (classes, ignored) = (3, 2);
+    for rows in [1023, 1025, 9_000, 70_001] {
+        let loss = Loss::builder(Objective::CrossEntropy, &counts(&mut rng, classes))
+            .class_weights([0.5, 3.25, 7.0])
+            .ignore_label(ignored)
+            .build()
+            .expect("valid");
+        // Every row has the same loss but for its weight, so that the mean is known: ln 3.
+        let labels = labels(&mut rng, rows, classes);
+        let weights: Vec<f64> = labels
+            .iter()
+            .filter(|&&y| y != ignored)
+            .map(|&y| loss.table().targets()[y as usize].weight)
+            .collect();
+        let step = Step::contiguous(vec![0.25f32; rows * classes], labels, classes);
+        for order in [Order::Forward, Order::Reverse, Order::Interleaved] {
+            if let Some(soft) = device.soft {
+                soft.set_order(order);
+            }
+            let summary = device.run(&device.bind(&loss), &step).summary;
+            let summary = summary.expect("no bad label");
+            assert_eq!(summary.counted_rows, weights.len(), "{rows} {order:?}");
+            assert_eq!(summary.total_weight, weights.iter().sum::<f64>());
+            assert_within(summary.loss, 3f64.ln(), loss_bound(3f64.ln()), &|| {
+                format!("{rows} {order:?}")
+            });
+        }
+        if let Some(soft) = device.soft {
+            soft.set_order(Order::Forward);
+        }
+    }
+}
+
 /// More rows than blocks: what a block keeps in shared memory for one row must not meet the next row's.
 #[test]
 fn blocks_take_row_after_row() {
