@@ -44,7 +44,7 @@ impl Workspace {
     ) -> Result<Self, Error> {
         let capacity = memory.len().saturating_sub(ROW_LOSSES) / size_of::<f32>();
         let address = super::bound::address_of(&memory, stream);
-        if address % ALIGNMENT != 0 {
+        if !address.is_multiple_of(ALIGNMENT) {
             return Err(CudaError::Address {
                 buffer: "workspace",
                 address,

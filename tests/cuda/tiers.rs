@@ -33,7 +33,7 @@ fn classes_for<T>(tier: &Tier, per_class: bool) -> usize {
     let classes = match (tier.rows, tier.lanes) {
         (RowsTaken::Contiguous, _) => 13,
         (_, lanes @ ..=32) => lanes as usize * width::<T>() + 3,
-        _ => 96 * width::<T>() + 7,
+        _ => 70 * width::<T>() + 7,
     };
     classes.min(tier.most_classes(per_class) as usize - 1)
 }
