@@ -151,8 +151,8 @@ impl LossBuilder {
         self
     }
 
-    /// A weight for each class, `[C]`, finite and `>= 0`; multiplies the objective's own weights. The products must be 0 or lie
-    /// from `1e-30` to `1e30`.
+    /// A weight for each class, `[C]`, finite and `>= 0`; multiplies the objective's own weights. The products must be at
+    /// most `1e280`.
     ///
     /// ```
     /// use ala_loss::{ClassCounts, Loss, Objective};
@@ -386,7 +386,7 @@ impl Loss {
     ///
     /// # Errors
     /// [`Error::Length`], or [`Error::Parameter`] for a weight that is negative or not finite, or where the product with the
-    /// weight that was there is neither 0 nor from `1e-30` to `1e30`.
+    /// weight that was there is above `1e280`.
     ///
     /// ```
     /// use ala_loss::{ClassCounts, Loss, Objective};

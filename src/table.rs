@@ -118,6 +118,9 @@ pub struct RowTable {
 /// and it is itself within `f32`.
 pub(crate) const HELD: RangeInclusive<f64> = 1e-30..=1e30;
 
+/// The largest weight: the sum over as many rows as there can be is finite.
+const MOST_WEIGHT: f64 = 1e280;
+
 impl RowTable {
     /// Fails where a parameter is one that the paths cannot hold.
     pub(crate) fn check(&self) -> Result<(), Error> {
@@ -149,8 +152,8 @@ impl RowTable {
             check_parameter(
                 "class weight",
                 target.weight,
-                "0, or from 1e-30 to 1e30 when multiplied by the others of its class",
-                |w| w == 0.0 || HELD.contains(&w),
+                "at most 1e280 when multiplied by the others of its class",
+                |w| w <= MOST_WEIGHT,
             )?;
         }
         check_parameter(

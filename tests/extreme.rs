@@ -222,7 +222,7 @@ fn factors() -> Vec<Factors> {
         (1e-20, 1e-16, 1.0),
         (1.0, 1e-310, 1.0),
         (1.0, 1e-300, 1e300),
-        (1e300, 1e-150, 1e-150),
+        (1e280, 1e-150, 1e-130),
         (1.0, 65504.0, 1.0),
         (1.0, 6e-8, 1.0),
     ]
@@ -349,7 +349,7 @@ fn a_mean_does_not_see_the_size_of_the_weights() {
     let counts = ClassCounts::new([1, 1]).expect("positive");
     // Two rows of weights 1 : 3; by hand, p = 1/2 in both.
     let exact = [-0.125, 0.125, 0.375, -0.375];
-    for unit in [1.0, 1e-310, 1e-45, 3.4e38, 1e307] {
+    for unit in [1.0, 1e-310, 1e-45, 3.4e38, 1e279] {
         let loss = Loss::builder(Objective::CrossEntropy, &counts)
             .class_weights([unit, 3.0 * unit])
             .build()

@@ -612,14 +612,14 @@ fn parameters_that_no_path_can_hold_are_errors() {
     for scale in [1e39, 1e31, 1e-31, f64::MIN_POSITIVE] {
         named(cross_entropy().scale(scale).build(), "scale");
     }
-    for weight in [1e300, 1e31, 1e-31, 1e-300] {
+    for weight in [1e300, 1.1e280, f64::MAX] {
         let weights = [1.0, weight];
         named(
             cross_entropy().class_weights(weights).build(),
             "class weight",
         );
     }
-    for held in [0.0, 1e-30, 1e30] {
+    for held in [0.0, 1e-300, 1e280] {
         let loss = cross_entropy().class_weights([1.0, held]).build();
         let loss = loss
             .expect("held")
@@ -634,10 +634,9 @@ fn parameters_that_no_path_can_hold_are_errors() {
     // Weights multiply: each is held, their product is not.
     let mut loss = cross_entropy().build().expect("valid");
     for _ in 0..3 {
-        loss = loss.with_class_weights(&[1.0, 1e10]).expect("held");
+        loss = loss.with_class_weights(&[1.0, 1e90]).expect("held");
     }
-    named(loss.with_class_weights(&[1.0, 1e10]), "class weight");
-    named(loss.with_class_weights(&[1.0, 1e-300]), "class weight");
+    named(loss.with_class_weights(&[1.0, 1e90]), "class weight");
     let tau = |tau| Loss::builder(Objective::LogitAdjustment { tau }, &c).build();
     named(tau(1e31), "a class's offset");
     assert!(tau(1e20).is_ok());
