@@ -151,6 +151,13 @@ fn rows(options: &Options) -> Result<Vec<Row>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    /// One test at a time counts: the driver has one set of counters.
+    fn turn() -> MutexGuard<'static, ()> {
+        static TURN: Mutex<()> = Mutex::new(());
+        TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     fn options(arguments: &str) -> Result<Options, clap::Error> {
         Options::try_parse_from(std::iter::once("kernel_report").chain(arguments.split_whitespace()))
@@ -159,6 +166,7 @@ mod tests {
     /// The whole report, on two small cases: what is counted has the shape that the kernels give it.
     #[test]
     fn a_step_is_counted_for_every_type_and_alignment() {
+        let _turn = turn();
         let options = options("--classes 10,1000 --elements 4000").expect("valid");
         let rows = rows(&options).expect("softcuda and the kernels are there");
         assert_eq!(rows.len(), 2 * 3 * 2);
@@ -193,6 +201,7 @@ mod tests {
 
     #[test]
     fn a_report_replaces_an_earlier_one_in_every_file_and_a_failed_one_in_none() {
+        let _turn = turn();
         let folder = tempfile::tempdir().expect("the system has a folder for such files");
         let path = |name: &str| folder.path().join(name);
         let shown = folder.path().display();

@@ -368,10 +368,10 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_overflows_ends_the_run_with_an_error() {
+    fn a_scale_that_f32_cannot_hold_ends_the_run_with_an_error() {
         let folder = tempfile::tempdir().expect("the system has a folder for such files");
         let arguments = "--seeds 1 --steps 3 --methods ala --scale 1e300";
         let error = output_of(folder.path(), arguments).expect_err("f32 ends at 3.4e38");
-        assert!(error.contains("--scale"), "{error}");
+        assert!(error.contains("scale is 1"), "{error}");
     }
 }
