@@ -53,11 +53,11 @@ typedef struct AlaTotals {
     uint64_t counted;
 } AlaTotals;
 
-/* What a block leaves when its rows are done. */
-typedef struct AlaLeft {
+/* The same in memory, for the last block. */
+typedef struct AlaBlockTotals {
     AlaTotals totals;
     uint64_t launch; /* AlaParams::launch of its launch */
-} AlaLeft;
+} AlaBlockTotals;
 
 /* One block's part of a row: its maximum u_j off the target, their sum of exp2(u_j - maximum). */
 typedef struct AlaPart {
@@ -69,7 +69,7 @@ typedef struct AlaPart {
 
 /* What the blocks of a launch tell one another. One for each workspace, behind the state. */
 typedef struct AlaBlocks {
-    AlaLeft left[ALA_MOST_BLOCKS];
+    AlaBlockTotals totals[ALA_MOST_BLOCKS];
     AlaPart parts[2][ALA_MOST_BLOCKS];  /* of a group's rows by turns: who is a row ahead must not write over the last */
     uint32_t arrived[ALA_MOST_BLOCKS];  /* parts that a group's blocks have written, over all its rows; 0 between launches */
 } AlaBlocks;

@@ -74,7 +74,7 @@ __device__ inline void settle(const AlaParams& p, const AlaTotals& totals) {
 __device__ inline bool leave_totals(const AlaParams& p, const AlaTotals& totals, uint32_t place) {
     AlaBlocks* blocks = reinterpret_cast<AlaBlocks*>(p.blocks);
     // Two stores of 16 bytes.
-    ulonglong2* to = reinterpret_cast<ulonglong2*>(&blocks->left[place]);
+    ulonglong2* to = reinterpret_cast<ulonglong2*>(&blocks->totals[place]);
     to[0] = make_ulonglong2(__double_as_longlong(totals.loss), __double_as_longlong(totals.weight));
     to[1] = make_ulonglong2(totals.counted, p.launch);
     // The block's totals are visible to the device before it counts itself done.
@@ -92,7 +92,7 @@ __device__ inline AlaTotals launch_totals(const AlaParams& p) {
     bool others = false;
     for (uint32_t block = threadIdx.x; block < gridDim.x; block += blockDim.x) {
         // Written by other blocks of this launch: read past this SM's L1.
-        const ulonglong2* from = reinterpret_cast<const ulonglong2*>(&blocks->left[block]);
+        const ulonglong2* from = reinterpret_cast<const ulonglong2*>(&blocks->totals[block]);
         const ulonglong2 sums = __ldcg(from), rest = __ldcg(from + 1);
         add_totals(some, {__longlong_as_double(sums.x), __longlong_as_double(sums.y), rest.x});
         others |= rest.y != p.launch;

@@ -234,7 +234,7 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
             // With one slope for all the row's maximum settles it; a NaN is not in the maximum, but in the sum.
             const float own_order = map.from_order(own);
             bool outdone = Map::ORDERED && (!(all <= own_order) || sum != sum);
-            if (!Map::ORDERED || all == own_order || own_order == -INFINITY) {
+            if (!Map::ORDERED || all == own_order) {
                 // A tie goes to the lowest class: the row is looked at again, one logit at a time for the registers' sake.
                 outdone |= own != own;
                 const T* again = logits_row<T>(p, opaque(row));

@@ -2,8 +2,7 @@
 // from memory once. Each thread stages what it alone reads again, so that the staging needs no barrier.
 //
 // The blocks of a row tell one another their part's maximum and sum through memory and wait. They take their places by
-// ticket, so that whoever waits, waits for blocks that already run or will as soon as there is room for one more; the
-// host sees to it that the device holds all blocks of a row at once.
+// ticket, so that it does not matter in which order the device begins them; the launch is cooperative, so that all of them run.
 #pragma once
 #include "careful.cuh"
 #include "finish.cuh"

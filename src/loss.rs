@@ -455,8 +455,8 @@ impl Loss {
     ///
     /// # Errors
     /// [`Error::LogitsShape`], [`Error::StridedBuffer`], [`Error::Stride`], [`Error::Length`] for buffers of the
-    /// wrong size, [`Error::Label`] naming the first bad row, [`Error::UpstreamNeedsNoReduction`]. All are
-    /// found before the first write.
+    /// wrong size, [`Error::Label`] naming the first bad row, [`Error::UpstreamNeedsNoReduction`],
+    /// [`Error::Misplaced`] for [`Options::hits`] without a buffer. All are found before the first write.
     ///
     /// ```
     /// use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};

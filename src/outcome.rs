@@ -119,7 +119,8 @@ impl<'a, R: Real> Options<'a, R> {
         self
     }
 
-    /// Asks for the rows' top-1 hits where the result is owned ([`Loss::cpu_with`](crate::Loss::cpu_with)).
+    /// Asks for the rows' top-1 hits where the result is owned ([`Loss::cpu_with`](crate::Loss::cpu_with)); elsewhere they need
+    /// a buffer ([`Outputs::hits`]).
     ///
     /// ```
     /// # use ala_loss::{ClassCounts, Loss, Objective, Options};

@@ -117,16 +117,18 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct AlaLeft {
+pub struct AlaBlockTotals {
     pub totals: AlaTotals,
     pub launch: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AlaLeft"][::core::mem::size_of::<AlaLeft>() - 32usize];
-    ["Alignment of AlaLeft"][::core::mem::align_of::<AlaLeft>() - 8usize];
-    ["Offset of field: AlaLeft::totals"][::core::mem::offset_of!(AlaLeft, totals) - 0usize];
-    ["Offset of field: AlaLeft::launch"][::core::mem::offset_of!(AlaLeft, launch) - 24usize];
+    ["Size of AlaBlockTotals"][::core::mem::size_of::<AlaBlockTotals>() - 32usize];
+    ["Alignment of AlaBlockTotals"][::core::mem::align_of::<AlaBlockTotals>() - 8usize];
+    ["Offset of field: AlaBlockTotals::totals"]
+        [::core::mem::offset_of!(AlaBlockTotals, totals) - 0usize];
+    ["Offset of field: AlaBlockTotals::launch"]
+        [::core::mem::offset_of!(AlaBlockTotals, launch) - 24usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -148,7 +150,7 @@ const _: () = {
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AlaBlocks {
-    pub left: [AlaLeft; 4096usize],
+    pub totals: [AlaBlockTotals; 4096usize],
     pub parts: [[AlaPart; 4096usize]; 2usize],
     pub arrived: [u32; 4096usize],
 }
@@ -156,7 +158,7 @@ pub struct AlaBlocks {
 const _: () = {
     ["Size of AlaBlocks"][::core::mem::size_of::<AlaBlocks>() - 278528usize];
     ["Alignment of AlaBlocks"][::core::mem::align_of::<AlaBlocks>() - 8usize];
-    ["Offset of field: AlaBlocks::left"][::core::mem::offset_of!(AlaBlocks, left) - 0usize];
+    ["Offset of field: AlaBlocks::totals"][::core::mem::offset_of!(AlaBlocks, totals) - 0usize];
     ["Offset of field: AlaBlocks::parts"][::core::mem::offset_of!(AlaBlocks, parts) - 131072usize];
     ["Offset of field: AlaBlocks::arrived"]
         [::core::mem::offset_of!(AlaBlocks, arrived) - 262144usize];

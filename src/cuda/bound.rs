@@ -223,7 +223,8 @@ impl CudaLoss {
         )
     }
 
-    /// The same result by the unfused baseline, one kernel an operation: what benchmarks compare with.
+    /// The same result by the unfused baseline, one kernel an operation: what benchmarks compare with. Rows whose logits are so
+    /// large that `f32` cannot tell their exponents apart are beyond it.
     /// `scratch` holds at least `N C + 2 N` numbers.
     ///
     /// # Errors

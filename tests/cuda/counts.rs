@@ -111,8 +111,8 @@ const MISSED: [Missed; 6] = {
     use Figure::{Asked, Instructions};
     [
         // What a block and a thread cost once, 17 parameters among it, is spread over the ten elements of a row.
-        missed(Instructions, 10, false, false, 44.7),
-        missed(Instructions, 10, true, false, 44.2),
+        missed(Instructions, 10, false, false, 42.6),
+        missed(Instructions, 10, true, false, 42.8),
         // Up to 14 elements before and behind a row's vectors, by four lanes: more lanes would ask for fewer sectors and
         // take half as many instructions again, of which aligned rows would have to pay too.
         missed(Instructions, 100, true, false, 22.5),
