@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use ala_loss::{ClassCounts, CpuInstance, Element, Loss, Objective, Options, Outputs};
+use ala_loss::{ClassCounts, CpuElement, CpuInstance, Loss, Objective, Options, Outputs};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -18,7 +18,7 @@ struct Batch<T> {
     gradient: Vec<T>,
 }
 
-impl<T: Element> Batch<T> {
+impl<T: CpuElement> Batch<T> {
     fn new(rows: usize, classes: usize) -> Self {
         let mut rng = fastrand::Rng::with_seed(1);
         let counts = (0..classes).map(|j| 1 + 1000 / (1 + j as u64));
@@ -41,7 +41,7 @@ impl<T: Element> Batch<T> {
         let outputs = Outputs::new().gradient(&mut self.gradient);
         let summary = self
             .loss
-            .cpu_into(&self.logits, &self.labels, &Options::new(), outputs);
+            .evaluate_into(&self.logits, &self.labels, &Options::new(), outputs);
         black_box(summary.expect("valid"));
     }
 

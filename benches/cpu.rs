@@ -3,7 +3,7 @@
 
 use std::hint::black_box;
 
-use ala_loss::{ClassCounts, Element, Loss, Objective, Options, Outputs};
+use ala_loss::{ClassCounts, CpuElement, Loss, Objective, Options, Outputs};
 use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
@@ -22,7 +22,7 @@ struct Batch<T> {
     gradient: Vec<T>,
 }
 
-fn batch<T: Element>(classes: usize) -> Batch<T> {
+fn batch<T: CpuElement>(classes: usize) -> Batch<T> {
     let rows = ELEMENTS / classes;
     let mut rng = fastrand::Rng::with_seed(1);
     let counts: Vec<u64> = (0..classes as u64).map(|j| 1 + 1000 / (1 + j)).collect();
@@ -39,12 +39,12 @@ fn batch<T: Element>(classes: usize) -> Batch<T> {
     }
 }
 
-impl<T: Element> Batch<T> {
+impl<T: CpuElement> Batch<T> {
     fn fused(&mut self) {
         let outputs = Outputs::new().gradient(&mut self.gradient);
         let summary = self
             .loss
-            .cpu_into(&self.logits, &self.labels, &Options::new(), outputs);
+            .evaluate_into(&self.logits, &self.labels, &Options::new(), outputs);
         black_box(summary.expect("valid"));
     }
 
@@ -62,7 +62,7 @@ impl<T: Element> Batch<T> {
 fn unfused(batch: &mut Batch<f32>, z: &mut [f32]) {
     let classes = batch.loss.classes();
     let table = batch.loss.table();
-    let scale = table.other(0).slope as f32;
+    let scale = table.affine(0).slope as f32;
     let each_row = |z: &mut [f32], pass: &(dyn Fn(usize, &mut [f32]) + Sync)| {
         z.par_chunks_mut(classes)
             .enumerate()

@@ -8,7 +8,7 @@
 
 use std::process::ExitCode;
 
-use ala_loss::cuda::{self, Inputs, Outputs};
+use ala_loss::cuda::{self, Options, Outputs};
 use ala_loss::{ClassCounts, Loss, Objective};
 
 fn main() -> ExitCode {
@@ -27,7 +27,7 @@ fn run() -> Result<(), ala_loss::Error> {
     let loss = Loss::builder(Objective::ala(), &counts)
         .scale(30.0)
         .build()?;
-    let bound = loss.cuda(&context)?;
+    let bound = loss.bind(&context)?;
 
     // Two rows of three cosines, not yet scaled.
     let cosines = [0.8f32, 0.1, -0.3, 0.2, 0.4, 0.1];
@@ -43,7 +43,9 @@ fn run() -> Result<(), ala_loss::Error> {
     let outputs = Outputs::new().gradient(&mut gradient);
     bound.launch(
         &stream,
-        Inputs::new(&device_cosines, &device_labels),
+        &device_cosines,
+        &device_labels,
+        &Options::new(),
         outputs,
         &mut workspace,
     )?;
@@ -52,7 +54,7 @@ fn run() -> Result<(), ala_loss::Error> {
     let gradient = stream.clone_dtoh(&gradient).map_err(cuda::driver_error)?;
     stream.synchronize().map_err(cuda::driver_error)?;
 
-    let cpu = loss.cpu(&cosines, &labels)?;
+    let cpu = loss.evaluate(&cosines, &labels)?;
     println!("loss      GPU {:.6}  CPU {:.6}", summary.loss, cpu.loss);
     for (row, (gpu, cpu)) in gradient.chunks(3).zip(cpu.gradient.chunks(3)).enumerate() {
         println!("gradient {row}  GPU {gpu:.6?}  CPU {cpu:.6?}");

@@ -1,3 +1,5 @@
+//! What can go wrong.
+
 use thiserror::Error as ThisError;
 
 /// Everything that can go wrong, with the offending number and the allowed one.
@@ -9,7 +11,7 @@ use thiserror::Error as ThisError;
 /// let counts = ClassCounts::new([9, 3])?;
 /// let loss = Loss::builder(Objective::ala(), &counts).build()?;
 /// let mut cosines = [0.5f32, 0.1];
-/// let error = loss.cpu_in_place(&mut cosines, &[7], &Options::new(), Outputs::new()).unwrap_err();
+/// let error = loss.evaluate_in_place(&mut cosines, &[7], &Options::new(), Outputs::new()).unwrap_err();
 /// assert_eq!(error, Error::Label { row: 0, label: 7, classes: 2 });
 /// assert_eq!(error.to_string(), "row 0 has label 7: labels must lie in 0..2 or be the ignore label");
 /// assert_eq!(cosines, [0.5, 0.1]);
@@ -182,7 +184,7 @@ pub enum Error {
     /// Something between the crate and a CUDA device.
     #[cfg(feature = "cuda")]
     #[error(transparent)]
-    Cuda(#[from] crate::cuda::CudaError),
+    Cuda(#[from] crate::cuda::error::CudaError),
     /// A file or stream could not be read.
     #[error("cannot read annotations: {0}")]
     Read(String),

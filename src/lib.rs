@@ -15,7 +15,7 @@
 //! let counts = ClassCounts::new([500, 50, 5])?; // training samples of each class
 //! let loss = Loss::builder(Objective::ala(), &counts).scale(30.0).build()?;
 //! let cosines = [0.8f32, 0.1, -0.3, 0.2, 0.4, 0.1]; // [N = 2, C = 3], not yet scaled
-//! let outcome = loss.cpu(&cosines, &[0, 2])?;
+//! let outcome = loss.evaluate(&cosines, &[0, 2])?;
 //! println!("{} {:?}", outcome.loss, outcome.gradient);
 //! # Ok::<(), ala_loss::Error>(())
 //! ```
@@ -28,25 +28,31 @@
 //! What happens at the edges (bad labels, NaN, infinities, ignored rows) is in the README's table and holds for
 //! every objective and element type. Results do not depend on the number of threads, to the bit.
 
+mod call;
 mod counts;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod element;
 mod error;
+mod groups;
 mod loss;
 pub mod metrics;
 mod objective;
-mod outcome;
+mod reduction;
 pub mod reference;
+mod schedule;
 mod shape;
 mod table;
 
-pub use counts::{ClassCounts, Group, GroupThresholds, ZeroCounts};
-pub use cpu::CpuInstance;
+pub use call::{Options, Outcome, Outputs, Summary, Upstream};
+pub use counts::{ClassCounts, ZeroCounts};
+pub use cpu::{CpuElement, CpuInstance};
 pub use element::{Element, Label, Real};
 pub use error::Error;
-pub use loss::{DeferredReweighting, Input, Loss, LossBuilder, Reduction};
+pub use groups::{Group, GroupThresholds};
+pub use loss::{Input, Loss, LossBuilder};
 pub use objective::{Ala, DifficultyGradient, Objective, QuantityLog};
-pub use outcome::{Options, Outcome, Outputs, Summary, Upstream};
-pub use table::{Affine, Others, RowTable, Target};
+pub use reduction::Reduction;
+pub use schedule::DeferredReweighting;
+pub use table::{Affine, NonTarget, RowTable, Target};

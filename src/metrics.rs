@@ -1,8 +1,9 @@
 //! Top-1 accuracy overall, for each class, and for many-, medium- and few-shot classes.
 
-use crate::counts::{ClassCounts, Group, GroupThresholds};
+use crate::counts::ClassCounts;
 use crate::element::Label;
 use crate::error::Error;
+use crate::groups::{Group, GroupThresholds};
 use crate::shape::check_length;
 
 /// Accuracies, each a fraction in `[0, 1]` of the test rows it covers; `None` where it covers none.
@@ -141,7 +142,7 @@ impl Tally {
     /// let counts = ClassCounts::new([500, 5])?;
     /// let loss = Loss::builder(Objective::ala(), &counts).build()?;
     /// let (cosines, labels) = ([0.9f32, 0.2, 0.3, 0.1], [0, 1]);
-    /// let outcome = loss.cpu_with(&cosines, &labels, &Options::new().hits())?;
+    /// let outcome = loss.evaluate_with(&cosines, &labels, &Options::new().hits())?;
     /// let mut tally = Tally::new(&counts, GroupThresholds::default());
     /// tally.add_hits(&labels, &outcome.hits.unwrap())?;
     /// assert_eq!(tally.accuracy().per_class, [Some(1.0), Some(0.0)]);

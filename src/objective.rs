@@ -1,6 +1,8 @@
+//! Objectives and how each is lowered to a table.
+
 use crate::counts::ClassCounts;
 use crate::error::{Error, check_parameter};
-use crate::table::{Affine, HELD, Others, RowTable, Target};
+use crate::table::{Affine, HELD, NonTarget, RowTable, Target};
 
 /// The logarithm of the quantity factor `QF_y = 1 / log(n_y / n_min + 1)`.
 ///
@@ -40,7 +42,7 @@ impl QuantityLog {
 /// for (gradient, ratio) in [(DifficultyGradient::Detached, 1.0), (DifficultyGradient::Attached, 1.5)] {
 ///     // z_y = s (x_y - (1 - x_y)/2) = s (1.5 x_y - 0.5)
 ///     let loss = Loss::builder(Objective::DifficultyOnly { k: 1.0, gradient }, &counts).build()?;
-///     let gradient = loss.cpu(&[0.1f64, 0.2], &[0])?.gradient;
+///     let gradient = loss.evaluate(&[0.1f64, 0.2], &[0])?.gradient;
 ///     assert!((-gradient[0] / gradient[1] - ratio).abs() < 1e-12);
 /// }
 /// # Ok::<(), ala_loss::Error>(())
@@ -63,7 +65,7 @@ pub enum DifficultyGradient {
 /// let loss = |ala| Loss::builder(Objective::Ala(ala), &counts).build();
 /// let cosines = [0.1f32, 0.2, 0.3];
 /// // 1 / ln v > 1 / log2 v: the margin is larger.
-/// assert!(loss(natural)?.cpu(&cosines, &[2])?.loss > loss(Ala::default())?.cpu(&cosines, &[2])?.loss);
+/// assert!(loss(natural)?.evaluate(&cosines, &[2])?.loss > loss(Ala::default())?.evaluate(&cosines, &[2])?.loss);
 /// # Ok::<(), ala_loss::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -87,7 +89,7 @@ pub struct Ala {
 /// let counts = ClassCounts::new([500, 50, 5])?;
 /// for objective in [Objective::ala(), Objective::BalancedSoftmax, Objective::Focal { gamma: 2.0 }] {
 ///     let loss = Loss::builder(objective, &counts).build()?;
-///     assert!(loss.cpu(&[0.1f32, 0.7, -0.2], &[1])?.loss > 0.0);
+///     assert!(loss.evaluate(&[0.1f32, 0.7, -0.2], &[1])?.loss > 0.0);
 /// }
 /// # Ok::<(), ala_loss::Error>(())
 /// ```
@@ -196,7 +198,7 @@ impl Objective {
         slope: f64,
     ) -> Result<RowTable, Error> {
         self.check()?;
-        let uniform = Others::Uniform { slope };
+        let uniform = NonTarget::Uniform { slope };
         let least = counts.min();
         let plain = |bias: f64| Target {
             slope,
@@ -220,9 +222,9 @@ impl Objective {
         let targets = |of: &dyn Fn(u64) -> Target| -> Vec<Target> {
             counts.as_slice().iter().map(|&n| of(n)).collect()
         };
-        let table = |targets, others| RowTable {
+        let table = |targets, non_target| RowTable {
             targets,
-            others,
+            non_target,
             focal_gamma: None,
         };
         Ok(match *self {
@@ -236,7 +238,7 @@ impl Objective {
                     for (target, map) in table.targets.iter_mut().zip(&maps) {
                         target.bias += map.bias;
                     }
-                    table.others = Others::PerClass(maps);
+                    table.non_target = NonTarget::PerClass(maps);
                 }
                 table
             }
@@ -343,7 +345,7 @@ fn per_class(maps: Vec<Affine>) -> RowTable {
                 weight: 1.0,
             })
             .collect(),
-        others: Others::PerClass(maps),
+        non_target: NonTarget::PerClass(maps),
         focal_gamma: None,
     }
 }

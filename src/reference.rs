@@ -7,13 +7,14 @@
 //! let counts = ClassCounts::new([500, 50, 5])?;
 //! let loss = Loss::builder(Objective::ala(), &counts).build()?;
 //! let row = reference::row(loss.table(), &[0.8, 0.1, -0.3], 0);
-//! let outcome = loss.cpu(&[0.8f64, 0.1, -0.3], &[0])?;
+//! let outcome = loss.evaluate(&[0.8f64, 0.1, -0.3], &[0])?;
 //! assert!((row.loss - outcome.loss).abs() < 1e-12);
 //! # Ok::<(), ala_loss::Error>(())
 //! ```
 
 use crate::element::Label;
-use crate::loss::{Loss, Reduction};
+use crate::loss::Loss;
+use crate::reduction::Reduction;
 use crate::table::RowTable;
 
 /// Loss and gradient of one row.
@@ -46,7 +47,7 @@ pub fn row(table: &RowTable, x: &[f64], y: usize) -> ReferenceRow {
     let small = 2f64.powi(-64);
     let map = |j: usize| match j == y {
         true => (target.slope, target.bias),
-        false => (table.other(j).slope, table.other(j).bias),
+        false => (table.affine(j).slope, table.affine(j).bias),
     };
     let difference = |j: usize, m: usize| {
         let ((a, b), (a_m, b_m)) = (map(j), map(m));
@@ -91,7 +92,7 @@ pub fn row(table: &RowTable, x: &[f64], y: usize) -> ReferenceRow {
             if j == y {
                 weighed(-target.gradient_slope * (s / d) * focal_slope)
             } else {
-                weighed(table.other(j).slope * (e[j] / d) * focal_slope)
+                weighed(table.affine(j).slope * (e[j] / d) * focal_slope)
             }
         })
         .collect();

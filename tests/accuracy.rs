@@ -1,6 +1,6 @@
 //! Random rows against the `f64` reference, within the stated bounds, for every objective and element type.
 
-use ala_loss::{Element, Loss};
+use ala_loss::{CpuElement, Loss};
 use half::{bf16, f16};
 
 mod problem;
@@ -10,7 +10,7 @@ use problem::{
 
 const CLASSES: [usize; 9] = [1, 2, 3, 31, 32, 33, 365, 1000, 1025];
 
-fn assert_random_rows<T: Element>(seed: u64) {
+fn assert_random_rows<T: CpuElement>(seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     for classes in CLASSES {
         let counts = counts(&mut rng, classes);
@@ -56,7 +56,7 @@ fn bf16_rows_are_within_half_an_ulp() {
 
 /// Rounding the probability to 16 bits before 1 is subtracted makes the target's gradient 20 % wrong at p = 0.99
 /// and 0 above p = 0.998.
-fn assert_confident_rows<T: Element>() {
+fn assert_confident_rows<T: CpuElement>() {
     let counts = ala_loss::ClassCounts::new([10, 10, 10]).expect("valid");
     for objective in objectives() {
         let loss = Loss::builder(objective, &counts)
@@ -69,7 +69,7 @@ fn assert_confident_rows<T: Element>() {
             // With a loss scale, as mixed-precision training has it: small gradients would underflow in f16.
             let scale = 65536.0;
             let options = ala_loss::Options::new().gradient_scale(scale);
-            let got = loss.cpu_with(&x, &[0], &options).expect("valid");
+            let got = loss.evaluate_with(&x, &[0], &options).expect("valid");
             let wide = problem::widen(&x);
             let exact = ala_loss::reference::row(loss.table(), &wide, 0);
             for (j, exact) in exact.gradient.into_iter().enumerate() {
@@ -112,7 +112,7 @@ fn the_sum_over_many_rows_loses_nothing() {
                 .build()
                 .expect("valid");
             let exact = ala_loss::reference::batch(&loss, &x, &y, &vec![1.0; rows]).loss;
-            let got = loss.cpu(&x, &y).expect("valid").loss;
+            let got = loss.evaluate(&x, &y).expect("valid").loss;
             assert_within(got, exact, 1e-13 * exact, &|| {
                 format!("{objective:?} {reduction:?}")
             });

@@ -60,7 +60,7 @@ fn a_call_into_buffers_allocates_nothing_and_an_owned_one_its_result() {
                 let outputs = Outputs::new()
                     .gradient(&mut gradient)
                     .row_losses(&mut losses);
-                loss.cpu_into(&x, &labels, &Options::new(), outputs)
+                loss.evaluate_into(&x, &labels, &Options::new(), outputs)
                     .expect("valid");
             };
             let what = format!("{rows} x {classes}");
@@ -77,7 +77,7 @@ fn a_call_into_buffers_allocates_nothing_and_an_owned_one_its_result() {
             // for what rayon's queue holds.
             let before = BYTES.load(Relaxed);
             PEAK.store(before, Relaxed);
-            let outcome = loss.cpu(&x, &labels).expect("valid");
+            let outcome = loss.evaluate(&x, &labels).expect("valid");
             let peak = PEAK.load(Relaxed) - before;
             let result = 4 * (outcome.gradient.len() + outcome.row_losses.len());
             assert!((result..result + 4096).contains(&peak), "{what}: {peak}");

@@ -5,7 +5,7 @@
 use std::process::Command;
 
 use ala_loss::{
-    CpuInstance, Element, Loss, Objective, Options, Outputs, Real, Reduction, Upstream,
+    CpuElement, CpuInstance, Loss, Objective, Options, Outputs, Real, Reduction, Upstream,
 };
 use half::{bf16, f16};
 
@@ -52,7 +52,7 @@ fn one_instance_is_right() {
     each_type::<bf16>();
 }
 
-fn each_type<T: Element>() {
+fn each_type<T: CpuElement>() {
     random_rows::<T>();
     long_rows::<T>();
     many_long_rows::<T>();
@@ -67,7 +67,7 @@ fn each_type<T: Element>() {
 
 /// Around the numbers of lanes, of columns in a sample, a strip and a block, and of classes that are kept; long rows are
 /// split in two, three, four.
-fn random_rows<T: Element>() {
+fn random_rows<T: CpuElement>() {
     let mut rng = fastrand::Rng::with_seed(51);
     for classes in (1..40).chain([
         63, 64, 65, 127, 128, 129, 319, 320, 321, 365, 1023, 1024, 1025, 1040, 1279, 1280, 1281,
@@ -90,15 +90,15 @@ fn one_slope_and_one_for_each_class() -> [Objective; 2] {
     [Objective::ala(), scaled]
 }
 
-fn assert_in_place_is_the_same<T: Element>(loss: &Loss, mut x: Vec<T>, y: &[i64]) {
-    let gradient = loss.cpu(&x, y).expect("valid").gradient;
-    loss.cpu_in_place(&mut x, y, &Options::new(), Outputs::new())
+fn assert_in_place_is_the_same<T: CpuElement>(loss: &Loss, mut x: Vec<T>, y: &[i64]) {
+    let gradient = loss.evaluate(&x, y).expect("valid").gradient;
+    loss.evaluate_in_place(&mut x, y, &Options::new(), Outputs::new())
         .expect("valid");
     let same = bits(&x) == bits(&gradient);
     assert!(same, "{:?} C={}", loss.objective(), loss.classes());
 }
 
-fn long_rows<T: Element>() {
+fn long_rows<T: CpuElement>() {
     let mut rng = fastrand::Rng::with_seed(52);
     for classes in [8191, 8192, 8193, 16_385, 30_011, 100_000] {
         let counts = counts(&mut rng, classes);
@@ -114,7 +114,7 @@ fn long_rows<T: Element>() {
 
 /// Enough rows to be taken one after the other, with maxima that rise from block to block or do not, and targets in the
 /// first and last columns and where the row is highest.
-fn many_long_rows<T: Element>() {
+fn many_long_rows<T: CpuElement>() {
     const ROWS: usize = 17;
     let mut rng = fastrand::Rng::with_seed(57);
     for classes in [1281, 8193, 20_003, 130_001] {
@@ -145,7 +145,7 @@ fn many_long_rows<T: Element>() {
 
 /// The first columns, by which a row is judged, lie below the rest: a little, as a mask does, or at `-infinity`; and so do
 /// some of the blocks after them. Logits around 0 and around an offset, targets anywhere and where the row is highest.
-fn rows_that_begin_low<T: Element>() {
+fn rows_that_begin_low<T: CpuElement>() {
     const ROWS: usize = 21;
     let mut rng = fastrand::Rng::with_seed(59);
     for (classes, rows) in [
@@ -192,7 +192,7 @@ fn rows_that_begin_low<T: Element>() {
 }
 
 /// Slopes and offsets must not be lost to rounding where logits are large: only their differences count.
-fn large_logits<T: Element>() {
+fn large_logits<T: CpuElement>() {
     let mut rng = fastrand::Rng::with_seed(53);
     // 16-bit logits as large as that have no differences to speak of, but must give what the reference gives for them.
     for classes in [37, 9000] {
@@ -217,7 +217,7 @@ fn large_logits<T: Element>() {
 }
 
 /// A NaN, infinities and a mask at each place of a row that has a head, a body and a tail.
-fn edges_at_every_place<T: Element>() {
+fn edges_at_every_place<T: CpuElement>() {
     let mut rng = fastrand::Rng::with_seed(54);
     for (classes, step) in [(35, 1), (8200, 997)] {
         let counts = counts(&mut rng, classes);
@@ -235,22 +235,22 @@ fn edges_at_every_place<T: Element>() {
                 for bad in [f64::NAN, -f64::NAN, f64::INFINITY] {
                     x[place] = T::from_f64(bad);
                     for y in [place, target] {
-                        let row = loss.cpu(&x, &[y]).expect("valid");
+                        let row = loss.evaluate(&x, &[y]).expect("valid");
                         assert!(row.loss.is_nan(), "{objective:?} {bad} at {place}");
                         assert!(row.gradient.iter().all(|g| g.to_f64().is_nan()));
                     }
                 }
                 x[place] = T::from_f64(f64::NEG_INFINITY);
                 assert_matches_reference(&loss, &x, &[target as i64]);
-                let row = loss.cpu(&x, &[target]).expect("valid");
+                let row = loss.evaluate(&x, &[target]).expect("valid");
                 assert_eq!(row.gradient[place].to_f64(), 0.0);
                 // Only the target is above -infinity, and only the target is not.
                 let mut masked = vec![T::from_f64(f64::NEG_INFINITY); classes];
                 masked[target] = T::from_f64(0.5);
-                let row = loss.cpu(&masked, &[target]).expect("valid");
+                let row = loss.evaluate(&masked, &[target]).expect("valid");
                 assert_eq!(row.loss, 0.0);
                 assert!(row.gradient.iter().all(|g| g.to_f64() == 0.0));
-                let row = loss.cpu(&masked, &[place]).expect("valid");
+                let row = loss.evaluate(&masked, &[place]).expect("valid");
                 assert_eq!(row.loss, f64::INFINITY);
                 assert!(row.gradient.iter().all(|g| g.to_f64().is_finite()));
             }
@@ -260,7 +260,7 @@ fn edges_at_every_place<T: Element>() {
 
 /// Hits with the highest logit in each part of a row, ties and NaN, between rows that are ignored: rows shorter than a
 /// vector, of one block, of several, and so long or few that their columns are shared out.
-fn hits_and_ignored_rows<T: Element>() {
+fn hits_and_ignored_rows<T: CpuElement>() {
     let mut rng = fastrand::Rng::with_seed(60);
     let ignored = 2;
     for (classes, most_rows) in [
@@ -327,14 +327,14 @@ fn hits_and_ignored_rows<T: Element>() {
                 .row_losses(&mut losses)
                 .hits(&mut hits);
             let summary = loss
-                .cpu_into(&x, &y, &Options::new(), outputs)
+                .evaluate_into(&x, &y, &Options::new(), outputs)
                 .expect("valid");
             assert_eq!(hits, expected, "{what}");
             let counted = y.iter().filter(|&&y| y != ignored as i64).count();
             assert_eq!(summary.counted_rows, counted, "{what}");
             let mut over = x.clone();
             let mut hits: Vec<bool> = expected.iter().map(|hit| !hit).collect();
-            loss.cpu_in_place(
+            loss.evaluate_in_place(
                 &mut over,
                 &y,
                 &Options::new(),
@@ -372,12 +372,12 @@ fn hits_and_ignored_rows<T: Element>() {
     }
 }
 
-fn bits<T: Element>(values: &[T]) -> Vec<u64> {
+fn bits<T: CpuElement>(values: &[T]) -> Vec<u64> {
     values.iter().map(|v| v.to_f64().to_bits()).collect()
 }
 
 /// A gradient too large for the cache is stored past it, whatever the alignment of its rows.
-fn streamed_and_cached_rows_have_the_same_bits<T: Element>() {
+fn streamed_and_cached_rows_have_the_same_bits<T: CpuElement>() {
     let mut rng = fastrand::Rng::with_seed(55);
     let many = |classes: usize| (8 << 20) / size_of::<T>() / classes + 1000;
     // Rows of part of a line first: several share one, and some lie in two.
@@ -395,12 +395,12 @@ fn streamed_and_cached_rows_have_the_same_bits<T: Element>() {
         let x: Vec<T> = few.iter().copied().cycle().take(rows * classes).collect();
         let y: Vec<i64> = few_labels.iter().copied().cycle().take(rows).collect();
         assert_matches_reference(&loss, &few, &few_labels);
-        let small = loss.cpu(&few, &few_labels).expect("valid").gradient;
+        let small = loss.evaluate(&few, &few_labels).expect("valid").gradient;
         for offset in [0, 1, 7] {
             let mut gradient = vec![T::ZERO; offset + rows * classes + 1];
             let end = gradient[offset + rows * classes];
             let outputs = Outputs::new().gradient(&mut gradient[offset..][..rows * classes]);
-            loss.cpu_into(&x, &y, &Options::new(), outputs)
+            loss.evaluate_into(&x, &y, &Options::new(), outputs)
                 .expect("valid");
             let gradient = &gradient[offset..];
             assert_eq!(gradient[rows * classes], end);
@@ -417,7 +417,7 @@ fn streamed_and_cached_rows_have_the_same_bits<T: Element>() {
             let poison = T::from_f64(77.0);
             let mut gradient = vec![poison; rows * stride];
             let outputs = Outputs::new().gradient_strided(&mut gradient, stride);
-            loss.cpu_into(&x, &y, &Options::new(), outputs)
+            loss.evaluate_into(&x, &y, &Options::new(), outputs)
                 .expect("valid");
             for (row, padded) in gradient.chunks(stride).enumerate() {
                 let (own, between) = padded.split_at(classes);
@@ -432,7 +432,7 @@ fn streamed_and_cached_rows_have_the_same_bits<T: Element>() {
     }
 }
 
-fn threads_do_not_change_bits<T: Element>() {
+fn threads_do_not_change_bits<T: CpuElement>() {
     let mut rng = fastrand::Rng::with_seed(56);
     // By rows, by columns of long rows, by both.
     for (rows, classes) in [
@@ -448,7 +448,7 @@ fn threads_do_not_change_bits<T: Element>() {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             let pool = pool.build().expect("a thread pool");
-            pool.install(|| loss.cpu(&x, &y).expect("valid"))
+            pool.install(|| loss.evaluate(&x, &y).expect("valid"))
         };
         let one = run(1);
         for threads in [2, 3, 8] {
@@ -462,7 +462,7 @@ fn threads_do_not_change_bits<T: Element>() {
 }
 
 /// Whatever its bits, and with a map for each class as with one slope.
-fn a_nan_upstream_makes_a_nan<T: Element>() {
+fn a_nan_upstream_makes_a_nan<T: CpuElement>() {
     let mut rng = fastrand::Rng::with_seed(58);
     for classes in [37, 9000] {
         let counts = counts(&mut rng, classes);
@@ -475,7 +475,7 @@ fn a_nan_upstream_makes_a_nan<T: Element>() {
             for bits in [0x7FC0_0000u32, 0x7FFF_FFFF, 0xFFFF_FFFF, 0x7F80_0001] {
                 let upstream = [T::Real::from_f64(f32::from_bits(bits).into())];
                 let options = Options::new().upstream(Upstream::PerRow(&upstream));
-                let outcome = loss.cpu_with(&x, &[3], &options).expect("valid");
+                let outcome = loss.evaluate_with(&x, &[3], &options).expect("valid");
                 assert!(outcome.gradient.iter().all(|g| g.to_f64().is_nan()));
             }
         }

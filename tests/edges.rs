@@ -1,7 +1,7 @@
 //! One test for each row of the README's table of edge semantics, over every element type and objective.
 
 use ala_loss::{
-    ClassCounts, Element, Error, Loss, Objective, Options, Outputs, Reduction, reference,
+    ClassCounts, CpuElement, Error, Loss, Objective, Options, Outputs, Reduction, reference,
 };
 use half::{bf16, f16};
 
@@ -20,7 +20,7 @@ macro_rules! every_type {
     };
 }
 
-fn element<T: Element>(values: &[f64]) -> Vec<T> {
+fn element<T: CpuElement>(values: &[f64]) -> Vec<T> {
     values.iter().map(|&x| T::from_f64(x)).collect()
 }
 
@@ -36,7 +36,7 @@ fn each_loss(check: impl Fn(&Loss)) {
 
 #[test]
 fn a_label_out_of_range_is_an_error_and_writes_nothing() {
-    fn check<T: Element>() {
+    fn check<T: CpuElement>() {
         each_loss(|loss| {
             let x = element::<T>(&[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]);
             for bad in [-1i64, 3, i64::MIN, i64::MAX, -100] {
@@ -44,7 +44,7 @@ fn a_label_out_of_range_is_an_error_and_writes_nothing() {
                 let mut gradient = vec![poison; 6];
                 let mut hits = [true; 2];
                 let outputs = Outputs::new().gradient(&mut gradient).hits(&mut hits);
-                let result = loss.cpu_into(&x, &[0, bad], &Options::new(), outputs);
+                let result = loss.evaluate_into(&x, &[0, bad], &Options::new(), outputs);
                 let error = Error::Label {
                     row: 1,
                     label: bad.into(),
@@ -55,14 +55,14 @@ fn a_label_out_of_range_is_an_error_and_writes_nothing() {
                 let mut over = x.clone();
                 let outputs = Outputs::new();
                 assert!(
-                    loss.cpu_in_place(&mut over, &[0, bad], &Options::new(), outputs)
+                    loss.evaluate_in_place(&mut over, &[0, bad], &Options::new(), outputs)
                         .is_err()
                 );
                 assert_eq!(over, x);
             }
             // Beyond i64, and in the narrowest type.
-            assert!(loss.cpu(&x, &[0, u64::MAX]).is_err());
-            assert!(loss.cpu(&x, &[0u8, 3]).is_err());
+            assert!(loss.evaluate(&x, &[0, u64::MAX]).is_err());
+            assert!(loss.evaluate(&x, &[0u8, 3]).is_err());
         });
     }
     every_type!(check);
@@ -71,14 +71,16 @@ fn a_label_out_of_range_is_an_error_and_writes_nothing() {
 #[test]
 fn a_bad_label_s_message_names_row_and_label() {
     let loss = build(Objective::ala(), &three());
-    let error = loss.cpu(&[0.0f32; 6], &[2, 9]).expect_err("9 is no class");
+    let error = loss
+        .evaluate(&[0.0f32; 6], &[2, 9])
+        .expect_err("9 is no class");
     let message = error.to_string();
     assert!(message.contains("row 1") && message.contains('9') && message.contains("0..3"));
 }
 
 #[test]
 fn an_ignored_row_has_zero_loss_and_gradient_and_does_not_count() {
-    fn check<T: Element>() {
+    fn check<T: CpuElement>() {
         for objective in objectives() {
             for ignore in [-100i64, 1, 255] {
                 let loss = Loss::builder(objective, &three())
@@ -89,10 +91,10 @@ fn an_ignored_row_has_zero_loss_and_gradient_and_does_not_count() {
                 let x =
                     element::<T>(&[0.5, 0.1, 0.2, f64::NAN, f64::NAN, f64::NAN, 0.3, 0.1, -0.5]);
                 let both = loss
-                    .cpu_with(&x, &[0, ignore, 2], &Options::new().hits())
+                    .evaluate_with(&x, &[0, ignore, 2], &Options::new().hits())
                     .expect("valid");
                 let kept = element::<T>(&[0.5, 0.1, 0.2, 0.3, 0.1, -0.5]);
-                let alone = loss.cpu(&kept, &[0i64, 2]).expect("valid");
+                let alone = loss.evaluate(&kept, &[0i64, 2]).expect("valid");
                 assert_eq!(both.loss, alone.loss, "{objective:?}");
                 assert_eq!(both.counted_rows, 2);
                 assert_eq!(widen_real::<T>(&both.row_losses)[1], 0.0);
@@ -108,30 +110,30 @@ fn an_ignored_row_has_zero_loss_and_gradient_and_does_not_count() {
 
 #[test]
 fn an_ignored_row_s_zeros_are_written() {
-    fn check<T: Element>() {
+    fn check<T: CpuElement>() {
         each_loss(|loss| {
-            let loss = Loss::builder(loss.objective(), &three())
+            let loss = Loss::builder(loss.objective().expect("it has one"), &three())
                 .ignore_label(-100)
                 .build()
                 .expect("valid");
             let x = element::<T>(&[0.5, 0.1, 0.2, 0.3, 0.1, -0.5]);
             let poison = T::from_f64(77.0);
             let mut gradient = vec![poison; 6];
-            let mut losses = loss.cpu(&x, &[0, 1]).expect("valid").row_losses;
+            let mut losses = loss.evaluate(&x, &[0, 1]).expect("valid").row_losses;
             let mut hits = [true; 2];
             let outputs = Outputs::new()
                 .gradient(&mut gradient)
                 .row_losses(&mut losses)
                 .hits(&mut hits);
             let labels = [-100, 2];
-            loss.cpu_into(&x, &labels, &Options::new(), outputs)
+            loss.evaluate_into(&x, &labels, &Options::new(), outputs)
                 .expect("valid");
             assert_eq!(widen(&gradient[..3]), [0.0; 3]);
             assert!(gradient[3..].iter().all(|&g| g != poison));
             assert_eq!(widen_real::<T>(&losses)[0], 0.0);
             assert!(!hits[0]);
             let mut over = x.clone();
-            loss.cpu_in_place(&mut over, &labels, &Options::new(), Outputs::new())
+            loss.evaluate_in_place(&mut over, &labels, &Options::new(), Outputs::new())
                 .expect("valid");
             assert_eq!(over, gradient);
         });
@@ -154,8 +156,8 @@ fn the_mean_with_class_weights_divides_by_the_summed_weights() {
     let x = [0.1f64, 0.5, -0.3, 1.0, 0.0, 0.2, 0.4, 0.4, 0.9];
     let labels = [2, 0, 2];
     let (mean, sum) = (
-        mean.cpu(&x, &labels).expect("valid"),
-        sum.cpu(&x, &labels).expect("valid"),
+        mean.evaluate(&x, &labels).expect("valid"),
+        sum.evaluate(&x, &labels).expect("valid"),
     );
     let divisor = 4.0 + 0.5 + 4.0;
     assert_within(mean.loss, sum.loss / divisor, 1e-15, &|| "loss".into());
@@ -171,7 +173,7 @@ fn the_mean_with_class_weights_divides_by_the_summed_weights() {
 
 #[test]
 fn no_counted_row_gives_zero_loss_and_gradient() {
-    fn check<T: Element>() {
+    fn check<T: CpuElement>() {
         for reduction in [Reduction::Mean, Reduction::Sum, Reduction::None] {
             for objective in objectives() {
                 let loss = Loss::builder(objective, &three())
@@ -179,13 +181,13 @@ fn no_counted_row_gives_zero_loss_and_gradient() {
                     .reduction(reduction)
                     .build()
                     .expect("valid");
-                let none = loss.cpu::<T, i64>(&[], &[]).expect("N = 0 is valid");
+                let none = loss.evaluate::<T, i64>(&[], &[]).expect("N = 0 is valid");
                 assert_eq!(
                     (none.loss, none.counted_rows, none.gradient.len()),
                     (0.0, 0, 0)
                 );
                 let x = element::<T>(&[1.0, f64::NAN, f64::INFINITY]);
-                let ignored = loss.cpu(&x, &[-1]).expect("valid");
+                let ignored = loss.evaluate(&x, &[-1]).expect("valid");
                 assert_eq!((ignored.loss, ignored.counted_rows), (0.0, 0));
                 assert_eq!(widen(&ignored.gradient), [0.0; 3]);
             }
@@ -196,7 +198,7 @@ fn no_counted_row_gives_zero_loss_and_gradient() {
             .build()
             .expect("valid");
         let outcome = loss
-            .cpu(&element::<T>(&[1.0, 2.0, 3.0]), &[0])
+            .evaluate(&element::<T>(&[1.0, 2.0, 3.0]), &[0])
             .expect("valid");
         assert_eq!(
             (outcome.loss, widen(&outcome.gradient)),
@@ -208,7 +210,7 @@ fn no_counted_row_gives_zero_loss_and_gradient() {
 
 #[test]
 fn nan_or_plus_infinity_stays_in_its_row() {
-    fn check<T: Element>() {
+    fn check<T: CpuElement>() {
         for objective in objectives() {
             let loss = Loss::builder(objective, &three())
                 .reduction(Reduction::Sum)
@@ -218,9 +220,9 @@ fn nan_or_plus_infinity_stays_in_its_row() {
                 for place in 0..3 {
                     for y in 0..3 {
                         let mut x = [0.5, 0.1, 0.2, 0.3, -0.4, 0.1, 0.9, 0.8, -0.7];
-                        let clean = loss.cpu(&element::<T>(&x), &[0, y, 2]).expect("valid");
+                        let clean = loss.evaluate(&element::<T>(&x), &[0, y, 2]).expect("valid");
                         x[3 + place] = bad;
-                        let dirty = loss.cpu(&element::<T>(&x), &[0, y, 2]).expect("valid");
+                        let dirty = loss.evaluate(&element::<T>(&x), &[0, y, 2]).expect("valid");
                         let what = format!("{objective:?} {bad} at {place}, target {y}");
                         assert!(dirty.loss.is_nan(), "{what}");
                         assert!(
@@ -248,10 +250,10 @@ fn nan_or_plus_infinity_stays_in_its_row() {
 
 #[test]
 fn minus_infinity_off_the_target_masks_the_class() {
-    fn check<T: Element>() {
+    fn check<T: CpuElement>() {
         each_loss(|loss| {
             let x = element::<T>(&[0.5, f64::NEG_INFINITY, 0.2]);
-            let masked = loss.cpu(&x, &[2]).expect("valid");
+            let masked = loss.evaluate(&x, &[2]).expect("valid");
             assert_eq!(masked.gradient[1].to_f64(), 0.0);
             let exact = reference::row(loss.table(), &widen(&x), 2);
             // Far below everything else is the limit that the mask stands for.
@@ -277,21 +279,21 @@ fn minus_infinity_off_the_target_masks_the_class() {
 
 #[test]
 fn minus_infinity_at_the_target_keeps_the_gradient_defined() {
-    fn check<T: Element>() {
+    fn check<T: CpuElement>() {
         for objective in objectives() {
             let loss = Loss::builder(objective, &three())
                 .reduction(Reduction::Sum)
                 .build()
                 .expect("valid");
             let x = element::<T>(&[0.5, f64::NEG_INFINITY, 0.2]);
-            let outcome = loss.cpu(&x, &[1]).expect("valid");
+            let outcome = loss.evaluate(&x, &[1]).expect("valid");
             assert_eq!(outcome.loss, f64::INFINITY, "{objective:?}");
             assert_eq!(widen_real::<T>(&outcome.row_losses), [f64::INFINITY]);
             let own = loss.table().targets()[1];
             let at_target = T::from_f64(-own.weight * own.gradient_slope);
             assert_eq!(outcome.gradient[1], at_target, "{objective:?}");
             // The softmax of the rest.
-            let (a, b) = (loss.table().other(0), loss.table().other(2));
+            let (a, b) = (loss.table().affine(0), loss.table().affine(2));
             let z = (a.slope * x[0].to_f64() + a.bias) - (b.slope * x[2].to_f64() + b.bias);
             let p = 1.0 / (1.0 + (-z).exp());
             for (j, exact) in [
@@ -310,10 +312,10 @@ fn minus_infinity_at_the_target_keeps_the_gradient_defined() {
 
 #[test]
 fn a_row_of_minus_infinities_is_nan() {
-    fn check<T: Element>() {
+    fn check<T: CpuElement>() {
         each_loss(|loss| {
             let outcome = loss
-                .cpu(&element::<T>(&[f64::NEG_INFINITY; 3]), &[1])
+                .evaluate(&element::<T>(&[f64::NEG_INFINITY; 3]), &[1])
                 .expect("valid");
             assert!(outcome.loss.is_nan());
             assert!(widen(&outcome.gradient).iter().all(|g| g.is_nan()));
@@ -340,8 +342,8 @@ fn a_large_common_offset_does_not_cancel() {
         if objective == Objective::CrossEntropy {
             let shifted: Vec<f32> = x.iter().map(|x| x - 1e4).collect();
             let (a, b) = (
-                loss.cpu(&x, &[7]).expect("valid"),
-                loss.cpu(&shifted, &[7]).expect("valid"),
+                loss.evaluate(&x, &[7]).expect("valid"),
+                loss.evaluate(&shifted, &[7]).expect("valid"),
             );
             assert_within(a.loss, b.loss, loss_bound(b.loss), &|| "offset".into());
         }
@@ -357,24 +359,27 @@ fn a_confident_row_s_gradient_is_accurate_and_not_zero() {
     );
     let gap = (1e9f64 - 1.0).ln();
     let exact = 1.0 / (1.0 + f64::from(gap as f32).exp());
-    let gradient = loss.cpu(&[gap as f32, 0.0], &[0]).expect("valid").gradient;
+    let gradient = loss
+        .evaluate(&[gap as f32, 0.0], &[0])
+        .expect("valid")
+        .gradient;
     assert_within(gradient[0].into(), -exact, 1e-5 * exact, &|| {
         "f32 target".into()
     });
     assert_within(gradient[1].into(), exact, 1e-5 * exact, &|| {
         "f32 other".into()
     });
-    let gradient = loss.cpu(&[gap, 0.0], &[0]).expect("valid").gradient;
+    let gradient = loss.evaluate(&[gap, 0.0], &[0]).expect("valid").gradient;
     assert_within(gradient[0], -1e-9, 1e-5 * 1e-9, &|| "f64 target".into());
 }
 
 #[test]
 fn one_class_has_zero_loss_and_gradient() {
-    fn check<T: Element>() {
+    fn check<T: CpuElement>() {
         for objective in objectives() {
             let loss = build(objective, &ClassCounts::new([7]).expect("valid"));
             let outcome = loss
-                .cpu(&element::<T>(&[0.25, -1.0]), &[0, 0])
+                .evaluate(&element::<T>(&[0.25, -1.0]), &[0, 0])
                 .expect("valid");
             assert_eq!(outcome.loss, 0.0, "{objective:?}");
             assert_eq!(widen(&outcome.gradient), [0.0, 0.0], "{objective:?}");
@@ -395,7 +400,7 @@ fn wrong_shapes_are_errors_that_name_both_sizes_and_write_nothing() {
     let none = Outputs::<f32>::new;
 
     // C != the table's classes.
-    let shape = error(loss.cpu_into(&x, &[0, 1], &Options::new(), none()));
+    let shape = error(loss.evaluate_into(&x, &[0, 1], &Options::new(), none()));
     assert_eq!(
         shape,
         Error::LogitsShape {
@@ -407,7 +412,7 @@ fn wrong_shapes_are_errors_that_name_both_sizes_and_write_nothing() {
     );
     assert!(shape.to_string().contains('8') && shape.to_string().contains('6'));
     // A stride shorter than a row, a buffer shorter than its rows.
-    let stride = error(loss.cpu_into(&x, &[0, 1], &Options::new().stride(2), none()));
+    let stride = error(loss.evaluate_into(&x, &[0, 1], &Options::new().stride(2), none()));
     assert!(matches!(
         stride,
         Error::Stride {
@@ -416,7 +421,7 @@ fn wrong_shapes_are_errors_that_name_both_sizes_and_write_nothing() {
             ..
         }
     ));
-    let short = error(loss.cpu_into(&x, &[0, 1], &Options::new().stride(6), none()));
+    let short = error(loss.evaluate_into(&x, &[0, 1], &Options::new().stride(6), none()));
     assert!(matches!(
         short,
         Error::StridedBuffer {
@@ -426,7 +431,7 @@ fn wrong_shapes_are_errors_that_name_both_sizes_and_write_nothing() {
         }
     ));
     // Sizes that overflow are refused before they are multiplied.
-    let huge = error(loss.cpu_into(
+    let huge = error(loss.evaluate_into(
         &x,
         &[0; 3],
         &Options::new().stride(usize::MAX / 2 + 1),
@@ -436,7 +441,7 @@ fn wrong_shapes_are_errors_that_name_both_sizes_and_write_nothing() {
 
     let mut gradient = [77.0f32; 5];
     let outputs = Outputs::new().gradient(&mut gradient);
-    let result = error(loss.cpu_into(&x[..6], &[0, 1], &Options::new(), outputs));
+    let result = error(loss.evaluate_into(&x[..6], &[0, 1], &Options::new(), outputs));
     assert!(matches!(
         result,
         Error::Length {
@@ -446,7 +451,7 @@ fn wrong_shapes_are_errors_that_name_both_sizes_and_write_nothing() {
         }
     ));
     let outputs = Outputs::new().gradient_strided(&mut gradient, 4);
-    let result = error(loss.cpu_into(&x[..6], &[0, 1], &Options::new(), outputs));
+    let result = error(loss.evaluate_into(&x[..6], &[0, 1], &Options::new(), outputs));
     assert!(matches!(
         result,
         Error::StridedBuffer {
@@ -462,7 +467,7 @@ fn wrong_shapes_are_errors_that_name_both_sizes_and_write_nothing() {
     let outputs = Outputs::new()
         .gradient(&mut gradient)
         .row_losses(&mut losses);
-    let result = error(loss.cpu_into(&x[..6], &[0, 1], &Options::new(), outputs));
+    let result = error(loss.evaluate_into(&x[..6], &[0, 1], &Options::new(), outputs));
     assert!(matches!(
         result,
         Error::Length {
@@ -472,7 +477,7 @@ fn wrong_shapes_are_errors_that_name_both_sizes_and_write_nothing() {
         }
     ));
     let outputs = Outputs::new().gradient(&mut gradient).hits(&mut hits);
-    let result = error(loss.cpu_into(&x[..6], &[0, 1], &Options::new(), outputs));
+    let result = error(loss.evaluate_into(&x[..6], &[0, 1], &Options::new(), outputs));
     assert!(matches!(
         result,
         Error::Length {
@@ -485,7 +490,7 @@ fn wrong_shapes_are_errors_that_name_both_sizes_and_write_nothing() {
 
     let mut over = x;
     let outputs = Outputs::new().gradient(&mut gradient);
-    let result = loss.cpu_in_place(&mut over[..6], &[0, 1], &Options::new(), outputs);
+    let result = loss.evaluate_in_place(&mut over[..6], &[0, 1], &Options::new(), outputs);
     assert_eq!(result, Err(Error::GradientBufferInPlace));
     assert_eq!(over, x);
 }
@@ -493,10 +498,10 @@ fn wrong_shapes_are_errors_that_name_both_sizes_and_write_nothing() {
 /// No stride is multiplied before it is known to fit, and one row, or none, needs no stride at all.
 #[test]
 fn strides_up_to_the_largest_are_errors_or_work_and_never_overflow() {
-    fn check<T: Element>() {
+    fn check<T: CpuElement>() {
         let loss = build(Objective::ala(), &three());
         let x = element::<T>(&[0.5, -0.25, 0.125]);
-        let expected = loss.cpu(&x, &[2]).expect("valid");
+        let expected = loss.evaluate(&x, &[2]).expect("valid");
         let half = usize::MAX / 2;
         for stride in [
             usize::MAX,
@@ -510,15 +515,18 @@ fn strides_up_to_the_largest_are_errors_or_work_and_never_overflow() {
             usize::MAX / size_of::<T>(),
         ] {
             let options = Options::new().stride(stride);
-            assert_eq!(loss.cpu_with(&x, &[2], &options), Ok(expected.clone()));
-            let none = loss.cpu_with::<T, i64>(&[], &[], &options).expect("N = 0");
+            assert_eq!(loss.evaluate_with(&x, &[2], &options), Ok(expected.clone()));
+            let none = loss
+                .evaluate_with::<T, i64>(&[], &[], &options)
+                .expect("N = 0");
             assert_eq!(none.gradient.len(), 0);
             let mut gradient = vec![T::ZERO; 3];
             let outputs = Outputs::new().gradient_strided(&mut gradient, stride);
-            loss.cpu_into(&x, &[2], &options, outputs).expect("one row");
+            loss.evaluate_into(&x, &[2], &options, outputs)
+                .expect("one row");
             assert_eq!(gradient, expected.gradient);
             let mut over = x.clone();
-            loss.cpu_in_place(&mut over, &[2], &options, Outputs::new())
+            loss.evaluate_in_place(&mut over, &[2], &options, Outputs::new())
                 .expect("one row");
             assert_eq!(over, expected.gradient);
 
@@ -541,15 +549,15 @@ fn strides_up_to_the_largest_are_errors_or_work_and_never_overflow() {
                     }
                 };
                 let x = x.repeat(rows);
-                let owned = loss.cpu_with(&x, &labels, &options);
+                let owned = loss.evaluate_with(&x, &labels, &options);
                 refused("logits", owned.map(drop));
                 let mut over = x.clone();
-                let in_place = loss.cpu_in_place(&mut over, &labels, &options, Outputs::new());
+                let in_place = loss.evaluate_in_place(&mut over, &labels, &options, Outputs::new());
                 refused("logits", in_place.map(drop));
                 assert_eq!(over, x);
                 let mut gradient = x.clone();
                 let outputs = Outputs::new().gradient_strided(&mut gradient, stride);
-                let into = loss.cpu_into(&x, &labels, &Options::new(), outputs);
+                let into = loss.evaluate_into(&x, &labels, &Options::new(), outputs);
                 refused("gradient", into.map(drop));
                 assert_eq!(gradient, x);
             }
@@ -568,7 +576,7 @@ fn buffers_that_are_too_long_are_errors_without_a_stride_and_left_alone_with_one
         .expect("valid");
     let x = [0.5f32, -0.25, 0.125, 0.75, 0.0, -0.5, 9.0, 9.0];
     let labels = [0, 2];
-    let expected = loss.cpu(&x[..6], &labels).expect("valid");
+    let expected = loss.evaluate(&x[..6], &labels).expect("valid");
     let too_long = |name, got, expected| {
         Err(Error::Length {
             name,
@@ -584,9 +592,9 @@ fn buffers_that_are_too_long_are_errors_without_a_stride_and_left_alone_with_one
             classes: 3,
         });
         let long = &x[..6 + more];
-        assert_eq!(loss.cpu(long, &labels).map(drop), logits);
+        assert_eq!(loss.evaluate(long, &labels).map(drop), logits);
         let mut over = x;
-        let in_place = loss.cpu_in_place(
+        let in_place = loss.evaluate_in_place(
             &mut over[..6 + more],
             &labels,
             &Options::new(),
@@ -602,13 +610,13 @@ fn buffers_that_are_too_long_are_errors_without_a_stride_and_left_alone_with_one
                 "row losses" => Outputs::new().row_losses(&mut losses[..2 + more]),
                 _ => Outputs::new().hits(&mut hits[..2 + more]),
             };
-            let result = loss.cpu_into(&x[..6], &labels, &Options::new(), outputs);
+            let result = loss.evaluate_into(&x[..6], &labels, &Options::new(), outputs);
             assert_eq!(result.map(drop), too_long(name, len + more, len));
         }
         assert!(gradient == [77.0; 8] && losses == [77.0; 4] && hits == [true; 4]);
         let upstream = [1.0f32; 4];
         let each = Options::new().upstream(Upstream::PerRow(&upstream[..2 + more]));
-        let result = loss.cpu_with(&x[..6], &labels, &each);
+        let result = loss.evaluate_with(&x[..6], &labels, &each);
         assert_eq!(result.map(drop), too_long("upstream gradient", 2 + more, 2));
 
         // Stated strides: what lies behind the last row is neither read nor written.
@@ -616,12 +624,12 @@ fn buffers_that_are_too_long_are_errors_without_a_stride_and_left_alone_with_one
         padded[6..].fill(f32::NAN);
         let options = Options::new().stride(3);
         let outputs = Outputs::new().gradient_strided(&mut gradient[..6 + more], 3);
-        let summary = loss.cpu_into(&padded[..6 + more], &labels, &options, outputs);
+        let summary = loss.evaluate_into(&padded[..6 + more], &labels, &options, outputs);
         assert_eq!(summary.expect("valid").loss, expected.loss);
         assert_eq!(gradient[..6], expected.gradient);
         assert_eq!(gradient[6..], [77.0; 2]);
         let mut over = x;
-        loss.cpu_in_place(&mut over[..6 + more], &labels, &options, Outputs::new())
+        loss.evaluate_in_place(&mut over[..6 + more], &labels, &options, Outputs::new())
             .expect("valid");
         assert_eq!(over[..6], expected.gradient);
         assert_eq!(over[6..], [9.0; 2]);
@@ -635,11 +643,11 @@ fn a_wrong_upstream_gradient_is_an_error() {
     let each = Options::new().upstream(Upstream::PerRow(&[1.0f32, 2.0]));
     let mean = builder.clone().build().expect("valid");
     assert_eq!(
-        mean.cpu_with(&[0.5f32; 6], &[0, 1], &each),
+        mean.evaluate_with(&[0.5f32; 6], &[0, 1], &each),
         Err(Error::UpstreamNeedsNoReduction("Mean"))
     );
     let none = builder.reduction(Reduction::None).build().expect("valid");
-    let short = none.cpu_with(&[0.5f32; 9], &[0, 1, 2], &each);
+    let short = none.evaluate_with(&[0.5f32; 9], &[0, 1, 2], &each);
     assert!(matches!(
         short,
         Err(Error::Length {
@@ -652,16 +660,19 @@ fn a_wrong_upstream_gradient_is_an_error() {
 
 #[test]
 fn any_alignment_of_rows_gives_the_same_bits() {
-    fn check<T: Element>() {
+    fn check<T: CpuElement>() {
         let mut rng = fastrand::Rng::with_seed(22);
         let classes = 33;
         let loss = build(Objective::ala(), &problem::counts(&mut rng, classes));
         let x = problem::logits::<T>(&mut rng, 2 * classes, 1.0);
-        let expected = loss.cpu(&x, &[3, 30]).expect("valid");
+        let expected = loss.evaluate(&x, &[3, 30]).expect("valid");
         for offset in 0..16 {
             let mut moved = vec![T::ZERO; offset];
             moved.extend_from_slice(&x);
-            assert_eq!(loss.cpu(&moved[offset..], &[3, 30]), Ok(expected.clone()));
+            assert_eq!(
+                loss.evaluate(&moved[offset..], &[3, 30]),
+                Ok(expected.clone())
+            );
         }
     }
     every_type!(check);
@@ -679,7 +690,7 @@ fn offsets_beyond_2_31_elements_work() {
     x[..3].copy_from_slice(&rows[0]);
     x[stride..stride + 3].copy_from_slice(&rows[1]);
     let far = loss
-        .cpu_with(&x, &[0, 2], &Options::new().stride(stride))
+        .evaluate_with(&x, &[0, 2], &Options::new().stride(stride))
         .expect("valid");
-    assert_eq!(far, loss.cpu(&rows.concat(), &[0, 2]).expect("valid"));
+    assert_eq!(far, loss.evaluate(&rows.concat(), &[0, 2]).expect("valid"));
 }

@@ -2,7 +2,8 @@
 //! (`tests/golden/extreme.py`).
 
 use ala_loss::{
-    ClassCounts, Element, Loss, Objective, Options, Outputs, Real, Reduction, Upstream, reference,
+    ClassCounts, CpuElement, Loss, Objective, Options, Outputs, Real, Reduction, Upstream,
+    reference,
 };
 use half::{bf16, f16};
 
@@ -14,7 +15,7 @@ use problem::{assert_within, gradient_bound, loss_bound, slope};
 /// More columns than a vector, a block and what a thread keeps of a row; those that are added are masked.
 const CLASSES: [usize; 6] = [3, 40, 1200, 3000, 9001, 140_000];
 
-fn check<T: Element>(case: &Case, name: &str) {
+fn check<T: CpuElement>(case: &Case, name: &str) {
     if !case.types.iter().any(|held| held == name) {
         return;
     }
@@ -22,13 +23,13 @@ fn check<T: Element>(case: &Case, name: &str) {
         let (loss, logits, label) = case.spread::<T>(classes);
         let what = || format!("{name}, {classes} classes: {case:?}");
         let outcome = loss
-            .cpu(&logits, &[label])
+            .evaluate(&logits, &[label])
             .unwrap_or_else(|error| panic!("{error}: {}", what()));
         assert_within(outcome.loss, case.loss, loss_bound(case.loss), &what);
         let mut in_place = logits.clone();
         let options = Options::new();
         let again = loss
-            .cpu_in_place(&mut in_place, &[label], &options, Outputs::new())
+            .evaluate_in_place(&mut in_place, &[label], &options, Outputs::new())
             .unwrap_or_else(|error| panic!("{error}: {}", what()));
         assert_eq!(
             again.loss.to_bits(),
@@ -89,7 +90,7 @@ fn a_finite_mask_before_the_rest_is_a_mask() {
             logits[..1100].fill(mask);
             for label in [1500, 2999] {
                 let exact = reference::row(loss.table(), &problem::widen(&logits), label);
-                let got = loss.cpu(&logits, &[label]).expect("valid");
+                let got = loss.evaluate(&logits, &[label]).expect("valid");
                 let what = || format!("{objective:?} {mask} {label}");
                 assert_within(got.loss, exact.loss, loss_bound(exact.loss), &what);
                 let slope = slope(loss.table());
@@ -126,13 +127,13 @@ fn any_finite_row_makes_sense() {
             let what = || format!("{objective:?} {logits:?} {label}");
             makes_sense(
                 &loss,
-                &loss.cpu(&logits, &[label]).expect("valid"),
+                &loss.evaluate(&logits, &[label]).expect("valid"),
                 label,
                 &what,
             );
             makes_sense(
                 &loss,
-                &loss.cpu(&wide, &[label]).expect("valid"),
+                &loss.evaluate(&wide, &[label]).expect("valid"),
                 label,
                 &what,
             );
@@ -140,7 +141,7 @@ fn any_finite_row_makes_sense() {
     }
 }
 
-fn makes_sense<T: Element>(
+fn makes_sense<T: CpuElement>(
     loss: &Loss,
     got: &ala_loss::Outcome<T>,
     label: usize,
@@ -151,7 +152,7 @@ fn makes_sense<T: Element>(
     let at_target = -got.gradient[label].to_f64() / table.targets()[label].gradient_slope;
     let others: f64 = (0..got.gradient.len())
         .filter(|&j| j != label)
-        .map(|j| got.gradient[j].to_f64() / table.other(j).slope)
+        .map(|j| got.gradient[j].to_f64() / table.affine(j).slope)
         .sum();
     assert!(
         (at_target - others).abs() <= 1e-4 * at_target.abs() + 1e-6,
@@ -169,7 +170,7 @@ fn a_row_of_weight_0_counts_for_nothing() {
         .build()
         .expect("valid");
     let infinite = [f32::NEG_INFINITY, 2.0, 3.0, 0.5, 0.1, 0.2];
-    let outcome = loss.cpu(&infinite, &[0, 2]).expect("valid");
+    let outcome = loss.evaluate(&infinite, &[0, 2]).expect("valid");
     // ln(e^.5 + e^.1 + e^.2) - .2
     assert!((outcome.loss - 1.180_099).abs() < 1e-6, "{}", outcome.loss);
     assert_eq!(outcome.row_losses[0], 0.0);
@@ -179,13 +180,13 @@ fn a_row_of_weight_0_counts_for_nothing() {
         .reduction(Reduction::None)
         .build()
         .expect("valid");
-    let upstream = Upstream::PerRow(&[f32::INFINITY, 1.0]);
+    let upstream = Upstream::PerRow(&[f32::INFINITY, 1.0][..]);
     let outcome = per_row
-        .cpu_with(&infinite, &[0, 2], &Options::new().upstream(upstream))
+        .evaluate_with(&infinite, &[0, 2], &Options::new().upstream(upstream))
         .expect("valid");
     assert_eq!(outcome.gradient[..3], [0.0; 3]);
     let nan = [f32::NAN, 2.0, 3.0, 0.5, 0.1, 0.2];
-    let outcome = loss.cpu(&nan, &[0, 2]).expect("valid");
+    let outcome = loss.evaluate(&nan, &[0, 2]).expect("valid");
     assert!(outcome.loss.is_nan() && outcome.row_losses[0].is_nan());
     assert!(outcome.gradient[..3].iter().all(|g| g.is_nan()));
     let exact = reference::row(loss.table(), &[f64::NEG_INFINITY, 2.0, 3.0], 0);
@@ -236,7 +237,7 @@ fn factors() -> Vec<Factors> {
 
 /// Three classes that are not masked, the first of them far below the others so that what a row begins with is no measure of
 /// it, and the probabilities by hand.
-fn three_of<T: Element>(classes: usize, per_class: bool) -> (Vec<T>, [usize; 3], [f64; 3]) {
+fn three_of<T: CpuElement>(classes: usize, per_class: bool) -> (Vec<T>, [usize; 3], [f64; 3]) {
     let places = [0, classes / 2, classes - 1];
     let mut x = vec![T::from_f64(f64::NEG_INFINITY); classes];
     let logits = [-13.0, 0.5, -1.0];
@@ -250,7 +251,7 @@ fn three_of<T: Element>(classes: usize, per_class: bool) -> (Vec<T>, [usize; 3],
     (x, places, [0, 1, 2].map(|j| terms[j] / sum))
 }
 
-fn factors_at_the_edge<T: Element>() {
+fn factors_at_the_edge<T: CpuElement>() {
     for (classes, per_class) in [3, 40, 1200, 3000, 9001]
         .into_iter()
         .flat_map(|classes| [(classes, false), (classes, true)])
@@ -293,15 +294,15 @@ fn factors_at_the_edge<T: Element>() {
                 let row = [T::Real::from_f64(factors.upstream)];
                 let mut ways = vec![Upstream::Scalar(factors.upstream)];
                 if row[0].to_f64() == factors.upstream {
-                    ways.push(Upstream::PerRow(&row));
+                    ways.push(Upstream::PerRow(&row[..]));
                 }
                 for upstream in ways {
                     let options = Options::new()
                         .upstream(upstream)
                         .gradient_scale(factors.gradient_scale);
-                    let outcome = loss.cpu_with(&x, &[target], &options).expect("valid");
+                    let outcome = loss.evaluate_with(&x, &[target], &options).expect("valid");
                     let mut over = x.clone();
-                    loss.cpu_in_place(&mut over, &[target], &options, Outputs::new())
+                    loss.evaluate_in_place(&mut over, &[target], &options, Outputs::new())
                         .expect("valid");
                     for gradient in [&outcome.gradient, &over] {
                         for (&place, &exact) in places.iter().zip(&exact) {
@@ -321,7 +322,7 @@ fn factors_at_the_edge<T: Element>() {
 }
 
 /// As near as the type has it: no absolute part, for there is no size that a factor leaves without meaning.
-fn assert_rounded<T: Element>(got: T, exact: f64, what: &dyn Fn() -> String) {
+fn assert_rounded<T: CpuElement>(got: T, exact: f64, what: &dyn Fn() -> String) {
     let (got, nearest) = (got.to_f64(), T::from_f64(exact).to_f64());
     if nearest.is_infinite() {
         assert_eq!(got, nearest, "{}: {exact:e} leaves the type", what());
@@ -354,7 +355,7 @@ fn a_mean_does_not_see_the_size_of_the_weights() {
             .class_weights([unit, 3.0 * unit])
             .build()
             .expect("finite weights");
-        let outcome = loss.cpu(&[0.5f32; 4], &[0, 1]).expect("valid");
+        let outcome = loss.evaluate(&[0.5f32; 4], &[0, 1]).expect("valid");
         assert_within(outcome.loss, 2f64.ln(), 1e-6, &|| format!("{unit:e}"));
         for (got, exact) in outcome.gradient.iter().zip(exact) {
             assert_within(f64::from(*got), exact, 1e-6, &|| format!("{unit:e}"));

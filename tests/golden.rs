@@ -1,7 +1,7 @@
 //! Losses and gradients against automatic differentiation in float64 (see `golden/README.md`).
 
 use ala_loss::{
-    Ala, ClassCounts, DifficultyGradient, Element, Loss, Objective, QuantityLog, Reduction,
+    Ala, ClassCounts, CpuElement, DifficultyGradient, Loss, Objective, QuantityLog, Reduction,
     reference,
 };
 use half::{bf16, f16};
@@ -173,7 +173,7 @@ fn assert_case(
     }
 }
 
-fn assert_cpu<T: Element>(loss_bound: impl Fn(f64) -> f64, bound: impl Fn(f64, f64) -> f64) {
+fn assert_cpu<T: CpuElement>(loss_bound: impl Fn(f64) -> f64, bound: impl Fn(f64, f64) -> f64) {
     for case in Golden::read().cases() {
         let logits: Vec<T> = case.logits.iter().map(|&x| T::from_f64(x)).collect();
         assert_eq!(
@@ -181,7 +181,10 @@ fn assert_cpu<T: Element>(loss_bound: impl Fn(f64) -> f64, bound: impl Fn(f64, f
             case.logits,
             "golden logits are exact in every type"
         );
-        let outcome = case.loss.cpu(&logits, &case.labels).expect("a valid batch");
+        let outcome = case
+            .loss
+            .evaluate(&logits, &case.labels)
+            .expect("a valid batch");
         let slope = slope(case.loss.table());
         assert_case(
             &case,

@@ -32,13 +32,13 @@ fn gradients_agree_with_central_differences() {
                     .expect("valid");
                 let x = logits::<f64>(&mut rng, 2 * classes, 1.0);
                 let y = labels(&mut rng, 2, classes);
-                let gradient = loss.cpu(&x, &y).expect("valid").gradient;
+                let gradient = loss.evaluate(&x, &y).expect("valid").gradient;
                 let step = 1e-5;
                 for i in 0..x.len() {
                     let at = |dx: f64| {
                         let mut x = x.clone();
                         x[i] += dx;
-                        loss.cpu(&x, &y).expect("valid").loss
+                        loss.evaluate(&x, &y).expect("valid").loss
                     };
                     let difference = (at(step) - at(-step)) / (2.0 * step);
                     let bound = 1e-6 * difference.abs() + 1e-7;
@@ -69,10 +69,10 @@ fn a_detached_difficulty_factor_is_a_constant_margin() {
     let x = logits::<f64>(&mut rng, 9, 1.0);
     for y in 0..9usize {
         let detached = ala(DifficultyGradient::Detached)
-            .cpu(&x, &[y])
+            .evaluate(&x, &[y])
             .expect("valid");
         let attached = ala(DifficultyGradient::Attached)
-            .cpu(&x, &[y])
+            .evaluate(&x, &[y])
             .expect("valid");
         assert_eq!(detached.loss, attached.loss);
         // The margin DF * QF as a number, from the paper's formula.
@@ -80,7 +80,7 @@ fn a_detached_difficulty_factor_is_a_constant_margin() {
         let quantity = 1.0 / (counts.as_slice()[y] as f64 / n_min + 1.0).log2();
         let margin = (1.0 - x[y]) / 2.0 * quantity;
         let constant = build(Objective::CosFace { margin }, &counts)
-            .cpu(&x, &[y])
+            .evaluate(&x, &[y])
             .expect("valid");
         assert_within(detached.loss, constant.loss, 1e-12, &|| "loss".into());
         for j in 0..9 {
@@ -115,8 +115,8 @@ fn pre_scaled_logits_give_the_same_loss_and_a_gradient_smaller_by_the_scale() {
             .expect("valid");
         let x = logits::<f64>(&mut rng, 12, 1.0);
         let sx: Vec<f64> = x.iter().map(|x| x * scale).collect();
-        let a = cosine.cpu(&x, &[1, 4]).expect("valid");
-        let b = scaled.cpu(&sx, &[1, 4]).expect("valid");
+        let a = cosine.evaluate(&x, &[1, 4]).expect("valid");
+        let b = scaled.evaluate(&sx, &[1, 4]).expect("valid");
         assert_within(b.loss, a.loss, 1e-12 * a.loss, &|| format!("{objective:?}"));
         for (b, a) in b.gradient.iter().zip(&a.gradient) {
             assert_within(b * scale, *a, 1e-12 * a.abs(), &|| format!("{objective:?}"));

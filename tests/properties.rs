@@ -1,8 +1,8 @@
 //! What must hold for every batch, over random shapes, counts, labels and logits.
 
 use ala_loss::{
-    Ala, ClassCounts, DifficultyGradient, Element, Loss, Objective, Options, Outputs, QuantityLog,
-    Reduction, Upstream,
+    Ala, ClassCounts, CpuElement, DifficultyGradient, Loss, Objective, Options, Outputs,
+    QuantityLog, Reduction, Upstream,
 };
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -63,7 +63,7 @@ impl Shape {
     }
 }
 
-fn bits<T: Element>(values: &[T]) -> Vec<u64> {
+fn bits<T: CpuElement>(values: &[T]) -> Vec<u64> {
     values.iter().map(|v| v.to_f64().to_bits()).collect()
 }
 
@@ -88,8 +88,8 @@ proptest! {
         }
         let x: Vec<f64> = p.logits.chunks(shape.classes).flat_map(|row| order.iter().map(|&j| row[j])).collect();
         let y: Vec<usize> = p.labels.iter().map(|&y| place[y as usize]).collect();
-        let a = shape.loss(&p.counts, Reduction::Sum).cpu(&p.logits, &p.labels).expect("valid");
-        let b = shape.loss(&renamed, Reduction::Sum).cpu(&x, &y).expect("valid");
+        let a = shape.loss(&p.counts, Reduction::Sum).evaluate(&p.logits, &p.labels).expect("valid");
+        let b = shape.loss(&renamed, Reduction::Sum).evaluate(&x, &y).expect("valid");
         assert_within(b.loss, a.loss, 1e-11 * (1.0 + a.loss), &|| "loss".into());
         for (ra, rb) in a.gradient.chunks(shape.classes).zip(b.gradient.chunks(shape.classes)) {
             for (new, &old) in order.iter().enumerate() {
@@ -103,8 +103,8 @@ proptest! {
         let p = shape.problem();
         let loss = Loss::builder(Objective::CrossEntropy, &p.counts).build().expect("valid");
         let shifted: Vec<f64> = p.logits.iter().map(|x| x + shift).collect();
-        let a = loss.cpu(&p.logits, &p.labels).expect("valid");
-        let b = loss.cpu(&shifted, &p.labels).expect("valid");
+        let a = loss.evaluate(&p.logits, &p.labels).expect("valid");
+        let b = loss.evaluate(&shifted, &p.labels).expect("valid");
         assert_within(b.loss, a.loss, 1e-12 * (1.0 + a.loss), &|| "loss".into());
         for (a, b) in a.gradient.iter().zip(&b.gradient) {
             assert_within(*b, *a, 1e-12, &|| "gradient".into());
@@ -116,8 +116,8 @@ proptest! {
     fn a_row_s_gradient_sums_to_what_the_target_s_slope_adds(shape in shapes()) {
         let p = shape.problem();
         let loss = shape.loss(&p.counts, Reduction::Sum);
-        prop_assume!(matches!(loss.table().others(), ala_loss::Others::Uniform { .. }));
-        let outcome = loss.cpu(&p.logits, &p.labels).expect("valid");
+        prop_assume!(matches!(loss.table().non_target(), ala_loss::NonTarget::Uniform { .. }));
+        let outcome = loss.evaluate(&p.logits, &p.labels).expect("valid");
         for (row, &y) in outcome.gradient.chunks(shape.classes).zip(&p.labels) {
             let own = loss.table().targets()[y as usize];
             let others: f64 = row.iter().sum::<f64>() - row[y as usize];
@@ -129,7 +129,7 @@ proptest! {
     #[test]
     fn without_its_factor_each_margin_loss_is_cross_entropy(shape in shapes()) {
         let p = shape.problem();
-        let of = |objective| Shape { objective, ..shape.clone() }.loss(&p.counts, Reduction::Mean).cpu(&p.logits, &p.labels).expect("valid");
+        let of = |objective| Shape { objective, ..shape.clone() }.loss(&p.counts, Reduction::Mean).evaluate(&p.logits, &p.labels).expect("valid");
         let plain = of(Objective::CrossEntropy);
         for gradient in [DifficultyGradient::Detached, DifficultyGradient::Attached] {
             prop_assert_eq!(&of(Objective::DifficultyOnly { k: 0.0, gradient }), &plain);
@@ -146,7 +146,7 @@ proptest! {
     #[test]
     fn margins_never_lower_the_loss(shape in shapes()) {
         let p = shape.problem();
-        let of = |objective| Shape { objective, ..shape.clone() }.loss(&p.counts, Reduction::None).cpu(&p.logits, &p.labels).expect("valid").row_losses;
+        let of = |objective| Shape { objective, ..shape.clone() }.loss(&p.counts, Reduction::None).evaluate(&p.logits, &p.labels).expect("valid").row_losses;
         let plain = of(Objective::CrossEntropy);
         let margins = [
             Objective::ala(),
@@ -167,9 +167,9 @@ proptest! {
     fn rows_do_not_see_each_other(shape in shapes()) {
         let p = shape.problem();
         let loss = shape.loss(&p.counts, Reduction::Sum);
-        let all = loss.cpu(&p.logits, &p.labels).expect("valid");
+        let all = loss.evaluate(&p.logits, &p.labels).expect("valid");
         for (row, x) in p.logits.chunks(shape.classes).enumerate() {
-            let alone = loss.cpu(x, &p.labels[row..=row]).expect("valid");
+            let alone = loss.evaluate(x, &p.labels[row..=row]).expect("valid");
             prop_assert_eq!(alone.row_losses[0], all.row_losses[row]);
             prop_assert_eq!(&alone.gradient[..], &all.gradient[row * shape.classes..][..shape.classes]);
         }
@@ -180,7 +180,7 @@ proptest! {
         let p = shape.problem();
         // Coarse logits, so that ties happen.
         let x: Vec<f64> = p.logits.iter().map(|x| (x * 3.0).round() / 3.0).collect();
-        let outcome = shape.loss(&p.counts, Reduction::Mean).cpu_with(&x, &p.labels, &Options::new().hits()).expect("valid");
+        let outcome = shape.loss(&p.counts, Reduction::Mean).evaluate_with(&x, &p.labels, &Options::new().hits()).expect("valid");
         let expected: Vec<bool> = x.chunks(shape.classes).zip(&p.labels).map(|(row, &y)| {
             let mut best = 0;
             for j in 1..row.len() {
@@ -195,12 +195,12 @@ proptest! {
 
     #[test]
     fn strides_in_place_and_separate_buffers_give_the_same_bits(shape in shapes(), pad in 0usize..5, gradient_pad in 0usize..5) {
-        fn check<T: Element>(shape: &Shape, pad: usize, gradient_pad: usize) {
+        fn check<T: CpuElement>(shape: &Shape, pad: usize, gradient_pad: usize) {
             let p = shape.problem();
             let (rows, classes) = (shape.rows, shape.classes);
             let loss = shape.loss(&p.counts, Reduction::Mean);
             let x: Vec<T> = p.logits.iter().map(|&x| T::from_f64(x)).collect();
-            let plain = loss.cpu(&x, &p.labels).expect("valid");
+            let plain = loss.evaluate(&x, &p.labels).expect("valid");
 
             let poison = T::from_f64(77.0);
             let spread = |source: &[T], stride: usize| {
@@ -218,18 +218,18 @@ proptest! {
             let mut losses = plain.row_losses.clone();
             losses.fill(<T::Real as ala_loss::Real>::from_f64(77.0));
             let outputs = Outputs::new().gradient_strided(&mut gradient, gradient_stride).row_losses(&mut losses);
-            let summary = loss.cpu_into(&wide, &p.labels, &options, outputs).expect("valid");
+            let summary = loss.evaluate_into(&wide, &p.labels, &options, outputs).expect("valid");
             assert_eq!(summary.loss.to_bits(), plain.loss.to_bits());
             assert_eq!(losses, plain.row_losses);
             // Rows are written, padding is not.
             assert_eq!(bits(&gradient), bits(&spread(&plain.gradient, gradient_stride)));
 
             let mut over = wide.clone();
-            let summary = loss.cpu_in_place(&mut over, &p.labels, &options, Outputs::new()).expect("valid");
+            let summary = loss.evaluate_in_place(&mut over, &p.labels, &options, Outputs::new()).expect("valid");
             assert_eq!(summary.loss.to_bits(), plain.loss.to_bits());
             assert_eq!(bits(&over), bits(&spread(&plain.gradient, stride)));
 
-            let summary = loss.cpu_into(&wide, &p.labels, &options, Outputs::new()).expect("valid");
+            let summary = loss.evaluate_into(&wide, &p.labels, &options, Outputs::new()).expect("valid");
             assert_eq!(summary.loss.to_bits(), plain.loss.to_bits());
         }
         check::<f32>(&shape, pad, gradient_pad);
@@ -242,11 +242,11 @@ proptest! {
     fn upstream_gradients_and_the_gradient_scale_multiply(shape in shapes(), factor in -3.0f64..3.0) {
         let p = shape.problem();
         let loss = shape.loss(&p.counts, Reduction::None);
-        let plain = loss.cpu(&p.logits, &p.labels).expect("valid");
+        let plain = loss.evaluate(&p.logits, &p.labels).expect("valid");
         let mut rng = fastrand::Rng::with_seed(shape.seed ^ 2);
         let each: Vec<f64> = (0..shape.rows).map(|_| rng.f64() * 4.0 - 2.0).collect();
         let options = Options::new().upstream(Upstream::PerRow(&each)).gradient_scale(factor);
-        let got = loss.cpu_with(&p.logits, &p.labels, &options).expect("valid");
+        let got = loss.evaluate_with(&p.logits, &p.labels, &options).expect("valid");
         prop_assert_eq!(&got.row_losses, &plain.row_losses);
         for (row, upstream) in each.iter().enumerate() {
             for j in row * shape.classes..(row + 1) * shape.classes {
@@ -254,7 +254,7 @@ proptest! {
                 assert_within(got.gradient[j], exact, 1e-14 * exact.abs(), &|| format!("element {j}"));
             }
         }
-        let same = loss.cpu_with(&p.logits, &p.labels, &Options::new().upstream(Upstream::Scalar(factor))).expect("valid");
+        let same = loss.evaluate_with(&p.logits, &p.labels, &Options::new().upstream(Upstream::Scalar(factor))).expect("valid");
         for (got, plain) in same.gradient.iter().zip(&plain.gradient) {
             assert_within(*got, plain * factor, 1e-14 * plain.abs() * factor.abs(), &|| "scalar".into());
         }
@@ -264,11 +264,11 @@ proptest! {
     fn every_label_type_gives_the_same_bits(shape in shapes()) {
         let p = shape.problem();
         let loss = shape.loss(&p.counts, Reduction::Mean);
-        let expected = loss.cpu(&p.logits, &p.labels).expect("valid");
+        let expected = loss.evaluate(&p.logits, &p.labels).expect("valid");
         macro_rules! check {
             ($($type:ty),*) => {$(
                 let labels: Vec<$type> = p.labels.iter().map(|&y| y as $type).collect();
-                prop_assert_eq!(&loss.cpu(&p.logits, &labels).expect("valid"), &expected);
+                prop_assert_eq!(&loss.evaluate(&p.logits, &labels).expect("valid"), &expected);
             )*};
         }
         check!(u8, u16, u32, u64, usize, i8, i16, i32, isize);
@@ -279,8 +279,8 @@ proptest! {
         let p = shape.problem();
         let loss = shape.loss(&p.counts, Reduction::Mean);
         let x: Vec<f32> = p.logits.iter().map(|&x| x as f32).collect();
-        let exact = loss.cpu(&widen(&x), &p.labels).expect("valid").loss;
-        let got = loss.cpu_into(&x, &p.labels, &Options::new(), Outputs::new()).expect("valid").loss;
+        let exact = loss.evaluate(&widen(&x), &p.labels).expect("valid").loss;
+        let got = loss.evaluate_into(&x, &p.labels, &Options::new(), Outputs::new()).expect("valid").loss;
         assert_within(got, exact, loss_bound(exact), &|| "loss".into());
     }
 }
@@ -298,7 +298,7 @@ fn any_thread_count_gives_the_same_bits() {
                 .reduction(Reduction::Mean)
                 .build()
                 .expect("valid");
-            let run = |threads| with_threads(threads, || loss.cpu(&x, &y).expect("valid"));
+            let run = |threads| with_threads(threads, || loss.evaluate(&x, &y).expect("valid"));
             let one = run(1);
             for threads in [2, 3, 7] {
                 let many = run(threads);

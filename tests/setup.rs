@@ -373,7 +373,7 @@ fn class_weights_multiply_the_class_balanced_ones() {
         near(weighted.table().targets()[class].weight, product[class]);
     }
     // Equal logits: each row's loss is ln 3, and its gradient (1/3, 1/3, -2/3) in some order.
-    let outcome = weighted.cpu(&[0.25f64; 9], &[0, 1, 2]).expect("valid");
+    let outcome = weighted.evaluate(&[0.25f64; 9], &[0, 1, 2]).expect("valid");
     let total: f64 = product.iter().sum();
     near(outcome.loss, 3f64.ln());
     for (row, weight) in product.into_iter().enumerate() {
@@ -473,10 +473,10 @@ fn every_objective_has_its_default_scale() {
     for (objective, scale, own, others, offset) in expected {
         assert_eq!(objective.default_scale(), scale, "{objective:?}");
         let loss = Loss::builder(objective, &c).build().expect("valid");
-        assert_eq!(loss.scale(), scale, "{objective:?}");
+        assert_eq!(loss.scale(), Some(scale), "{objective:?}");
         for class in 0..3 {
             let target = loss.table().targets()[class];
-            let other = loss.table().other(class);
+            let other = loss.table().affine(class);
             for (what, got, exact) in [
                 ("target's slope", target.slope, scale * own[class]),
                 ("slope", other.slope, scale * others[class]),
@@ -623,7 +623,7 @@ fn parameters_that_no_path_can_hold_are_errors() {
         let loss = cross_entropy().class_weights([1.0, held]).build();
         let loss = loss
             .expect("held")
-            .cpu(&[0.0f32; 4], &[0, 1])
+            .evaluate(&[0.0f32; 4], &[0, 1])
             .expect("valid");
         assert!(
             (loss.loss - 2f64.ln()).abs() < 1e-7,
@@ -654,13 +654,13 @@ fn hits_are_asked_for_where_they_have_a_place() {
         .expect("valid");
     let (x, options) = ([0.5f32, 0.25], Options::new().hits());
     let misplaced = |result| assert!(matches!(result, Err(Error::Misplaced { .. })), "{result:?}");
-    misplaced(loss.cpu_into(&x, &[0u8], &options, Outputs::new()));
+    misplaced(loss.evaluate_into(&x, &[0u8], &options, Outputs::new()));
     let mut over = x;
-    misplaced(loss.cpu_in_place(&mut over, &[0u8], &options, Outputs::new()));
+    misplaced(loss.evaluate_in_place(&mut over, &[0u8], &options, Outputs::new()));
     assert_eq!(over, x);
     let mut hits = [false];
     let outputs = Outputs::new().hits(&mut hits);
-    loss.cpu_into(&x, &[0u8], &options, outputs)
+    loss.evaluate_into(&x, &[0u8], &options, outputs)
         .expect("a place");
     assert_eq!(hits, [true]);
 }

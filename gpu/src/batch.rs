@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use ala_loss::cuda::instruments::{Instruments, LaunchShape};
-use ala_loss::cuda::{CudaElement, CudaLoss, Inputs, Outputs, TIERS, Tier, Workspace};
+use ala_loss::cuda::instruments::{Instruments, LaunchShape, TIERS, Tier};
+use ala_loss::cuda::{CudaElement, CudaLoss, Options, Outputs, Workspace};
 use ala_loss::{ClassCounts, Loss, Objective};
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr};
@@ -142,7 +142,7 @@ impl Batch {
         let counts = counts(classes)?;
         let loss = Loss::builder(objective(per_class), &counts)
             .build()?
-            .cuda(stream.context())?;
+            .bind(stream.context())?;
         let mut random = fastrand::Rng::with_seed(2);
         let labels: Vec<i64> = (0..rows).map(|_| random.usize(..classes) as i64).collect();
         let fitting = elements / (rows * classes).next_multiple_of(ALIGNED);
@@ -212,16 +212,21 @@ impl Batch {
         let mut gradient = arena.gradient.slice_mut(set);
         match op {
             Op::Fused | Op::Unfused => {
-                let inputs = Inputs::new(&logits, &self.labels);
+                let (labels, options) = (&self.labels, &Options::new());
                 let outputs = Outputs::new()
                     .gradient(&mut gradient)
                     .row_losses(&mut self.row_losses);
                 let workspace = &mut self.workspace;
                 match op {
-                    Op::Fused => self.loss.launch(stream, inputs, outputs, workspace)?,
-                    _ => self.loss.launch_unfused(
+                    Op::Fused => self
+                        .loss
+                        .launch(stream, &logits, labels, options, outputs, workspace)?,
+                    _ => instruments.unfused(
+                        &self.loss,
                         stream,
-                        inputs,
+                        &logits,
+                        labels,
+                        options,
                         outputs,
                         workspace,
                         &mut arena.scratch,

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use ala_loss::cuda::instruments::Instruments;
-use ala_loss::cuda::{self, CudaLoss, RawStep, RawUpstream, Workspace};
+use ala_loss::cuda::{self, CudaLoss, RawStep, Upstream, Workspace};
 use ala_loss::{ClassCounts, Loss, Objective, Reduction};
 use cudarc::driver::{CudaContext, CudaStream, result, sys};
 use half::{bf16, f16};
@@ -89,7 +89,7 @@ unsafe extern "C" fn ala_door_open(
             .build()?;
         let context = cuda::context(0)?;
         let stream = context.new_stream()?;
-        let loss = loss.cuda(&context)?;
+        let loss = loss.bind(&context)?;
         let workspace = loss.workspace(&stream, usize::try_from(rows)?)?;
         // Steps go into other streams, which must find it prepared.
         stream.synchronize()?;
@@ -147,7 +147,7 @@ unsafe extern "C" fn ala_door_step(
                 gradient_stride: classes,
                 row_losses: None,
                 hits: None,
-                upstream: RawUpstream::One,
+                upstream: Upstream::One,
                 gradient_scale: 1.0,
             };
             let stream = stream as sys::CUstream;

@@ -9,23 +9,62 @@
 //!
 //! which is exact to rounding where the slopes are equal, whatever the logits' size, and keeps its sign's sense where they are not.
 
-use super::row::Row;
+use super::batch::Batch;
+use super::plan::Plan;
+use super::solution::RowSolution;
 use crate::element::Element;
 use crate::table::{Affine, RowTable};
+
+/// Solves a row of a batch, all of it. Its loss.
+#[cold]
+#[inline(never)]
+pub(super) fn solve<T: Element>(
+    plan: &Plan<'_>,
+    batch: &mut Batch<'_, T>,
+    row: usize,
+    target: usize,
+) -> f64 {
+    let classes = plan.table.classes();
+    let careful = Careful::new(plan.table, batch.matrix.row(row, classes), target);
+    let solution = &careful.solution;
+    let outer_factor = solution.outer_factor(batch.upstream.at(row), plan.divisor);
+    if let Some((x, gradient)) = batch.matrix.gradient(row, classes) {
+        for class in 0..classes {
+            // In place a class's gradient needs its own logit alone.
+            let x = x.map_or(gradient[class], |x| x[class]);
+            gradient[class] = match solution.is_nan() {
+                true => T::from_f64(f64::NAN),
+                false => careful.gradient(class, x, outer_factor),
+            };
+        }
+    }
+    let loss = solution.loss();
+    batch.note_loss(row, loss);
+    loss
+}
+
+/// A factor, of which what is finite stays so: times an exponential of 0 it must be 0.
+fn finite(scale: f64) -> f64 {
+    if scale.is_infinite() {
+        f64::MAX.copysign(scale)
+    } else {
+        scale
+    }
+}
 
 /// Differences are taken of logits this much smaller, so that none leaves `f64`.
 const SMALLER: f64 = 1.0 / LARGER;
 const LARGER: f64 = (1u128 << 64) as f64;
 
 /// A row relative to its largest exponent.
-pub(super) struct Careful<'a> {
+struct Careful<'a> {
     table: &'a RowTable,
     target: usize,
     /// Of the class that holds the largest exponent, and its logit, smaller.
     map: Affine,
     logit: f64,
     /// What the row's gradient is made from.
-    pub(super) solved: Row,
+    solution: RowSolution,
 }
 
 /// `z - z_m` for a logit and the largest, both smaller; 0 at most, since `z_m` is the largest.
@@ -44,13 +83,13 @@ fn map_of(table: &RowTable, target: usize, class: usize) -> Affine {
             bias: own.bias,
         }
     } else {
-        table.other(class)
+        table.affine(class)
     }
 }
 
 impl<'a> Careful<'a> {
     /// Solves a row of at least one logit.
-    pub(super) fn new<T: Element>(table: &'a RowTable, x: &[T], target: usize) -> Self {
+    fn new<T: Element>(table: &'a RowTable, x: &[T], target: usize) -> Self {
         let logit = |class: usize| x[class].to_f64() * SMALLER;
         let mut highest = 0;
         for class in 1..x.len() {
@@ -69,15 +108,15 @@ impl<'a> Careful<'a> {
             target,
             map,
             logit: top_logit,
-            solved: Row::undefined(table, target),
+            solution: RowSolution::undefined(table, target),
         };
         if defined {
             let others = (0..x.len())
                 .filter(|&class| class != target)
                 .map(|class| careful.exponential(class, x[class]))
                 .sum();
-            let ahead = careful.below_top(target, x[target]);
-            careful.solved = Row::of(table, target, ahead, others);
+            let target_offset = careful.below_top(target, x[target]);
+            careful.solution = RowSolution::of(table, target, target_offset, others);
         }
         careful
     }
@@ -92,13 +131,13 @@ impl<'a> Careful<'a> {
         self.below_top(class, x).exp()
     }
 
-    /// The gradient of one class from its logit and what scales the row.
-    pub(super) fn gradient<T: Element>(&self, class: usize, x: T, given: f64) -> T {
-        let (at_target, scale) = self.solved.gradient(given);
+    /// The gradient of one class from its logit and the row's outer factor.
+    fn gradient<T: Element>(&self, class: usize, x: T, outer_factor: f64) -> T {
+        let gradient = self.solution.gradient(outer_factor);
         if class == self.target {
-            return T::from_f64(at_target);
+            return T::from_f64(gradient.at_target);
         }
-        let slope = self.table.other(class).slope;
-        T::from_f64(super::finite(scale) * slope * self.exponential(class, x))
+        let slope = self.table.affine(class).slope;
+        T::from_f64(finite(gradient.scale) * slope * self.exponential(class, x))
     }
 }

@@ -1,5 +1,5 @@
 //! `2^(slope x - whole)`, without branches: what the softmax needs. `whole` is an integer, up to [`Float::MOST_WHOLE`] in
-//! magnitude; `ends` are the `x` whose exponents are the lowest and the highest of all: what lies beyond is taken for them.
+//! magnitude; `clamp` are the `x` whose exponents are the lowest and the highest of all: what lies beyond is taken for them.
 //!
 //! With fused multiply-adds the exponent itself is never rounded. `slope x - whole = n + f` with `n` an integer and
 //! `|f| <= 1/2`. Adding a number whose spacing is 1 rounds to `n` and leaves `n` plus the exponent's bias in the low bits,
@@ -8,7 +8,8 @@
 //!
 //! [`Float::MOST_WHOLE`]: super::lane::Float::MOST_WHOLE
 
-use super::arch::{Isa, Vector};
+use super::arch::isa::Isa;
+use super::arch::vector::Vector;
 
 macro_rules! exp2 {
     ($float:ident, $vector:ident, bias: $bias:literal, fraction_bits: $bits:literal, $polynomial:ident $coefficients:expr) => {
@@ -17,14 +18,14 @@ macro_rules! exp2 {
             isa: I,
             x: I::$vector,
             slope: $float,
-            ends: [$float; 2],
+            clamp: [$float; 2],
             whole: $float,
         ) -> I::$vector {
             let all = |x| I::$vector::splat(isa, x);
             // Of spacing 1, and halfway to the next power, so that a negative n does not change the spacing.
             let shifter = all((3u64 << ($bits - 1)) as $float + $bias - whole);
             // At the n of this the shifted bits are 0, and so is the power. In this order a NaN passes.
-            let [lowest, highest] = ends.map(all);
+            let [lowest, highest] = clamp.map(all);
             let x = highest.or_lower(lowest.or_higher(x));
             let slope = all(slope);
             let shifted = x.times_plus(slope, shifter);
@@ -96,7 +97,9 @@ exp2!(f64, Double, bias: 1023.0, fraction_bits: 52, pairs [
 
 #[cfg(test)]
 mod tests {
-    use super::super::arch::{CpuInstance, Isa, Kernel, Vector};
+    use super::super::arch::CpuInstance;
+    use super::super::arch::isa::{Isa, Kernel};
+    use super::super::arch::vector::Vector;
     use super::super::lane::Float;
 
     /// The power of each `x`, in place.
@@ -106,19 +109,13 @@ mod tests {
         type Output = ();
 
         #[inline(always)]
-        fn run<I: Isa, const L: usize>(self, isa: I) {
-            let (vectors, rest) = self.0.as_chunks_mut::<L>();
-            assert!(rest.is_empty());
-            for x in vectors {
-                *x = R::exp2(
-                    isa,
-                    R::Vector::load(isa, *x),
-                    R::ONE,
-                    R::EXPONENTS,
-                    R::default(),
-                )
-                .store();
+        fn run<I: Isa>(self, isa: I) {
+            let mut vectors = self.0.chunks_exact_mut(I::LANES);
+            for x in &mut vectors {
+                let vector = R::Vector::load(isa, x);
+                R::exp2(isa, vector, R::ONE, R::EXPONENTS, R::default()).store(x);
             }
+            assert!(vectors.into_remainder().is_empty());
         }
     }
 

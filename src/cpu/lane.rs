@@ -1,114 +1,73 @@
-//! The numbers in a lane: what each element type is computed in, and its arithmetic.
+//! What each element type is in lanes, and the arithmetic of what it is computed in.
 
-use std::cell::RefCell;
+use std::ops::Neg;
 
 use half::{bf16, f16};
 
-use super::arch::{Isa, Vector};
-use super::map::{Columns, LaneTable};
-use super::sweep::REACH;
-use super::{Rows, Walk};
-use crate::element::Element;
-
-/// The bytes of a line of the cache.
-pub(super) const LINE: usize = 64;
+use super::arch::isa::Isa;
+use super::arch::vector::Vector;
+use super::row_buffer::{self, RowBuffer};
+use crate::element::{Element, Real};
+use crate::table::log2::{Log2Maps, Log2Table};
 
 /// What a row is computed in: `f32`, or `f64` for `f64` logits.
-pub trait Float:
-    Copy + Default + PartialOrd + Send + Sync + std::ops::Neg<Output = Self> + 'static
-{
+pub(super) trait Float: Real + Default + PartialOrd + Neg<Output = Self> {
     const NEG_INFINITY: Self;
     const ONE: Self;
     /// Of powers of 2: that which is taken for 0, and the highest.
     const EXPONENTS: [Self; 2];
     /// The lowest finite number.
     const LOWEST: Self;
-    /// The least normal number times [`REACH`](super::sweep::REACH).
-    const LEAST_GIVEN: f64;
-    /// [`exp2`](Self::exp2) takes whole exponents off up to this: a sixteenth of what has a spacing of 1.
-    const MOST_WHOLE: Self;
-    /// Up to here numbers are a sixteenth apart at most.
+    /// The least normal number above 0.
+    const LEAST: f64;
+    /// Up to here numbers are a sixteenth apart at most. [`exp2`](Self::exp2) takes whole exponents off up to this.
     const FINE: f64;
-
-    fn widen(self) -> f64;
-    fn round(value: f64) -> Self;
+    const ROW_BUFFER: &'static RowBuffer<Self>;
 
     type Vector<I: Isa>: Vector<I, Self>;
 
-    fn columns(table: &LaneTable) -> &Columns<Self>;
+    fn maps(table: &Log2Table) -> &Log2Maps<Self>;
 
-    /// Hands out this thread's own `len` numbers, which hold anything and begin a line of the cache. They are allocated
-    /// when a thread first asks for so many; `None`, without a call, where there is no memory for them.
-    fn with_kept<A>(len: usize, call: impl FnOnce(&mut [Self]) -> A) -> Option<A>;
-
-    /// `2^(slope x - whole)` for `x` between the `ends`; see [`exp2`](super::exp2).
+    /// `2^(slope x - whole)` for `x` within `clamp`; see [`exp2`](super::exp2).
     fn exp2<I: Isa>(
         isa: I,
         x: Self::Vector<I>,
         slope: Self,
-        ends: [Self; 2],
+        clamp: [Self; 2],
         whole: Self,
     ) -> Self::Vector<I>;
+
+    /// This thread's room for the exponentials of a row; see [`row_buffer::with`].
+    fn with_row_buffer<A>(len: usize, call: impl FnOnce(&mut [Self]) -> A) -> Option<A> {
+        row_buffer::with(Self::ROW_BUFFER, len, call)
+    }
 }
 
-/// An element type in lanes.
-pub trait Lane: Copy + Send + Sync + 'static {
-    type Wide: Float + Lane<Wide = Self::Wide>;
-
-    /// [`Walk::rows`], compiled with this crate: not once more by each that calls it.
-    fn sum_rows(walk: &Walk<'_>, rows: Rows<'_, Self>) -> f64
-    where
-        Self: Element;
-
-    fn widen_lanes<I: Isa, const L: usize>(isa: I, x: [Self; L]) -> VectorOf<I, Self>;
+/// An element type in lanes. Slices must hold a vector.
+pub(super) trait Lane: Element<Real: Float> {
+    fn widen<I: Isa>(isa: I, from: &[Self]) -> VectorOf<I, Self>;
     /// Rounds to nearest, ties to even. The low half of a NaN must be 0.
-    fn narrow_lanes<I: Isa, const L: usize>(isa: I, x: VectorOf<I, Self>) -> [Self; L];
+    fn narrow<I: Isa>(isa: I, x: VectorOf<I, Self>, to: &mut [Self]);
 }
 
 /// What the lanes of an element type are computed in.
-pub(super) type VectorOf<I, T> = <<T as Lane>::Wide as Float>::Vector<I>;
+pub(super) type VectorOf<I, T> = <<T as Element>::Real as Float>::Vector<I>;
 
 macro_rules! float {
-    ($type:ident, $vector:ident, $columns:ident) => {
+    ($type:ident, $vector:ident, $maps:ident, $row_buffer:ident) => {
         impl Float for $type {
-            type Vector<I: Isa> = I::$vector;
             const NEG_INFINITY: Self = $type::NEG_INFINITY;
             const ONE: Self = 1.0;
             const EXPONENTS: [Self; 2] =
                 [1.0 - $type::MAX_EXP as $type, $type::MAX_EXP as $type - 1.0];
             const LOWEST: Self = $type::MIN;
-            const LEAST_GIVEN: f64 = $type::MIN_POSITIVE as f64 * REACH;
-            const MOST_WHOLE: Self = (1u64 << ($type::MANTISSA_DIGITS - 4)) as $type;
+            const LEAST: f64 = $type::MIN_POSITIVE as f64;
             const FINE: f64 = (1u64 << ($type::MANTISSA_DIGITS - 4)) as f64;
+            const ROW_BUFFER: &'static RowBuffer<Self> = &row_buffer::$row_buffer;
+            type Vector<I: Isa> = I::$vector;
 
-            #[inline(always)]
-            fn widen(self) -> f64 {
-                self.into()
-            }
-
-            #[inline(always)]
-            fn round(value: f64) -> Self {
-                value as $type
-            }
-
-            fn columns(table: &LaneTable) -> &Columns<Self> {
-                &table.$columns
-            }
-
-            fn with_kept<A>(len: usize, call: impl FnOnce(&mut [Self]) -> A) -> Option<A> {
-                thread_local! {
-                    static KEPT: RefCell<Vec<$type>> = const { RefCell::new(Vec::new()) };
-                }
-                let most = len + LINE / size_of::<$type>();
-                let call = |kept: &RefCell<Vec<$type>>| {
-                    let mut kept = kept.try_borrow_mut().ok()?;
-                    let had = kept.len();
-                    kept.try_reserve_exact(most.saturating_sub(had)).ok()?;
-                    kept.resize(had.max(most), 0.0);
-                    let start = kept.as_ptr().align_offset(LINE).min(most - len);
-                    Some(call(&mut kept[start..][..len]))
-                };
-                KEPT.try_with(call).ok().flatten()
+            fn maps(table: &Log2Table) -> &Log2Maps<Self> {
+                &table.$maps
             }
 
             #[inline(always)]
@@ -116,52 +75,40 @@ macro_rules! float {
                 isa: I,
                 x: I::$vector,
                 slope: Self,
-                ends: [Self; 2],
+                clamp: [Self; 2],
                 whole: Self,
             ) -> I::$vector {
-                super::exp2::$type(isa, x, slope, ends, whole)
+                super::exp2::$type(isa, x, slope, clamp, whole)
             }
         }
 
         impl Lane for $type {
-            type Wide = $type;
-
-            fn sum_rows(walk: &Walk<'_>, rows: Rows<'_, Self>) -> f64 {
-                walk.rows(rows)
+            #[inline(always)]
+            fn widen<I: Isa>(isa: I, from: &[Self]) -> I::$vector {
+                I::$vector::load(isa, from)
             }
 
             #[inline(always)]
-            fn widen_lanes<I: Isa, const L: usize>(isa: I, x: [Self; L]) -> I::$vector {
-                I::$vector::load(isa, x)
-            }
-
-            #[inline(always)]
-            fn narrow_lanes<I: Isa, const L: usize>(_: I, x: I::$vector) -> [Self; L] {
-                x.store()
+            fn narrow<I: Isa>(_: I, x: I::$vector, to: &mut [Self]) {
+                x.store(to);
             }
         }
     };
 }
-float!(f32, Single, single);
-float!(f64, Double, double);
+float!(f32, Single, single, SINGLE);
+float!(f64, Double, double, DOUBLE);
 
 macro_rules! half {
     ($type:ident, $widen:ident, $narrow:ident) => {
         impl Lane for $type {
-            type Wide = f32;
-
-            fn sum_rows(walk: &Walk<'_>, rows: Rows<'_, Self>) -> f64 {
-                walk.rows(rows)
+            #[inline(always)]
+            fn widen<I: Isa>(isa: I, from: &[Self]) -> I::Single {
+                isa.$widen(from)
             }
 
             #[inline(always)]
-            fn widen_lanes<I: Isa, const L: usize>(isa: I, x: [Self; L]) -> I::Single {
-                isa.$widen(x)
-            }
-
-            #[inline(always)]
-            fn narrow_lanes<I: Isa, const L: usize>(isa: I, x: I::Single) -> [Self; L] {
-                isa.$narrow(x)
+            fn narrow<I: Isa>(isa: I, x: I::Single, to: &mut [Self]) {
+                isa.$narrow(x, to);
             }
         }
     };

@@ -1,23 +1,29 @@
+//! A loss bound to a context: what its calls check before they launch.
+
 use std::sync::Arc;
 
-use cudarc::driver::{
-    CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop, sys,
-};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, sys};
 
 use super::abi::AlaParams;
+use super::call::{Options, Outputs};
+use super::element::{CudaElement, CudaLabel};
 use super::error::{CudaError, driver};
-use super::kernels::{self, ElementType, Kernels, MOST_CLASSES};
+use super::guards::{Guards, address_of};
+use super::launch::{self, Constants, OwnAddresses, RawStep};
+use super::module::{self, ElementType, Kernels};
+use super::pack;
 #[cfg(feature = "instruments")]
-use super::launch::Batch;
-use super::launch::{self, Constants, LaunchShape, OwnAddresses, RawStep, RawUpstream};
-use super::step::{CudaElement, CudaLabel, Inputs, Outputs, Upstream};
-use super::table;
+use super::plan::Batch;
+use super::plan::LaunchShape;
+use super::tiers::MOST_CLASSES;
 use super::workspace::{BLOCKS, ROW_LOSSES, Workspace};
+use crate::call::Upstream;
 use crate::error::{Error, check_parameter};
-use crate::loss::{Loss, Reduction};
+use crate::loss::Loss;
+use crate::reduction::Reduction;
 use crate::shape::{check_length, check_rows};
 
-/// A [`Loss`] bound to a CUDA context: kernels loaded, table uploaded. `Send + Sync`; made by [`Loss::cuda`].
+/// A [`Loss`] bound to a CUDA context: kernels loaded, table uploaded. `Send + Sync`; made by [`Loss::bind`].
 #[derive(Debug)]
 pub struct CudaLoss {
     loss: Loss,
@@ -40,7 +46,7 @@ impl Loss {
     /// # Errors
     /// [`CudaError::NoDriver`], [`CudaError::NotBuilt`], [`CudaError::TooManyClasses`], [`CudaError::Driver`];
     /// [`Error::Parameter`] where a class weight is neither 0 nor from `1e-20` to `1e20`.
-    pub fn cuda(&self, context: &Arc<CudaContext>) -> Result<CudaLoss, Error> {
+    pub fn bind(&self, context: &Arc<CudaContext>) -> Result<CudaLoss, Error> {
         if u32::try_from(self.classes()).map_or(true, |classes| classes > MOST_CLASSES) {
             return Err(CudaError::TooManyClasses {
                 classes: self.classes(),
@@ -56,8 +62,8 @@ impl Loss {
                 |weight| weight == 0.0 || (1e-20..=1e20).contains(&weight),
             )?;
         }
-        let packed = table::pack(self.table());
-        let kernels = kernels::load(context, !packed.others.is_empty())?;
+        let packed = pack::pack(self.table());
+        let kernels = module::load(context, !packed.others.is_empty())?;
         let stream = context.new_stream().map_err(driver("cuStreamCreate"))?;
         let upload = |bytes: &[u8]| {
             stream
@@ -95,33 +101,9 @@ impl Loss {
     }
 }
 
-/// A slice's address, for calls that no guard follows.
-pub(super) fn address_of(slice: &CudaSlice<u8>, stream: &CudaStream) -> u64 {
-    slice.device_ptr(stream).0
-}
-
 fn bytes_of<T: Copy>(entries: &[T]) -> &[u8] {
     // SAFETY: the table's entries are `f32` or `f64` alone, without padding, and u8 has no alignment.
     unsafe { std::slice::from_raw_parts(entries.as_ptr().cast(), size_of_val(entries)) }
-}
-
-/// The most buffers that a step has.
-const MOST_BUFFERS: usize = 11;
-
-/// Keeps cudarc's guards until the launch is enqueued; they then record that their buffers are in use.
-/// No heap: the launch path allocates nothing.
-#[derive(Default)]
-struct Guards<'a> {
-    kept: [Option<SyncOnDrop<'a>>; MOST_BUFFERS],
-    used: usize,
-}
-
-impl<'a> Guards<'a> {
-    fn keep(&mut self, (address, guard): (sys::CUdeviceptr, SyncOnDrop<'a>)) -> u64 {
-        self.kept[self.used] = Some(guard);
-        self.used += 1;
-        address
-    }
 }
 
 impl CudaLoss {
@@ -162,111 +144,66 @@ impl CudaLoss {
         Workspace::new(stream, &self.loss, memory)
     }
 
-    /// Enqueues loss and gradient on `stream`. Allocates no device memory and waits for nothing.
+    /// Enqueues loss and gradient of logits `[N, C]` on `stream`; `N` is the number of labels. Allocates no device memory and
+    /// waits for nothing.
+    ///
+    /// **The margin losses take cosines that are not yet scaled**, as everywhere in this crate.
     ///
     /// # Errors
-    /// Those of [`Loss::cpu_into`] but for labels, which [`Workspace::read`] reports; and
+    /// Those of [`Loss::evaluate_into`] but for labels, which [`Workspace::read`] reports; and
     /// [`CudaError::WorkspaceTooSmall`], [`CudaError::OtherContext`], [`CudaError::Driver`]. Nothing is launched then.
     pub fn launch<T: CudaElement, L: CudaLabel>(
         &self,
         stream: &Arc<CudaStream>,
-        inputs: Inputs<'_, T, L>,
+        logits: &impl DevicePtr<T>,
+        labels: &impl DevicePtr<L>,
+        options: &Options<'_>,
         outputs: Outputs<'_, T>,
         workspace: &mut Workspace,
     ) -> Result<(), Error> {
-        let Some(logits) = inputs.logits else {
-            return Err(Error::Length {
-                name: "logits",
-                got: 0,
-                expected: inputs.labels.len() * self.loss.classes(),
-            });
-        };
+        let logits = Logits::Read(logits);
         self.enqueue(
             stream,
-            Logits::Read(logits),
-            inputs,
+            logits,
+            labels,
+            options,
             outputs,
             workspace,
-            None,
+            |parameters| {
+                // SAFETY: every buffer was checked, lives in this context, and is kept in order by its guard.
+                unsafe { self.launch_fused::<T>(stream.cu_stream(), parameters) }
+            },
         )
     }
 
     /// [`launch`](Self::launch), the gradient written **over the logits**.
     ///
     /// # Errors
-    /// As [`launch`](Self::launch), [`Error::GradientBufferInPlace`] where `outputs` has a gradient buffer, and
-    /// [`Error::Misplaced`] where `inputs` has logits.
+    /// As [`launch`](Self::launch), and [`Error::GradientBufferInPlace`] where `outputs` has a gradient buffer.
     pub fn launch_in_place<T: CudaElement, L: CudaLabel>(
         &self,
         stream: &Arc<CudaStream>,
         logits: &mut impl DevicePtrMut<T>,
-        inputs: Inputs<'_, T, L>,
+        labels: &impl DevicePtr<L>,
+        options: &Options<'_>,
         outputs: Outputs<'_, T>,
         workspace: &mut Workspace,
     ) -> Result<(), Error> {
         if outputs.gradient.is_some() {
             return Err(Error::GradientBufferInPlace);
         }
-        if inputs.logits.is_some() {
-            return Err(Error::Misplaced {
-                given: "logits in `Inputs`",
-                instead: "an in-place launch takes them by themselves: use `Inputs::in_place`",
-            });
-        }
+        let logits = Logits::Over(logits);
         self.enqueue(
             stream,
-            Logits::Over(logits),
-            inputs,
+            logits,
+            labels,
+            options,
             outputs,
             workspace,
-            None,
-        )
-    }
-
-    /// The same result by the unfused baseline, one kernel an operation: what benchmarks compare with. Rows whose logits are so
-    /// large that `f32` cannot tell their exponents apart are beyond it.
-    /// `scratch` holds at least `N C + 2 N` numbers.
-    ///
-    /// # Errors
-    /// As [`launch`](Self::launch).
-    pub fn launch_unfused<T: CudaElement, L: CudaLabel>(
-        &self,
-        stream: &Arc<CudaStream>,
-        inputs: Inputs<'_, T, L>,
-        outputs: Outputs<'_, T>,
-        workspace: &mut Workspace,
-        scratch: &mut CudaSlice<f32>,
-    ) -> Result<(), Error> {
-        let (rows, classes) = (inputs.labels.len(), self.loss.classes());
-        let expected = rows
-            .checked_mul(classes)
-            .and_then(|n| n.checked_add(2 * rows))
-            .ok_or(Error::ShapeOverflow {
-                rows,
-                stride: classes,
-            })?;
-        if scratch.len() < expected {
-            return Err(Error::Length {
-                name: "scratch",
-                got: scratch.len(),
-                expected,
-            });
-        }
-        let Some(logits) = inputs.logits else {
-            return Err(Error::Length {
-                name: "logits",
-                got: 0,
-                expected: rows * classes,
-            });
-        };
-        self.check_context("scratch", scratch)?;
-        self.enqueue(
-            stream,
-            Logits::Read(logits),
-            inputs,
-            outputs,
-            workspace,
-            Some(scratch),
+            |parameters| {
+                // SAFETY: every buffer was checked, lives in this context, and is kept in order by its guard.
+                unsafe { self.launch_fused::<T>(stream.cu_stream(), parameters) }
+            },
         )
     }
 
@@ -300,9 +237,9 @@ impl CudaLoss {
             }
         }
         let (upstream, per_row) = match step.upstream {
-            RawUpstream::One => (None, false),
-            RawUpstream::Scalar(address) => (Some(address), false),
-            RawUpstream::PerRow(address) => (Some(address), true),
+            Upstream::One => (None, false),
+            Upstream::Scalar(address) => (Some(address), false),
+            Upstream::PerRow(address) => (Some(address), true),
         };
         self.check_upstream(per_row)?;
         let element = align_of::<T>() as u64;
@@ -327,7 +264,7 @@ impl CudaLoss {
             }
         }
         check_capacity(workspace, step.rows)?;
-        self.bind()?;
+        self.make_current()?;
         // The caller keeps the loss and the workspace alive, so no event needs to be recorded for them.
         let own = OwnAddresses {
             targets: self.targets_address,
@@ -339,31 +276,51 @@ impl CudaLoss {
         };
         let parameters = launch::parameters(&self.loss, self.constants, own, step, L::TYPE);
         // SAFETY: the caller's promise; the context was made current above.
+        unsafe { self.launch_fused::<T>(stream, &parameters)? };
+        Ok(())
+    }
+
+    /// # Safety
+    /// As [`launch::fused`].
+    unsafe fn launch_fused<T: CudaElement>(
+        &self,
+        stream: sys::CUstream,
+        parameters: &AlaParams,
+    ) -> Result<(), CudaError> {
+        let element_bytes = size_of::<T>() as u64;
+        let kernels = self.kernels_of(T::TYPE.0);
+        // SAFETY: the caller's promise.
         unsafe {
             launch::fused(
-                self.kernels_of(T::TYPE.0),
+                kernels,
                 stream,
-                &parameters,
-                size_of::<T>() as u64,
+                parameters,
+                element_bytes,
                 self.launch_shape,
             )
         }
     }
 
-    fn enqueue<T: CudaElement, L: CudaLabel>(
+    /// Checks everything, then has `run` launch kernels with the step's parameters, all buffers in order.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "those of the calls, and what is launched"
+    )]
+    pub(super) fn enqueue<T: CudaElement, L: CudaLabel>(
         &self,
         stream: &Arc<CudaStream>,
         logits: Logits<'_, T>,
-        inputs: Inputs<'_, T, L>,
+        labels: &dyn DevicePtr<L>,
+        options: &Options<'_>,
         outputs: Outputs<'_, T>,
         workspace: &mut Workspace,
-        scratch: Option<&mut CudaSlice<f32>>,
+        run: impl FnOnce(&AlaParams) -> Result<(), CudaError>,
     ) -> Result<(), Error> {
-        let (rows, classes) = (inputs.labels.len(), self.loss.classes());
+        let (rows, classes) = (labels.len(), self.loss.classes());
         let (length, owner) = logits.shape();
-        let logits_stride = check_rows("logits", length, rows, classes, inputs.stride)?;
+        let logits_stride = check_rows("logits", length, rows, classes, options.stride)?;
         self.check_owner("logits", owner)?;
-        self.check_owner("labels", inputs.labels.stream())?;
+        self.check_owner("labels", labels.stream())?;
         self.check_stream(stream)?;
         let mut gradient_stride = logits_stride;
         if let Some(gradient) = &outputs.gradient {
@@ -384,21 +341,21 @@ impl CudaLoss {
             check_length("hits", Some(hits.len()), rows)?;
             self.check_owner("hits", hits.stream())?;
         }
-        match &inputs.upstream {
-            Some(Upstream::Scalar(upstream)) => {
+        match &options.upstream {
+            Upstream::Scalar(upstream) => {
                 check_length("upstream gradient", Some(upstream.len()), 1)?;
                 self.check_owner("upstream gradient", upstream.stream())?;
             }
-            Some(Upstream::PerRow(upstream)) => {
+            Upstream::PerRow(upstream) => {
                 self.check_upstream(true)?;
                 check_length("upstream gradient", Some(upstream.len()), rows)?;
                 self.check_owner("upstream gradient", upstream.stream())?;
             }
-            None => {}
+            Upstream::One => {}
         }
         check_capacity(workspace, rows)?;
         self.check_context("workspace", &workspace.memory)?;
-        self.bind()?;
+        self.make_current()?;
 
         // The guards record what the launch reads and writes when they are dropped, after it.
         let mut guards = Guards::default();
@@ -406,12 +363,12 @@ impl CudaLoss {
             Logits::Read(logits) => (guards.keep(logits.device_ptr(stream)), false),
             Logits::Over(logits) => (guards.keep(logits.device_ptr_mut(stream)), true),
         };
-        let upstream = match inputs.upstream {
-            None => RawUpstream::One,
-            Some(Upstream::Scalar(u)) => RawUpstream::Scalar(guards.keep(u.device_ptr(stream))),
-            Some(Upstream::PerRow(u)) => RawUpstream::PerRow(guards.keep(u.device_ptr(stream))),
+        let upstream = match options.upstream {
+            Upstream::One => Upstream::One,
+            Upstream::Scalar(u) => Upstream::Scalar(guards.keep(u.device_ptr(stream))),
+            Upstream::PerRow(u) => Upstream::PerRow(guards.keep(u.device_ptr(stream))),
         };
-        let labels = guards.keep(inputs.labels.device_ptr(stream));
+        let labels = guards.keep(labels.device_ptr(stream));
         let targets = guards.keep(self.targets.device_ptr(stream));
         let others = match &self.others {
             Some(others) => guards.keep(others.device_ptr(stream)),
@@ -439,7 +396,7 @@ impl CudaLoss {
             row_losses,
             hits,
             upstream,
-            gradient_scale: inputs.gradient_scale,
+            gradient_scale: options.gradient_scale,
         };
         let own = OwnAddresses {
             targets,
@@ -449,31 +406,18 @@ impl CudaLoss {
             blocks: state + BLOCKS as u64,
             row_losses: state + ROW_LOSSES as u64,
         };
-        let mut parameters: AlaParams =
-            launch::parameters(&self.loss, self.constants, own, &step, L::TYPE);
-        let kernels = self.kernels_of(T::TYPE.0);
-        match scratch {
-            // SAFETY: every buffer was checked above, lives in this context, and is kept in order by its guard.
-            None => unsafe {
-                launch::fused(
-                    kernels,
-                    stream.cu_stream(),
-                    &parameters,
-                    size_of::<T>() as u64,
-                    self.launch_shape,
-                )
-            },
-            Some(scratch) => {
-                parameters.scratch = guards.keep(scratch.device_ptr_mut(stream));
-                parameters.row_scratch = parameters.scratch + 4 * (rows * classes) as u64;
-                // SAFETY: as above; the scratch was checked by the caller, and no gradient is in place here.
-                unsafe { launch::unfused(kernels, stream.cu_stream(), &parameters) }
-            }
-        }
+        let parameters = launch::parameters(&self.loss, self.constants, own, &step, L::TYPE);
+        Ok(run(&parameters)?)
     }
 
     pub(super) fn kernels_of(&self, element: ElementType) -> &Kernels {
         &self.kernels[element as usize]
+    }
+
+    /// Whether each class has a map of its own.
+    #[cfg(feature = "instruments")]
+    pub(super) fn is_per_class(&self) -> bool {
+        self.others.is_some()
     }
 
     /// A batch of contiguous rows.
@@ -487,13 +431,17 @@ impl CudaLoss {
         }
     }
 
-    fn bind(&self) -> Result<(), Error> {
+    fn make_current(&self) -> Result<(), CudaError> {
         self.context
             .bind_to_thread()
             .map_err(driver("cuCtxSetCurrent"))
     }
 
-    fn check_context<T>(&self, buffer: &'static str, slice: &CudaSlice<T>) -> Result<(), Error> {
+    pub(super) fn check_context<T>(
+        &self,
+        buffer: &'static str,
+        slice: &CudaSlice<T>,
+    ) -> Result<(), Error> {
         self.check_owner(buffer, slice.stream())
     }
 
@@ -530,7 +478,7 @@ fn check_capacity(workspace: &Workspace, rows: usize) -> Result<(), Error> {
 }
 
 /// The logits, and whether the gradient goes over them.
-enum Logits<'a, T> {
+pub(super) enum Logits<'a, T> {
     Read(&'a dyn DevicePtr<T>),
     Over(&'a mut dyn DevicePtrMut<T>),
 }

@@ -1,3 +1,5 @@
+//! What can go wrong between the crate and a CUDA device.
+
 use cudarc::driver::DriverError;
 use thiserror::Error as ThisError;
 
@@ -77,27 +79,11 @@ pub enum CudaError {
     },
 }
 
-/// cudarc's error as this crate's, by its number alone: cudarc's own calls the driver when it is formatted, and
-/// panics where there is none.
-///
-/// ```
-/// use ala_loss::{Error, cuda};
-/// use cudarc::driver::{DriverError, sys::CUresult};
-///
-/// let error = cuda::driver_error(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY));
-/// assert_eq!(error.to_string(), "a driver call failed with CUresult 2");
-/// ```
-pub fn driver_error(error: DriverError) -> crate::Error {
-    driver("a driver call")(error)
-}
-
-/// [`driver_error`], saying what was being done.
-pub(super) fn driver(call: &'static str) -> impl Fn(DriverError) -> crate::Error {
-    move |error| {
-        CudaError::Driver {
-            call,
-            code: error.0 as u32,
-        }
-        .into()
+/// A failed driver call, by its number alone, saying what was being done: cudarc's own error calls the driver when it is
+/// formatted, and panics where there is none.
+pub(super) fn driver(call: &'static str) -> impl Fn(DriverError) -> CudaError {
+    move |error| CudaError::Driver {
+        call,
+        code: error.0 as u32,
     }
 }

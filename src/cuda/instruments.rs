@@ -4,16 +4,22 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, sys};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, sys};
 
-use super::bound::CudaLoss;
+use super::abi::AlaParams;
+use super::bound::{CudaLoss, Logits};
+use super::call::{Options, Outputs};
+use super::element::{CudaElement, CudaLabel};
 use super::error::{CudaError, driver};
-use super::kernels::{self, DeviceShape, Kernel};
-use super::launch::{self, Shape};
-use super::step::CudaElement;
-use crate::Error;
+use super::launch;
+use super::module::{self, DeviceLimits, Kernel};
+use super::plan::{self, Grid};
+use super::workspace::Workspace;
+use crate::error::Error;
 
-pub use super::launch::LaunchShape;
+pub use super::plan::LaunchShape;
+pub use super::ptxas::ptxas_report;
+pub use super::tiers::{RowRequirement, TIERS, Tier};
 
 /// What build.rs compiled of `kernels/instruments.cu`, if it found nvcc.
 #[cfg(ala_kernels)]
@@ -31,12 +37,28 @@ const EACH: u64 = 4;
 #[derive(Debug, Clone)]
 pub struct Instruments {
     context: Arc<CudaContext>,
-    device: DeviceShape,
+    device: DeviceLimits,
     empty: Kernel,
     copy1: Kernel,
     copy4: Kernel,
     read: Kernel,
+    unfused: Vec<Unfused>,
 }
+
+/// The kernels of the unfused baseline for one element type and one map, in the order of their launches.
+type Unfused = [Kernel; STEPS.len()];
+
+/// Its steps; those marked have an element type and a map.
+const STEPS: [(&str, bool); 8] = [
+    ("scale", true),
+    ("margin", true),
+    ("max", false),
+    ("exponentiate", true),
+    ("sum", false),
+    ("loss", true),
+    ("gradient", true),
+    ("reduce", false),
+];
 
 impl Instruments {
     /// Loads them. The module stays loaded for as long as the context lives.
@@ -44,15 +66,97 @@ impl Instruments {
     /// # Errors
     /// [`CudaError::NotBuilt`], [`CudaError::Driver`].
     pub fn load(context: &Arc<CudaContext>) -> Result<Self, Error> {
-        let find = kernels::load_module(context, FATBIN)?;
+        let find = module::load_module(context, FATBIN)?;
         Ok(Self {
             context: Arc::clone(context),
-            device: DeviceShape::of(context)?,
+            device: DeviceLimits::of(context)?,
             empty: find("ala_empty".into())?,
             copy1: find("ala_copy1".into())?,
             copy4: find("ala_copy4".into())?,
             read: find("ala_read".into())?,
+            unfused: unfused(module::load_module(context, module::FATBIN)?)?,
         })
+    }
+
+    /// The same result as [`CudaLoss::launch`] by the unfused baseline, one kernel an operation: what benchmarks compare with.
+    /// Rows whose logits are so large that `f32` cannot tell their exponents apart are beyond it. `scratch` holds at least
+    /// `N C + 2 N` numbers.
+    ///
+    /// # Errors
+    /// As [`CudaLoss::launch`], and [`Error::Length`] where `scratch` is too short.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "those of `launch`, the loss and the scratch"
+    )]
+    pub fn unfused<T: CudaElement, L: CudaLabel>(
+        &self,
+        loss: &CudaLoss,
+        stream: &Arc<CudaStream>,
+        logits: &impl DevicePtr<T>,
+        labels: &impl DevicePtr<L>,
+        options: &Options<'_>,
+        outputs: Outputs<'_, T>,
+        workspace: &mut Workspace,
+        scratch: &mut CudaSlice<f32>,
+    ) -> Result<(), Error> {
+        let (rows, classes) = (labels.len(), loss.loss().classes());
+        let expected = rows
+            .checked_mul(classes)
+            .and_then(|n| n.checked_add(2 * rows))
+            .ok_or(Error::ShapeOverflow {
+                rows,
+                stride: classes,
+            })?;
+        if scratch.len() < expected {
+            return Err(Error::Length {
+                name: "scratch",
+                got: scratch.len(),
+                expected,
+            });
+        }
+        loss.check_context("scratch", scratch)?;
+        let (values, _guard) = scratch.device_ptr_mut(stream);
+        let kernels = &self.unfused
+            [T::TYPE.0 as usize * module::MAPS.len() + usize::from(loss.is_per_class())];
+        let logits = Logits::Read(logits);
+        loss.enqueue(
+            stream,
+            logits,
+            labels,
+            options,
+            outputs,
+            workspace,
+            |step| {
+                let parameters = AlaParams {
+                    scratch: values,
+                    row_scratch: values + 4 * (rows * classes) as u64,
+                    ..*step
+                };
+                let stream = stream.cu_stream();
+                // SAFETY: every buffer was checked, lives in this context, and is kept in order by its guard; the gradient is
+                // not the logits.
+                unsafe { launch::count(loss.kernels_of(T::TYPE.0), stream, &parameters)? };
+                for (&kernel, (step, _)) in kernels.iter().zip(STEPS) {
+                    let blocks = match step {
+                        "reduce" => 1,
+                        "gradient" if parameters.gradient == 0 => continue,
+                        _ => self.blocks(rows),
+                    };
+                    // SAFETY: as above.
+                    unsafe {
+                        launch::launch_with(kernel, Grid::plain(blocks), stream, &parameters)?
+                    };
+                }
+                Ok(())
+            },
+        )
+    }
+
+    /// Blocks of the unfused baseline, which loops over what is left.
+    fn blocks(&self, rows: usize) -> u32 {
+        const WAVES: u32 = 8;
+        let most = self.device.multiprocessors.saturating_mul(WAVES);
+        u32::try_from(rows).unwrap_or(u32::MAX).clamp(1, most)
     }
 
     /// Enqueues a kernel of one block that does nothing.
@@ -148,14 +252,33 @@ impl Instruments {
         self.context
             .bind_to_thread()
             .map_err(driver("cuCtxSetCurrent"))?;
-        let shape = Shape {
+        let grid = Grid {
             blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
             threads: THREADS,
             shared: 0,
         };
         // SAFETY: the caller's promise; the context was made current above.
-        unsafe { launch::launch(kernel, shape, stream, arguments, false) }
+        unsafe { launch::launch(kernel, grid, stream, arguments, false)? };
+        Ok(())
     }
+}
+
+/// The baseline's kernels by element type, then map.
+fn unfused(find: impl Fn(String) -> Result<Kernel, CudaError>) -> Result<Vec<Unfused>, CudaError> {
+    let mut all = Vec::new();
+    for element in module::ELEMENTS {
+        for map in module::MAPS {
+            let mut kernels = Vec::new();
+            for (step, typed) in STEPS {
+                kernels.push(find(match typed {
+                    true => format!("ala_unfused_{step}_{element}_{map}"),
+                    false => format!("ala_unfused_{step}"),
+                })?);
+            }
+            all.extend(Unfused::try_from(kernels));
+        }
+    }
+    Ok(all)
 }
 
 fn argument<T>(value: &mut T) -> *mut c_void {
@@ -168,17 +291,18 @@ impl CudaLoss {
     /// # Errors
     /// [`CudaError::TooManyClasses`].
     pub fn launch_shape<T: CudaElement>(&self, rows: usize) -> Result<LaunchShape, Error> {
-        launch::shape_of(
-            self.kernels_of(T::TYPE.0),
+        let kernels = self.kernels_of(T::TYPE.0);
+        Ok(plan::shape_of(
+            kernels,
             &self.batch(rows),
             size_of::<T>() as u64,
-        )
+        )?)
     }
 
     /// Every shape in which such a step could be launched: each kernel that takes its rows, with whole and smaller blocks,
     /// from one block a multiprocessor on, and with each number of blocks that may share a row.
     pub fn launch_shapes<T: CudaElement>(&self, rows: usize) -> Vec<LaunchShape> {
-        launch::shapes_of(
+        plan::shapes_of(
             self.kernels_of(T::TYPE.0),
             &self.batch(rows),
             size_of::<T>() as u64,

@@ -1,26 +1,27 @@
 //! The loss on an NVIDIA GPU, through cudarc (feature `cuda`).
 //!
-//! [`Loss::cuda`](crate::Loss::cuda) binds a loss to a context: the kernels are loaded once a context, the class table is uploaded
+//! [`Loss::bind`](crate::Loss::bind) binds a loss to a context: the kernels are loaded once a context, the class table is uploaded
 //! once. [`CudaLoss::launch`] then enqueues loss **and** gradient on the caller's stream: one kernel, or two where a
 //! mean must count its rows first (ignore label or class weights). It allocates nothing, waits for nothing and uses
 //! no other stream, so it can be captured into a CUDA graph. [`Workspace::read`] is the explicit call that waits
 //! and hands out the result; a label out of range surfaces there as the CPU's error.
 //!
 //! ```no_run
-//! use ala_loss::cuda::{self, Inputs, Outputs};
+//! use ala_loss::cuda::{self, Options, Outputs};
 //! use ala_loss::{ClassCounts, Loss, Objective};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let context = cuda::context(0)?; // an Err, not a panic, where there is no driver
 //! let stream = context.new_stream()?;
 //! let loss = Loss::builder(Objective::ala(), &ClassCounts::new([500, 50, 5])?).build()?;
-//! let loss = loss.cuda(&context)?;
+//! let loss = loss.bind(&context)?;
 //!
 //! let cosines = stream.clone_htod(&[0.8f32, 0.1, -0.3, 0.2, 0.4, 0.1])?; // [N = 2, C = 3], not yet scaled
 //! let labels = stream.clone_htod(&[0i64, 2])?;
 //! let mut gradient = stream.alloc_zeros::<f32>(6)?;
 //! let mut workspace = loss.workspace(&stream, 2)?;
-//! loss.launch(&stream, Inputs::new(&cosines, &labels), Outputs::new().gradient(&mut gradient), &mut workspace)?;
+//! let outputs = Outputs::new().gradient(&mut gradient);
+//! loss.launch(&stream, &cosines, &labels, &Options::new(), outputs, &mut workspace)?;
 //! println!("{}", workspace.read(&stream)?.loss);
 //! # Ok(())
 //! # }
@@ -33,29 +34,34 @@
 #[rustfmt::skip]
 mod abi;
 mod bound;
-mod error;
+mod call;
+mod element;
+pub(crate) mod error;
+mod guards;
 #[cfg(feature = "instruments")]
 pub mod instruments;
-mod kernels;
 mod launch;
+mod module;
+mod pack;
+mod plan;
+#[cfg(feature = "instruments")]
 mod ptxas;
-mod step;
-mod table;
+mod tiers;
 mod workspace;
 
+pub use crate::call::Upstream;
 pub use bound::CudaLoss;
-pub use error::{CudaError, driver_error};
-pub use kernels::{RowsTaken, TIERS, Tier};
-pub use launch::{RawStep, RawUpstream};
-pub use ptxas::ptxas_report;
-pub use step::{CudaElement, CudaLabel, Inputs, Outputs};
+pub use call::{Options, Outputs};
+pub use element::{CudaElement, CudaLabel};
+pub use error::CudaError;
+pub use launch::RawStep;
 pub use workspace::Workspace;
 
 use std::sync::Arc;
 
-use cudarc::driver::CudaContext;
+use cudarc::driver::{CudaContext, DriverError};
 
-use crate::Error;
+use crate::error::Error;
 
 #[cfg(windows)]
 const DRIVER: &str = "nvcuda.dll";
@@ -105,5 +111,19 @@ pub fn probe_driver() -> Result<(), Error> {
 /// ```
 pub fn context(ordinal: usize) -> Result<Arc<CudaContext>, Error> {
     probe_driver()?;
-    CudaContext::new(ordinal).map_err(error::driver("opening the device"))
+    Ok(CudaContext::new(ordinal).map_err(error::driver("opening the device"))?)
+}
+
+/// cudarc's error as this crate's, by its number alone: cudarc's own calls the driver when it is formatted, and
+/// panics where there is none.
+///
+/// ```
+/// use ala_loss::{Error, cuda};
+/// use cudarc::driver::{DriverError, sys::CUresult};
+///
+/// let error = cuda::driver_error(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY));
+/// assert_eq!(error.to_string(), "a driver call failed with CUresult 2");
+/// ```
+pub fn driver_error(error: DriverError) -> Error {
+    error::driver("a driver call")(error).into()
 }

@@ -1,8 +1,10 @@
+//! What the compiler said of the kernels.
+
 /// What `ptxas -v` said of each kernel on each architecture when this crate was compiled: registers, spills, static
 /// shared memory. `None` where the build found no nvcc.
 ///
 /// ```
-/// if let Some(report) = ala_loss::cuda::ptxas_report() {
+/// if let Some(report) = ala_loss::cuda::instruments::ptxas_report() {
 ///     assert!(report.contains("bytes spill stores"));
 /// }
 /// ```

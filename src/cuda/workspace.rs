@@ -1,11 +1,15 @@
+//! Device memory of a loss: its result, and what blocks tell one another.
+
 use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream};
 
 use super::abi::{ALA_NO_ROW, AlaBlocks, AlaState};
 use super::error::{CudaError, driver};
-use crate::outcome::Summary;
-use crate::{Error, Loss};
+use super::guards::address_of;
+use crate::call::Summary;
+use crate::error::Error;
+use crate::loss::Loss;
 
 /// Device memory that a launch needs besides the caller's buffers: the result, what blocks tell one another (256 KiB), and one
 /// `f32` for each row.
@@ -43,7 +47,7 @@ impl Workspace {
         memory: CudaSlice<u8>,
     ) -> Result<Self, Error> {
         let capacity = memory.len().saturating_sub(ROW_LOSSES) / size_of::<f32>();
-        let address = super::bound::address_of(&memory, stream);
+        let address = address_of(&memory, stream);
         if !address.is_multiple_of(ALIGNMENT) {
             return Err(CudaError::Address {
                 buffer: "workspace",
@@ -82,7 +86,8 @@ impl Workspace {
             })
             // Every stream may use it from here on, whether or not cudarc orders them.
             .and_then(|()| stream.synchronize())
-            .map_err(driver("preparing the workspace"))
+            .map_err(driver("preparing the workspace"))?;
+        Ok(())
     }
 
     /// The largest batch that it serves.

@@ -4,7 +4,7 @@
 
 use std::ops::RangeInclusive;
 
-use ala_loss::cuda::ptxas_report;
+use ala_loss::cuda::instruments::ptxas_report;
 use softcuda::client::Launch;
 use softcuda::occupancy::{Block, Sm};
 use softcuda::ptxas::{Usage, parse};

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use ala_loss::cuda::{self, CudaElement, CudaLabel, CudaLoss, Inputs, Outputs};
+use ala_loss::cuda::instruments::Instruments;
+use ala_loss::cuda::{self, CudaElement, CudaLabel, CudaLoss, Options, Outputs, Upstream};
 use ala_loss::{Error, Loss, Summary};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaView, DeviceRepr};
 use softcuda::client::SoftCuda;
@@ -15,6 +16,8 @@ pub struct Device {
     pub stream: Arc<CudaStream>,
     /// The driver in software, where it stands in for a GPU.
     pub soft: Option<SoftCuda>,
+    /// The kernels beside the loss's own.
+    pub instruments: &'static Instruments,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -22,6 +25,7 @@ pub struct Device {
 pub fn device() -> Device {
     static SOFT: OnceLock<Option<SoftCuda>> = OnceLock::new();
     static CONTEXT: OnceLock<Arc<CudaContext>> = OnceLock::new();
+    static INSTRUMENTS: OnceLock<Instruments> = OnceLock::new();
     let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let soft = *SOFT.get_or_init(|| {
         let required = std::env::var_os("ALA_REQUIRE_GPU").is_some_and(|value| value != "0");
@@ -38,11 +42,13 @@ pub fn device() -> Device {
     });
     let context = CONTEXT.get_or_init(|| cuda::context(0).expect("a GPU, or softcuda"));
     context.bind_to_thread().expect("the context is alive");
+    let instruments = INSTRUMENTS.get_or_init(|| Instruments::load(context).expect("they load"));
     let stream = context.new_stream().expect("a stream");
     Device {
         context: Arc::clone(context),
         stream,
         soft,
+        instruments,
         _turn: turn,
     }
 }
@@ -93,19 +99,16 @@ impl<T: CudaElement, L: CudaLabel> Step<T, L> {
 }
 
 impl<T: CudaElement, L: CudaLabel> Step<T, L> {
-    fn set<'a>(
-        &self,
-        inputs: Inputs<'a, T, L>,
-        upstream: Option<&'a CudaView<'a, f32>>,
-    ) -> Inputs<'a, T, L> {
-        let inputs = inputs
+    fn options<'a>(&self, upstream: Option<&'a CudaView<'a, f32>>) -> Options<'a> {
+        let upstream = match upstream {
+            Some(upstream) if self.per_row => Upstream::PerRow(upstream as _),
+            Some(upstream) => Upstream::Scalar(upstream as _),
+            None => Upstream::One,
+        };
+        Options::new()
             .stride(self.stride)
-            .gradient_scale(self.gradient_scale);
-        match upstream {
-            Some(upstream) if self.per_row => inputs.upstream_per_row(upstream),
-            Some(upstream) => inputs.upstream(upstream),
-            None => inputs,
-        }
+            .gradient_scale(self.gradient_scale)
+            .upstream(upstream)
     }
 }
 
@@ -139,7 +142,7 @@ impl Device {
     }
 
     pub fn bind(&self, loss: &Loss) -> CudaLoss {
-        loss.cuda(&self.context).expect("the loss binds")
+        loss.bind(&self.context).expect("the loss binds")
     }
 
     /// Runs a step with every output poisoned and checks that nothing but the rows was written.
@@ -191,17 +194,33 @@ impl Device {
             }
             if step.mode == Mode::InPlace {
                 let mut over = logits.slice_mut(span);
-                let inputs = step.set(Inputs::in_place(&labels), upstream.as_ref());
-                loss.launch_in_place(&self.stream, &mut over, inputs, outputs, &mut workspace)
+                let options = step.options(upstream.as_ref());
+                loss.launch_in_place(
+                    &self.stream,
+                    &mut over,
+                    &labels,
+                    &options,
+                    outputs,
+                    &mut workspace,
+                )
             } else {
-                let logits = logits.slice(span);
-                let inputs = step.set(Inputs::new(&logits, &labels), upstream.as_ref());
+                let (logits, options) = (logits.slice(span), step.options(upstream.as_ref()));
+                let (stream, workspace) = (&self.stream, &mut workspace);
                 if step.mode == Mode::Unfused {
                     let scratch = vec![POISON as f32; rows * classes + 2 * rows + 1];
                     let mut scratch = self.upload(&scratch);
-                    loss.launch_unfused(&self.stream, inputs, outputs, &mut workspace, &mut scratch)
+                    self.instruments.unfused(
+                        loss,
+                        stream,
+                        &logits,
+                        &labels,
+                        &options,
+                        outputs,
+                        workspace,
+                        &mut scratch,
+                    )
                 } else {
-                    loss.launch(&self.stream, inputs, outputs, &mut workspace)
+                    loss.launch(stream, &logits, &labels, &options, outputs, workspace)
                 }
             }
         };

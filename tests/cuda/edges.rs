@@ -1,6 +1,6 @@
 //! The table of edge semantics on the device, in every tier.
 
-use ala_loss::cuda::CudaElement;
+use ala_loss::cuda::{CudaElement, Options, Outputs};
 use ala_loss::{ClassCounts, Error, Loss, Objective, Reduction, reference};
 use cudarc::driver::DeviceRepr;
 use half::{bf16, f16};
@@ -102,12 +102,13 @@ fn the_first_bad_row_of_the_first_launch_is_reported_once() {
     let x = device.upload(&[0.5f32; 8]);
     let launch = |labels: [i32; 4], workspace: &mut _| {
         let labels = device.upload(&labels);
-        let inputs = ala_loss::cuda::Inputs::new(&x, &labels);
         bound
             .launch(
                 &device.stream,
-                inputs,
-                ala_loss::cuda::Outputs::new(),
+                &x,
+                &labels,
+                &Options::new(),
+                Outputs::new(),
                 workspace,
             )
             .expect("launches");

@@ -1,6 +1,6 @@
 //! What the host refuses before it launches anything.
 
-use ala_loss::cuda::{CudaError, Inputs, Outputs, RawStep, RawUpstream, Workspace};
+use ala_loss::cuda::{CudaError, Options, Outputs, RawStep, Upstream, Workspace};
 use ala_loss::{ClassCounts, Error, Loss, Objective, Reduction, reference};
 use cudarc::driver::DevicePtr;
 
@@ -32,7 +32,14 @@ fn wrong_shapes_are_errors_and_nothing_is_launched() {
     let y3 = device.upload(&[0i64, 1, 2]);
     let before = launches(&device);
 
-    let shape = loss.launch(stream, Inputs::new(&x, &y), Outputs::new(), &mut workspace);
+    let shape = loss.launch(
+        stream,
+        &x,
+        &y,
+        &Options::new(),
+        Outputs::new(),
+        &mut workspace,
+    );
     let expected = Error::LogitsShape {
         got: 8,
         expected: 6,
@@ -42,7 +49,9 @@ fn wrong_shapes_are_errors_and_nothing_is_launched() {
     assert_eq!(shape, Err(expected));
     let stride = loss.launch(
         stream,
-        Inputs::new(&x, &y).stride(2),
+        &x,
+        &y,
+        &Options::new().stride(2),
         Outputs::new(),
         &mut workspace,
     );
@@ -56,7 +65,9 @@ fn wrong_shapes_are_errors_and_nothing_is_launched() {
     ));
     let short = loss.launch(
         stream,
-        Inputs::new(&x, &y).stride(6),
+        &x,
+        &y,
+        &Options::new().stride(6),
         Outputs::new(),
         &mut workspace,
     );
@@ -68,16 +79,18 @@ fn wrong_shapes_are_errors_and_nothing_is_launched() {
             ..
         })
     ));
-    let huge = Inputs::new(&x, &y3).stride(usize::MAX / 2 + 1);
-    let huge = loss.launch(stream, huge, Outputs::new(), &mut workspace);
+    let huge = Options::new().stride(usize::MAX / 2 + 1);
+    let huge = loss.launch(stream, &x, &y3, &huge, Outputs::new(), &mut workspace);
     assert!(matches!(huge, Err(Error::ShapeOverflow { .. })));
 
     let mut small = device.upload(&[77.0f32; 5]);
     let mut one = device.upload(&[77u8]);
-    let ok = || Inputs::new(&x, &y).stride(4);
+    let ok = Options::new().stride(4);
     let gradient = loss.launch(
         stream,
-        ok(),
+        &x,
+        &y,
+        &ok,
         Outputs::new().gradient(&mut small),
         &mut workspace,
     );
@@ -91,7 +104,9 @@ fn wrong_shapes_are_errors_and_nothing_is_launched() {
     ));
     let losses = loss.launch(
         stream,
-        ok(),
+        &x,
+        &y,
+        &ok,
         Outputs::new().row_losses(&mut small),
         &mut workspace,
     );
@@ -103,7 +118,14 @@ fn wrong_shapes_are_errors_and_nothing_is_launched() {
             expected: 2
         })
     ));
-    let hits = loss.launch(stream, ok(), Outputs::new().hits(&mut one), &mut workspace);
+    let hits = loss.launch(
+        stream,
+        &x,
+        &y,
+        &ok,
+        Outputs::new().hits(&mut one),
+        &mut workspace,
+    );
     assert!(matches!(
         hits,
         Err(Error::Length {
@@ -115,12 +137,21 @@ fn wrong_shapes_are_errors_and_nothing_is_launched() {
     let each = device.upload(&[1.0f32, 2.0]);
     let upstream = loss.launch(
         stream,
-        ok().upstream_per_row(&each),
+        &x,
+        &y,
+        &ok.upstream(Upstream::PerRow(&each)),
         Outputs::new(),
         &mut workspace,
     );
     assert_eq!(upstream, Err(Error::UpstreamNeedsNoReduction("Mean")));
-    let scalar = loss.launch(stream, ok().upstream(&each), Outputs::new(), &mut workspace);
+    let scalar = loss.launch(
+        stream,
+        &x,
+        &y,
+        &ok.upstream(Upstream::Scalar(&each)),
+        Outputs::new(),
+        &mut workspace,
+    );
     assert!(matches!(
         scalar,
         Err(Error::Length {
@@ -131,7 +162,7 @@ fn wrong_shapes_are_errors_and_nothing_is_launched() {
     ));
 
     let mut few = loss.workspace(stream, 1).expect("a workspace");
-    let capacity = loss.launch(stream, ok(), Outputs::new(), &mut few);
+    let capacity = loss.launch(stream, &x, &y, &ok, Outputs::new(), &mut few);
     assert_eq!(
         capacity,
         Err(CudaError::WorkspaceTooSmall {
@@ -146,14 +177,12 @@ fn wrong_shapes_are_errors_and_nothing_is_launched() {
     let both = loss.launch_in_place(
         stream,
         &mut over,
-        Inputs::in_place(&y),
+        &y,
+        &Options::new(),
         outputs,
         &mut workspace,
     );
     assert_eq!(both, Err(Error::GradientBufferInPlace));
-    let (ignored, outputs) = (Inputs::new(&x, &y), Outputs::new());
-    let twice = loss.launch_in_place(stream, &mut over, ignored, outputs, &mut workspace);
-    assert!(matches!(twice, Err(Error::Misplaced { .. })), "{twice:?}");
     assert_eq!(launches(&device), before);
     assert_eq!(device.download(&small), [77.0; 5]);
 }
@@ -189,10 +218,16 @@ fn raw_addresses_give_the_same_and_are_checked() {
     let upstream = device.upload(&[2.0f32, -1.0]);
     let gradient = device.upload(&[77.0f32; 6]);
     let mut expected = device.upload(&[77.0f32; 6]);
-    let inputs = Inputs::new(&x, &y).upstream_per_row(&upstream);
     let outputs = Outputs::new().gradient(&mut expected);
-    loss.launch(stream, inputs, outputs, &mut workspace)
-        .expect("launches");
+    loss.launch(
+        stream,
+        &x,
+        &y,
+        &Options::new().upstream(Upstream::PerRow(&upstream)),
+        outputs,
+        &mut workspace,
+    )
+    .expect("launches");
 
     let (logits, _guard) = x.device_ptr(stream);
     let (labels, _guard) = y.device_ptr(stream);
@@ -207,7 +242,7 @@ fn raw_addresses_give_the_same_and_are_checked() {
         gradient_stride: 3,
         row_losses: None,
         hits: None,
-        upstream: RawUpstream::PerRow(each),
+        upstream: Upstream::PerRow(each),
         gradient_scale: 1.0,
     };
     // SAFETY: the slices above outlive the download below, which waits.
@@ -281,7 +316,7 @@ fn weights_that_f32_cannot_hold_are_refused() {
         let weighted = three(Reduction::Mean)
             .with_class_weights(&[1.0, weight, 1.0])
             .expect("held on the CPU");
-        let bound = weighted.cuda(&device.context).map(drop);
+        let bound = weighted.bind(&device.context).map(drop);
         let refused = matches!(
             bound,
             Err(Error::Parameter { name: "class weight on CUDA", value, .. }) if value == weight
@@ -322,8 +357,15 @@ fn a_bound_loss_is_shared_between_threads() {
         let run = || {
             let stream = device.context.new_stream().expect("a stream");
             let mut workspace = loss.workspace(&stream, 1).expect("a workspace");
-            loss.launch(&stream, Inputs::new(&x, &y), Outputs::new(), &mut workspace)
-                .expect("launches");
+            loss.launch(
+                &stream,
+                &x,
+                &y,
+                &Options::new(),
+                Outputs::new(),
+                &mut workspace,
+            )
+            .expect("launches");
             workspace.read(&stream).expect("no bad label").loss
         };
         let threads: Vec<_> = (0..3).map(|_| scope.spawn(run)).collect();

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use ala_loss::cuda::instruments::{Instruments, LaunchShape};
-use ala_loss::cuda::{CudaElement, CudaError, Inputs, Outputs, TIERS};
-use ala_loss::{Error, Loss, Objective};
+use ala_loss::cuda::instruments::{Instruments, LaunchShape, TIERS};
+use ala_loss::cuda::{CudaElement, CudaError, Options, Outputs};
+use ala_loss::{CpuElement, Error, Loss, Objective};
 use cudarc::driver::{DevicePtr, DevicePtrMut, DeviceRepr};
 use half::bf16;
 
@@ -15,7 +15,7 @@ use crate::problem;
 /// Every shape that is offered solves the batch, within the bounds of any step.
 #[test]
 fn every_launch_shape_gives_the_step() {
-    fn check<T: CudaElement + DeviceRepr + Default>(
+    fn check<T: CudaElement + CpuElement + DeviceRepr + Default>(
         device: &Device,
         objective: Objective,
         rows: usize,
@@ -117,7 +117,9 @@ fn a_launch_shape_that_does_not_fit_is_refused() {
         bound.set_launch_shape(Some(shape));
         let launched = bound.launch(
             &device.stream,
-            Inputs::new(&logits, &labels),
+            &logits,
+            &labels,
+            &Options::new(),
             Outputs::new(),
             &mut workspace,
         );
@@ -133,7 +135,9 @@ fn a_launch_shape_that_does_not_fit_is_refused() {
     bound
         .launch(
             &device.stream,
-            Inputs::new(&logits, &labels),
+            &logits,
+            &labels,
+            &Options::new(),
             outputs,
             &mut workspace,
         )

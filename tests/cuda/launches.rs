@@ -1,6 +1,6 @@
 //! What a step costs in driver calls: launches, and nothing that waits or allocates.
 
-use ala_loss::cuda::{Inputs, Outputs};
+use ala_loss::cuda::{Options, Outputs};
 use ala_loss::{ClassCounts, Loss, Objective, Reduction};
 use cudarc::driver::sys;
 
@@ -59,7 +59,14 @@ fn one_launch_a_step_and_two_with_a_counted_mean() {
         let launched = count("cuLaunchKernel");
         let outputs = Outputs::new().gradient(&mut gradient);
         bound
-            .launch(&device.stream, Inputs::new(&x, &y), outputs, &mut workspace)
+            .launch(
+                &device.stream,
+                &x,
+                &y,
+                &Options::new(),
+                outputs,
+                &mut workspace,
+            )
             .expect("launches");
         assert_eq!(
             count("cuLaunchKernel") - launched,
@@ -108,7 +115,9 @@ fn a_workspace_serves_launch_after_launch() {
             bound
                 .launch(
                     stream,
-                    Inputs::new(&logits, &labels),
+                    &logits,
+                    &labels,
+                    &Options::new(),
                     outputs,
                     &mut workspace,
                 )
@@ -145,7 +154,7 @@ fn a_step_can_be_captured_into_a_graph() {
         .expect("capture begins");
     let outputs = Outputs::new().gradient(&mut gradient);
     bound
-        .launch(stream, Inputs::new(&x, &y), outputs, &mut workspace)
+        .launch(stream, &x, &y, &Options::new(), outputs, &mut workspace)
         .expect("capturable");
     let graph = stream
         .end_capture(sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)
@@ -156,7 +165,7 @@ fn a_step_can_be_captured_into_a_graph() {
         stream.memcpy_htod(labels, &mut y).expect("a copy");
         graph.launch().expect("replays");
         let summary = workspace.read(stream).expect("no bad label");
-        let cpu = bound.loss().cpu(rows, labels).expect("valid");
+        let cpu = bound.loss().evaluate(rows, labels).expect("valid");
         assert!((summary.loss - cpu.loss).abs() <= problem::loss_bound(cpu.loss));
         assert_eq!(summary.counted_rows, cpu.counted_rows);
         for (got, exact) in device.download(&gradient).iter().zip(&cpu.gradient) {

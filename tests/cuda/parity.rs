@@ -1,7 +1,10 @@
 //! Every kernel against the `f64` reference and the CPU path, within the stated bounds, over every tier's borders.
 
-use ala_loss::cuda::{CudaElement, CudaLabel, CudaLoss, Inputs, Outputs, TIERS};
-use ala_loss::{ClassCounts, Loss, Objective, Options, Real, Reduction, Upstream, reference};
+use ala_loss::cuda::instruments::TIERS;
+use ala_loss::cuda::{self, CudaElement, CudaLabel, CudaLoss, Outputs};
+use ala_loss::{
+    ClassCounts, CpuElement, Loss, Objective, Options, Real, Reduction, Upstream, reference,
+};
 use cudarc::driver::DeviceRepr;
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -37,7 +40,7 @@ fn some_objectives(classes: usize) -> Vec<Objective> {
 /// Holds one step against the reference on the same rounded inputs, and against the CPU path.
 fn assert_step<T, L>(device: &Device, loss: &Loss, step: &Step<T, L>) -> Got<T>
 where
-    T: CudaElement + DeviceRepr + Default,
+    T: CudaElement + CpuElement + DeviceRepr + Default,
     L: CudaLabel + DeviceRepr + Default,
 {
     assert_bound(device, &device.bind(loss), step)
@@ -46,7 +49,7 @@ where
 /// The same for a loss that is bound already.
 pub fn assert_bound<T, L>(device: &Device, bound: &CudaLoss, step: &Step<T, L>) -> Got<T>
 where
-    T: CudaElement + DeviceRepr + Default,
+    T: CudaElement + CpuElement + DeviceRepr + Default,
     L: CudaLabel + DeviceRepr + Default,
 {
     let loss = bound.loss();
@@ -83,7 +86,7 @@ where
         (_, None) => Options::new(),
     };
     let cpu = loss
-        .cpu_with(&dense, &step.labels, &options.hits())
+        .evaluate_with(&dense, &step.labels, &options.hits())
         .unwrap_or_else(|error| panic!("{}: {error}", what()));
 
     let summary = got
@@ -130,7 +133,7 @@ where
     got
 }
 
-fn random<T: CudaElement>(
+fn random<T: CudaElement + CpuElement>(
     rng: &mut fastrand::Rng,
     rows: usize,
     classes: usize,
@@ -142,7 +145,11 @@ fn random<T: CudaElement>(
     )
 }
 
-fn every_class_count<T: CudaElement + DeviceRepr + Default>(mode: Mode, seed: u64, most: usize) {
+fn every_class_count<T: CudaElement + CpuElement + DeviceRepr + Default>(
+    mode: Mode,
+    seed: u64,
+    most: usize,
+) {
     let device = device();
     let mut rng = fastrand::Rng::with_seed(seed);
     for classes in CLASSES.into_iter().filter(|&classes| classes <= most) {
@@ -183,7 +190,7 @@ fn bf16_at_every_class_count() {
 /// C - 1, C and C + 1 at the limit of each tier, for both kinds of map, contiguous and not, aligned and not.
 #[test]
 fn every_tier_at_its_borders() {
-    fn check<T: CudaElement + DeviceRepr + Default>(device: &Device, seed: u64) {
+    fn check<T: CudaElement + CpuElement + DeviceRepr + Default>(device: &Device, seed: u64) {
         let mut rng = fastrand::Rng::with_seed(seed);
         for objective in [Objective::ala(), Objective::LogitAdjustment { tau: 1.0 }] {
             let per_class = !matches!(objective, Objective::Ala(_));
@@ -299,7 +306,7 @@ fn raw_logits_and_a_large_common_offset() {
 
 #[test]
 fn any_stride_and_alignment() {
-    fn check<T: CudaElement + DeviceRepr + Default>(device: &Device) {
+    fn check<T: CudaElement + CpuElement + DeviceRepr + Default>(device: &Device) {
         let mut rng = fastrand::Rng::with_seed(53);
         for classes in [5, 33, 365, 1030] {
             let counts = counts(&mut rng, classes);
@@ -475,7 +482,7 @@ fn blocks_take_row_after_row() {
 /// Longer than all the blocks that may share a row can stage.
 #[test]
 fn rows_that_no_shared_memory_holds() {
-    fn check<T: CudaElement + DeviceRepr + Default>(device: &Device, classes: usize) {
+    fn check<T: CudaElement + CpuElement + DeviceRepr + Default>(device: &Device, classes: usize) {
         let mut rng = fastrand::Rng::with_seed(62);
         let loss = Loss::builder(Objective::ala(), &counts(&mut rng, classes))
             .build()
@@ -510,12 +517,12 @@ fn offsets_beyond_2_31_elements() {
     }
     let labels = device.upload(&[0i64, 2]);
     let mut workspace = bound.workspace(&device.stream, 2).expect("a workspace");
-    let inputs = Inputs::in_place(&labels).stride(stride);
     bound
         .launch_in_place(
             &device.stream,
             &mut x,
-            inputs,
+            &labels,
+            &cuda::Options::new().stride(stride),
             Outputs::new(),
             &mut workspace,
         )
@@ -574,7 +581,7 @@ fn any_execution_order_gives_the_same_bits() {
 /// Confident rows: 16-bit gradients too keep their digits, since `p - 1` is never formed.
 #[test]
 fn confident_rows_keep_their_gradient() {
-    fn check<T: CudaElement + DeviceRepr + Default>(device: &Device) {
+    fn check<T: CudaElement + CpuElement + DeviceRepr + Default>(device: &Device) {
         let counts = ClassCounts::new([10, 10, 10]).expect("valid");
         for objective in objectives() {
             let loss = Loss::builder(objective, &counts)

@@ -1,6 +1,6 @@
 //! What ptxas says of every kernel on every architecture.
 
-use ala_loss::cuda::{TIERS, Tier, ptxas_report};
+use ala_loss::cuda::instruments::{TIERS, Tier, ptxas_report};
 use softcuda::occupancy::{Block, SMS, Sm};
 use softcuda::ptxas::{Usage, parse};
 

@@ -1,10 +1,8 @@
 //! The same in every tier, each forced on a batch small enough for software: blocks that take row after row, hits, weights,
 //! focal rows, factors that are no numbers, stages that are full, rows that are far apart.
 
-use ala_loss::cuda::instruments::LaunchShape;
-use ala_loss::cuda::{
-    CudaElement, CudaLoss, Inputs, Outputs, RawStep, RawUpstream, RowsTaken, TIERS, Tier,
-};
+use ala_loss::cuda::instruments::{LaunchShape, RowRequirement, TIERS, Tier};
+use ala_loss::cuda::{CudaElement, CudaLoss, Options, Outputs, RawStep, Upstream};
 use ala_loss::{Element, Error, Loss, Objective, Reduction, reference};
 use cudarc::driver::{DevicePtr, DeviceRepr, sys};
 use half::{bf16, f16};
@@ -31,7 +29,7 @@ const fn width<T>() -> usize {
 /// Classes that give each lane of a small group, and three warps of a large one, a vector or two; no multiple of anything.
 fn classes_for<T>(tier: &Tier, per_class: bool) -> usize {
     let classes = match (tier.rows, tier.lanes) {
-        (RowsTaken::Contiguous, _) => 13,
+        (RowRequirement::Contiguous, _) => 13,
         (_, lanes @ ..=32) => lanes as usize * width::<T>() + 3,
         _ => 70 * width::<T>() + 7,
     };
@@ -54,12 +52,12 @@ fn every_tier<T>(device: &Device, per_class: bool, threads: u32, turns: Turns) -
             continue;
         }
         let parts: &[u32] = match tier.rows {
-            RowsTaken::Staged => &[1, most_parts],
+            RowRequirement::Staged => &[1, most_parts],
             _ => &[1],
         };
         for &parts in parts {
             let threads = match tier.rows {
-                RowsTaken::Staged | RowsTaken::Any => tier.threads,
+                RowRequirement::Staged | RowRequirement::Any => tier.threads,
                 _ => threads.clamp(tier.lanes.max(32), tier.threads),
             };
             let at_once = multiprocessors / parts as usize;
@@ -797,11 +795,17 @@ fn offsets_beyond_2_32_elements() {
         let labels = device.upload(&y.map(|y| y as i64));
         let mut losses = device.upload(&[0.0f32; 2]);
         let mut workspace = bound.workspace(&device.stream, 2).expect("a workspace");
-        let inputs = Inputs::in_place(&labels).stride(stride);
         let outputs = Outputs::new().row_losses(&mut losses);
         let mut extent = x.slice_mut(..stride + classes);
         bound
-            .launch_in_place(&device.stream, &mut extent, inputs, outputs, &mut workspace)
+            .launch_in_place(
+                &device.stream,
+                &mut extent,
+                &labels,
+                &Options::new().stride(stride),
+                outputs,
+                &mut workspace,
+            )
             .expect("launches");
         workspace.read(&device.stream).expect("no bad label");
         let losses = device.download(&losses);
@@ -874,7 +878,7 @@ fn raw_launches_of_several_blocks() {
                 gradient_stride: classes,
                 row_losses: (i % 4 < 2).then_some(address(losses.device_ptr(&stream))),
                 hits: Some(address(hits.device_ptr(&stream))),
-                upstream: RawUpstream::Scalar(address(upstream.device_ptr(&stream))),
+                upstream: Upstream::Scalar(address(upstream.device_ptr(&stream))),
                 gradient_scale: 0.5,
             };
             // SAFETY: every buffer outlives the wait below.
@@ -945,14 +949,26 @@ fn two_streams_take_turns_in_one_workspace() {
             let mut last = device.upload(&vec![77.0f32; x.len()]);
             // The second step's logits are the first one's gradient.
             let outputs = Outputs::new().gradient(&mut between);
-            let inputs = Inputs::new(&logits, &labels);
             bound[0]
-                .launch(&streams[0], inputs, outputs, &mut workspace)
+                .launch(
+                    &streams[0],
+                    &logits,
+                    &labels,
+                    &Options::new(),
+                    outputs,
+                    &mut workspace,
+                )
                 .expect("launches");
             let outputs = Outputs::new().gradient(&mut last);
-            let inputs = Inputs::new(&between, &labels);
             bound[1]
-                .launch(&streams[1], inputs, outputs, &mut workspace)
+                .launch(
+                    &streams[1],
+                    &between,
+                    &labels,
+                    &Options::new(),
+                    outputs,
+                    &mut workspace,
+                )
                 .expect("launches");
             let summary = workspace.read(&reader).expect("no bad label");
             let what = || format!("{order:?} C = {classes}");
@@ -985,23 +1001,41 @@ fn two_streams_take_turns_in_one_workspace() {
             let mut last = device.upload(&vec![77.0f32; x.len()]);
             let mut own = bound[1].workspace(&streams[1], rows).expect("a workspace");
             let outputs = Outputs::new().gradient(&mut between);
-            let inputs = Inputs::new(&logits, &labels);
             bound[0]
-                .launch(&streams[0], inputs, outputs, &mut workspace)
+                .launch(
+                    &streams[0],
+                    &logits,
+                    &labels,
+                    &Options::new(),
+                    outputs,
+                    &mut workspace,
+                )
                 .expect("launches");
             let outputs = Outputs::new().gradient(&mut last);
-            let inputs = Inputs::new(&between, &labels);
             bound[1]
-                .launch(&streams[1], inputs, outputs, &mut own)
+                .launch(
+                    &streams[1],
+                    &between,
+                    &labels,
+                    &Options::new(),
+                    outputs,
+                    &mut own,
+                )
                 .expect("launches");
             let summary = own.read(&reader).expect("no bad label");
             assert_within(summary.loss, second.loss, loss_bound(second.loss), &what);
 
             // On the first stream again, right behind a read on the third: nothing of the other launch is left.
-            let inputs = Inputs::new(&logits, &labels);
             let outputs = Outputs::<f32>::new();
             bound[0]
-                .launch(&streams[0], inputs, outputs, &mut workspace)
+                .launch(
+                    &streams[0],
+                    &logits,
+                    &labels,
+                    &Options::new(),
+                    outputs,
+                    &mut workspace,
+                )
                 .expect("launches");
             let summary = workspace.read(&reader).expect("no bad label");
             assert_within(summary.loss, first.loss, loss_bound(first.loss), &what);
@@ -1027,7 +1061,7 @@ enum Touched {
 /// What a launch reads may be written over on another stream at once, and what it writes read there.
 #[test]
 fn buffers_of_a_launch_are_ordered_on_every_stream() {
-    use Touched::{Gradient, Hits, InPlace, Labels, Logits, RowLosses, Upstream};
+    use Touched::{Gradient, Hits, InPlace, Labels, Logits, RowLosses};
     let device = device();
     let stream = &device.stream;
     let other = device.context.new_stream().expect("a stream");
@@ -1042,7 +1076,15 @@ fn buffers_of_a_launch_are_ordered_on_every_stream() {
     let x: Vec<f32> = problem::logits(&mut rng, rows * classes, 1.0);
     let y = problem::labels(&mut rng, rows, classes);
     let exact = reference::batch(&loss, &widen(&x), &y, &vec![2.0; rows]);
-    for touched in [Logits, Labels, Upstream, Gradient, RowLosses, Hits, InPlace] {
+    for touched in [
+        Logits,
+        Labels,
+        Touched::Upstream,
+        Gradient,
+        RowLosses,
+        Hits,
+        InPlace,
+    ] {
         let (mut logits, mut labels) = (device.upload(&x), device.upload(&y));
         let mut upstream = device.upload(&vec![2.0f32; rows]);
         let mut gradient = device.upload(&vec![77.0f32; x.len()]);
@@ -1051,12 +1093,24 @@ fn buffers_of_a_launch_are_ordered_on_every_stream() {
         let mut workspace = bound.workspace(stream, rows).expect("a workspace");
         let outputs = Outputs::new().row_losses(&mut losses).hits(&mut hits);
         if touched == InPlace {
-            let inputs = Inputs::in_place(&labels).upstream_per_row(&upstream);
-            bound.launch_in_place(stream, &mut logits, inputs, outputs, &mut workspace)
+            bound.launch_in_place(
+                stream,
+                &mut logits,
+                &labels,
+                &Options::new().upstream(Upstream::PerRow(&upstream)),
+                outputs,
+                &mut workspace,
+            )
         } else {
-            let inputs = Inputs::new(&logits, &labels).upstream_per_row(&upstream);
             let outputs = outputs.gradient(&mut gradient);
-            bound.launch(stream, inputs, outputs, &mut workspace)
+            bound.launch(
+                stream,
+                &logits,
+                &labels,
+                &Options::new().upstream(Upstream::PerRow(&upstream)),
+                outputs,
+                &mut workspace,
+            )
         }
         .expect("launches");
 
@@ -1071,7 +1125,7 @@ fn buffers_of_a_launch_are_ordered_on_every_stream() {
         match touched {
             Logits => other.memcpy_htod(&vec![9.0f32; x.len()], &mut logits),
             Labels => other.memcpy_htod(&vec![-5i64; rows], &mut labels),
-            Upstream => other.memcpy_htod(&vec![9.0f32; rows], &mut upstream),
+            Touched::Upstream => other.memcpy_htod(&vec![9.0f32; rows], &mut upstream),
             Gradient | InPlace => other.memcpy_dtoh(of_gradient, &mut written),
             RowLosses => other.memcpy_dtoh(&losses, &mut row_losses),
             Hits => other.memcpy_dtoh(&hits, &mut found),

@@ -1,6 +1,6 @@
 //! Workspaces that are misused, and devices that hold fewer blocks than a row is shared by.
 
-use ala_loss::cuda::{CudaError, CudaLoss, Inputs, Outputs, Workspace};
+use ala_loss::cuda::{CudaError, CudaLoss, Options, Outputs, Workspace};
 use ala_loss::{Error, Loss, Objective, Reduction, Summary, reference};
 use cudarc::driver::{DevicePtr, DevicePtrMut, result};
 
@@ -86,7 +86,9 @@ fn a_workspace_that_is_not_at_rest_says_so() {
         let run = |workspace: &mut Workspace| -> Result<Summary, Error> {
             bound.launch(
                 &device.stream,
-                Inputs::new(&x, &y),
+                &x,
+                &y,
+                &Options::new(),
                 Outputs::new(),
                 workspace,
             )?;
@@ -122,8 +124,14 @@ fn totals_of_another_launch_are_found() {
     let (x, y) = (device.upload(&logits), device.upload(&labels));
     let (mut workspace, address) = workspace(&device, &bound, rows);
     let launch = |workspace: &mut Workspace| {
-        let inputs = Inputs::new(&x, &y);
-        bound.launch(&device.stream, inputs, Outputs::new(), workspace)
+        bound.launch(
+            &device.stream,
+            &x,
+            &y,
+            &Options::new(),
+            Outputs::new(),
+            workspace,
+        )
     };
     launch(&mut workspace).expect("launches");
     workspace.read(&device.stream).expect("no bad label");

@@ -6,8 +6,8 @@
 pub mod extreme;
 
 use ala_loss::{
-    Ala, ClassCounts, DifficultyGradient, Element, Loss, Objective, QuantityLog, RowTable,
-    reference,
+    Ala, ClassCounts, CpuElement, DifficultyGradient, Element, Loss, Objective, QuantityLog,
+    RowTable, reference,
 };
 
 /// Every objective, with options that make each of its parameters matter.
@@ -119,7 +119,7 @@ pub fn slope(table: &RowTable) -> f64 {
         .fold(0.0, |most, t| f64::max(most, t.weight));
     (0..table.classes()).fold(0.0, |most, j| {
         let own = table.targets()[j];
-        f64::max(most, own.gradient_slope.max(table.other(j).slope))
+        f64::max(most, own.gradient_slope.max(table.affine(j).slope))
     }) * weight
 }
 
@@ -134,8 +134,8 @@ pub fn assert_within(got: f64, exact: f64, bound: f64, what: &dyn Fn() -> String
 }
 
 /// Holds a whole result against the reference on the same rounded logits.
-pub fn assert_matches_reference<T: Element>(loss: &Loss, logits: &[T], labels: &[i64]) {
-    let outcome = loss.cpu(logits, labels).expect("the batch is valid");
+pub fn assert_matches_reference<T: CpuElement>(loss: &Loss, logits: &[T], labels: &[i64]) {
+    let outcome = loss.evaluate(logits, labels).expect("the batch is valid");
     let exact = reference::batch(loss, &widen(logits), labels, &vec![1.0; labels.len()]);
     let name = || format!("{:?} C={}", loss.objective(), loss.classes());
     assert_within(outcome.loss, exact.loss, loss_bound(exact.loss), &name);

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use ala_loss::{Element, Loss, Options, Outputs, Real, Reduction, Upstream};
+use ala_loss::{CpuElement, Loss, Options, Outputs, Real, Reduction, Upstream};
 use candle_core::{
     CpuStorage, CustomOp1, DType, Device, Error, Layout, Result, Shape, Storage, Tensor, WithDType,
     bail,
@@ -271,8 +271,8 @@ struct LossOp {
 }
 
 /// An element type that both crates know.
-trait Logit: Element<Real: WithDType> + WithDType {}
-impl<T: Element<Real: WithDType> + WithDType> Logit for T {}
+trait Logit: CpuElement<Real: WithDType> + WithDType {}
+impl<T: CpuElement<Real: WithDType> + WithDType> Logit for T {}
 
 /// Calls a generic method on the storage's elements.
 macro_rules! by_element {
@@ -320,7 +320,7 @@ impl LossOp {
         let options = Options::new().stride(stride);
         let summary = self
             .loss
-            .cpu_into(logits, &self.labels, &options, outputs)
+            .evaluate_into(logits, &self.labels, &options, outputs)
             .map_err(Error::wrap)?;
 
         let kept = Kept {
@@ -399,7 +399,7 @@ impl LossOp {
         let options = Options::new().stride(stride).upstream(upstream);
         let outputs = Outputs::new().gradient(&mut gradient);
         self.loss
-            .cpu_into(logits, &self.labels, &options, outputs)
+            .evaluate_into(logits, &self.labels, &options, outputs)
             .map_err(Error::wrap)?;
         Tensor::from_vec(gradient, (rows, classes), &Device::Cpu)
     }

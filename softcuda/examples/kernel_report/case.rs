@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::sync::Arc;
 
-use ala_loss::cuda::{CudaElement, Inputs, Outputs};
+use ala_loss::cuda::instruments::Instruments;
+use ala_loss::cuda::{CudaElement, Options, Outputs};
 use ala_loss::{ClassCounts, Loss, Objective};
 use cudarc::driver::{CudaContext, DeviceRepr};
 use half::{bf16, f16};
@@ -125,7 +126,7 @@ where
     let mut random = fastrand::Rng::with_seed(1);
     let counts = ClassCounts::new((0..classes as u64).map(|class| 5 + 1000 / (class + 1)).collect::<Vec<_>>())?;
     let loss = Loss::builder(Objective::ala(), &counts);
-    let loss = if path == Path::FusedCounting { loss.ignore_label(-100) } else { loss }.build()?.cuda(context)?;
+    let loss = if path == Path::FusedCounting { loss.ignore_label(-100) } else { loss }.build()?.bind(context)?;
 
     // Allocations start at 16 bytes and more.
     let skipped = usize::from(!case.aligned);
@@ -149,11 +150,12 @@ where
     {
         let logits = logits.slice(skipped..);
         let mut gradient = gradient.slice_mut(skipped..);
-        let inputs = Inputs::new(&logits, &labels);
-        let outputs = Outputs::new().gradient(&mut gradient);
+        let (options, outputs) = (Options::new(), Outputs::new().gradient(&mut gradient));
+        let workspace = &mut workspace;
         match &mut scratch {
-            Some(scratch) => loss.launch_unfused(&stream, inputs, outputs, &mut workspace, scratch)?,
-            None => loss.launch(&stream, inputs, outputs, &mut workspace)?,
+            Some(scratch) => Instruments::load(context)?
+                .unfused(&loss, &stream, &logits, &labels, &options, outputs, workspace, scratch)?,
+            None => loss.launch(&stream, &logits, &labels, &options, outputs, workspace)?,
         }
     }
     workspace.read(&stream)?;

@@ -121,7 +121,8 @@ impl Outputs {
 }
 
 fn rows(options: &Options) -> Result<Vec<Row>, Failure> {
-    let report = cuda::ptxas_report().ok_or("the build found no nvcc: run it after `eval \"$(scripts/toolkit)\"`")?;
+    let report = cuda::instruments::ptxas_report()
+        .ok_or("the build found no nvcc: run it after `eval \"$(scripts/toolkit)\"`")?;
     let usages = ptxas::parse(report);
     // Loaded before any driver call, it is what cudarc finds, on a machine with a GPU too.
     let library = SoftCuda::locate().ok_or("libsoftcuda.so is not beside this program: build it with cargo")?;

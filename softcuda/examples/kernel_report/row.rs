@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ala_loss::cuda::TIERS;
+use ala_loss::cuda::instruments::TIERS;
 use cudarc::driver::CudaContext;
 use serde::Serialize;
 use softcuda::client::SoftCuda;

@@ -1,6 +1,6 @@
 //! The report as text.
 
-use ala_loss::cuda::TIERS;
+use ala_loss::cuda::instruments::TIERS;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use crate::model::{GPUS, Gpu};

@@ -1,7 +1,7 @@
 //! NEON: part of every AArch64 target, so nothing is asked at run time.
 
+use super::isa::{Isa, Kernel};
 use super::portable::portable_vectors;
-use super::{Isa, Kernel, Vector};
 
 #[derive(Clone, Copy)]
 struct Neon;
@@ -13,5 +13,5 @@ impl Isa for Neon {
 
 #[inline(never)]
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<_, 8>(Neon)
+    kernel.run(Neon)
 }

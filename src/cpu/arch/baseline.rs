@@ -1,7 +1,7 @@
 //! What every processor of the target has.
 
+use super::isa::{Isa, Kernel};
 use super::portable::portable_vectors;
-use super::{Isa, Kernel, Vector};
 
 #[derive(Clone, Copy)]
 struct Baseline;
@@ -13,5 +13,5 @@ impl Isa for Baseline {
 
 #[inline(never)]
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<_, 8>(Baseline)
+    kernel.run(Baseline)
 }

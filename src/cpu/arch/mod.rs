@@ -1,123 +1,23 @@
-//! Instances of the row routine for instruction sets, and the choice of one at run time. All unsafe code of the CPU path is here.
+//! Instances of the row routine for instruction sets, and the choice of one at run time. All unsafe code of the CPU path is
+//! in this folder.
 //!
-//! The routine is written once, over vectors; an instance says what a vector is and which instructions the compiler may
-//! use. Where it brings no vectors of its own they are arrays, whose loops the compiler turns into vector code.
+//! The routine is written once, over vectors ([`vector`]); an instance ([`isa`]) says what a vector is and which
+//! instructions the compiler may use. Where it brings no vectors of its own they are arrays, whose loops the compiler turns
+//! into vector code.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod baseline;
+pub(super) mod isa;
 mod portable;
+pub(super) mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::OnceLock;
 
-use half::{bf16, f16};
-
-/// No instance has more lanes: what is read in whole vectors is padded by so many elements.
-pub(super) const MOST_LANES: usize = 16;
-
-/// The right to use an instruction set: holding a value means that the machine has it.
-pub trait Isa: Copy {
-    /// Whether a fused multiply-add is an instruction. As a call into a library it would cost a hundredfold.
-    const FUSED: bool;
-    type Single: Vector<Self, f32>;
-    /// As many lanes as [`Single`](Self::Single) has.
-    type Double: Vector<Self, f64>;
-
-    fn widen_f16<const L: usize>(self, x: [f16; L]) -> Self::Single;
-    fn narrow_f16<const L: usize>(self, x: Self::Single) -> [f16; L];
-    fn widen_bf16<const L: usize>(self, x: [bf16; L]) -> Self::Single;
-    /// A NaN whose low 16 bits are not 0 may become a number.
-    fn narrow_bf16<const L: usize>(self, x: Self::Single) -> [bf16; L];
-
-    /// Stores what is made of `from`, past the cache where the instruction set can and `to` is aligned for it.
-    #[inline(always)]
-    fn stream<T: Copy, U, const L: usize>(
-        self,
-        to: &mut [[T; L]],
-        from: &[U],
-        make: &mut impl Make<U, [T; L]>,
-    ) {
-        store(to, from, make);
-    }
-
-    /// Orders earlier [`stream`](Self::stream)s before what other threads are told.
-    #[inline(always)]
-    fn finish_streams(self) {}
-
-    /// Runs a kernel as a function of its own: what is seldom needed, so that the rest has the registers.
-    fn apart<K: Kernel>(self, kernel: K) -> K::Output;
-
-    /// Asks for a line of memory that is needed soon; any address will do.
-    #[inline(always)]
-    fn prefetch<T>(self, _: *const T) {}
-}
-
-/// Lanes of `f32` or `f64` in registers.
-pub trait Vector<I, R>: Copy {
-    fn splat(isa: I, x: R) -> Self;
-    fn load<const L: usize>(isa: I, x: [R; L]) -> Self;
-    fn store<const L: usize>(self) -> [R; L];
-    fn plus(self, other: Self) -> Self;
-    fn minus(self, other: Self) -> Self;
-    fn times(self, other: Self) -> Self;
-    /// `self * a + b`, with one rounding where [`Isa::FUSED`].
-    fn times_plus(self, a: Self, b: Self) -> Self;
-    /// `self` where it is the higher, and so `other` where either is a NaN.
-    fn or_higher(self, other: Self) -> Self;
-    /// `self` where it is the lower, and so `other` where either is a NaN.
-    fn or_lower(self, other: Self) -> Self;
-    /// The bits of each lane shifted up by the width of the fraction: an exponent in the lowest bits becomes a power of 2.
-    fn low_bits_to_exponent(self) -> Self;
-    /// These lanes of `self`, the others of `other`.
-    fn within(self, lanes: Range<usize>, other: Self) -> Self;
-}
-
-/// So many vectors are stored in one round of a loop.
-const GROUP: usize = 4;
-
-/// Stores what is made of `from`.
-#[inline(always)]
-pub(super) fn store<U, V>(to: &mut [V], from: &[U], make: &mut impl Make<U, V>) {
-    let (groups, to) = to.as_chunks_mut::<GROUP>();
-    let (from_groups, from) = from.as_chunks::<GROUP>();
-    for (to, from) in groups.iter_mut().zip(from_groups) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = make.make(from);
-        }
-    }
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = make.make(from);
-    }
-}
-
-/// What [`store`] and [`Isa::stream`] store. A closure would be compiled without the instance's instructions wherever it is
-/// not inlined.
-pub trait Make<U, V> {
-    /// Must be `inline(always)`.
-    fn make(&mut self, from: &U) -> V;
-}
-
-/// Made already.
-pub struct Made;
-
-impl<V: Copy> Make<V, V> for Made {
-    #[inline(always)]
-    fn make(&mut self, from: &V) -> V {
-        *from
-    }
-}
-
-/// A part of the row routine, to be compiled for each instance.
-pub trait Kernel {
-    type Output;
-    /// Must be `inline(always)`, and so must all that it calls in its loops: code takes the instance's instructions
-    /// only where it is inlined into the instance.
-    fn run<I: Isa, const L: usize>(self, isa: I) -> Self::Output;
-}
+use isa::Kernel;
 
 /// An instance of the CPU path: the instruction set that its row routine is compiled for.
 ///

@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use super::{Isa, Vector};
+use super::isa::Isa;
+use super::vector::{Vector, whole, whole_mut};
 
 #[derive(Clone, Copy)]
-pub struct Lanes<R, const N: usize>([R; N]);
+pub(crate) struct ArrayVector<R, const N: usize>([R; N]);
 
-impl<R: Copy, const N: usize> Lanes<R, N> {
+impl<R: Copy, const N: usize> ArrayVector<R, N> {
     #[inline(always)]
     fn map(mut self, lane: impl Fn(usize, R) -> R) -> Self {
         for (i, x) in self.0.iter_mut().enumerate() {
@@ -17,26 +18,34 @@ impl<R: Copy, const N: usize> Lanes<R, N> {
     }
 }
 
-macro_rules! lanes {
+impl<const N: usize> ArrayVector<f32, N> {
+    #[inline(always)]
+    pub(super) fn widened<T: Copy>(from: &[T], widen: impl Fn([T; N]) -> [f32; N]) -> Self {
+        Self(widen(*whole(from)))
+    }
+
+    #[inline(always)]
+    pub(super) fn narrowed<T>(self, to: &mut [T], narrow: impl Fn([f32; N]) -> [T; N]) {
+        *whole_mut(to) = narrow(self.0);
+    }
+}
+
+macro_rules! array_vector {
     ($float:ident, $fraction_bits:literal) => {
-        impl<I: Isa, const N: usize> Vector<I, $float> for Lanes<$float, N> {
+        impl<I: Isa, const N: usize> Vector<I, $float> for ArrayVector<$float, N> {
             #[inline(always)]
             fn splat(_: I, x: $float) -> Self {
                 Self([x; N])
             }
 
             #[inline(always)]
-            fn load<const L: usize>(_: I, x: [$float; L]) -> Self {
-                const { assert!(L == N) };
-                Self([0.0; N]).map(|i, _| x[i])
+            fn load(_: I, from: &[$float]) -> Self {
+                Self(*whole(from))
             }
 
             #[inline(always)]
-            fn store<const L: usize>(self) -> [$float; L] {
-                const { assert!(L == N) };
-                let mut x = [0.0; L];
-                x.copy_from_slice(&self.0);
-                x
+            fn store(self, to: &mut [$float]) {
+                *whole_mut(to) = self.0;
             }
 
             #[inline(always)]
@@ -85,14 +94,15 @@ macro_rules! lanes {
         }
     };
 }
-lanes!(f32, 23);
-lanes!(f64, 52);
+array_vector!(f32, 23);
+array_vector!(f64, 52);
 
 /// What an instance brings whose vectors are arrays.
 macro_rules! portable_vectors {
     ($lanes:literal) => {
-        type Single = $crate::cpu::arch::portable::Lanes<f32, $lanes>;
-        type Double = $crate::cpu::arch::portable::Lanes<f64, $lanes>;
+        const LANES: usize = $lanes;
+        type Single = $crate::cpu::arch::portable::ArrayVector<f32, $lanes>;
+        type Double = $crate::cpu::arch::portable::ArrayVector<f64, $lanes>;
 
         #[inline(always)]
         fn apart<K: Kernel>(self, kernel: K) -> K::Output {
@@ -100,23 +110,29 @@ macro_rules! portable_vectors {
         }
 
         #[inline(always)]
-        fn widen_f16<const L: usize>(self, x: [half::f16; L]) -> Self::Single {
-            Self::Single::load(self, $crate::cpu::half_bits::widen_f16(x))
+        fn widen_f16(self, from: &[half::f16]) -> Self::Single {
+            $crate::cpu::arch::portable::ArrayVector::widened(
+                from,
+                $crate::cpu::half_bits::widen_f16,
+            )
         }
 
         #[inline(always)]
-        fn narrow_f16<const L: usize>(self, x: Self::Single) -> [half::f16; L] {
-            $crate::cpu::half_bits::narrow_f16(Vector::<Self, f32>::store(x))
+        fn narrow_f16(self, x: Self::Single, to: &mut [half::f16]) {
+            x.narrowed(to, $crate::cpu::half_bits::narrow_f16);
         }
 
         #[inline(always)]
-        fn widen_bf16<const L: usize>(self, x: [half::bf16; L]) -> Self::Single {
-            Self::Single::load(self, $crate::cpu::half_bits::widen_bf16(x))
+        fn widen_bf16(self, from: &[half::bf16]) -> Self::Single {
+            $crate::cpu::arch::portable::ArrayVector::widened(
+                from,
+                $crate::cpu::half_bits::widen_bf16,
+            )
         }
 
         #[inline(always)]
-        fn narrow_bf16<const L: usize>(self, x: Self::Single) -> [half::bf16; L] {
-            $crate::cpu::half_bits::narrow_bf16(Vector::<Self, f32>::store(x))
+        fn narrow_bf16(self, x: Self::Single, to: &mut [half::bf16]) {
+            x.narrowed(to, $crate::cpu::half_bits::narrow_bf16);
         }
     };
 }

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::{GROUP, Isa, Kernel, Make, Vector};
+use super::isa::{Isa, Kernel};
+use super::vector::{Vector, whole, whole_mut};
 
 /// Made by [`detect`](Self::detect) alone.
 #[derive(Clone, Copy)]
@@ -29,7 +30,7 @@ impl Avx2 {
         #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c")]
         fn instance<K: Kernel>(isa: Avx2, kernel: K) -> K::Output {
-            kernel.run::<_, 8>(isa)
+            kernel.run(isa)
         }
         // SAFETY: `self` exists, so `detect` found these features.
         unsafe { instance(self, kernel) }
@@ -52,7 +53,7 @@ impl Avx512 {
         #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
         fn instance<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
-            kernel.run::<_, 16>(isa)
+            kernel.run(isa)
         }
         // SAFETY: `self` exists, so `detect` found these features.
         unsafe { instance(self, kernel) }
@@ -73,6 +74,7 @@ macro_rules! vector {
 
         impl $name {
             const PER_REGISTER: usize = size_of::<$register>() / size_of::<$float>();
+            const LANES: usize = $n * Self::PER_REGISTER;
 
             #[inline(always)]
             fn map(self, each: impl Fn(usize, $register) -> $register) -> Self {
@@ -87,7 +89,7 @@ macro_rules! vector {
         }
 
         // SAFETY (every block): the instruction set's token exists, as the vectors do, so its instructions may be used.
-        // Loads and stores are of arrays whose length is checked when this is compiled.
+        // Loads and stores are of arrays of as many lanes as the registers have.
         impl Vector<$isa, $float> for $name {
             #[inline(always)]
             fn splat(_: $isa, x: $float) -> Self {
@@ -96,23 +98,21 @@ macro_rules! vector {
             }
 
             #[inline(always)]
-            fn load<const L: usize>(isa: $isa, x: [$float; L]) -> Self {
-                const { assert!(L == $n * Self::PER_REGISTER) };
+            fn load(isa: $isa, from: &[$float]) -> Self {
+                let from: &[$float; Self::LANES] = whole(from);
                 Self::splat(isa, 0.0).map(|i, _| {
                     // SAFETY: above.
-                    unsafe { $loadu(x.as_ptr().add(i * Self::PER_REGISTER)) }
+                    unsafe { $loadu(from.as_ptr().add(i * Self::PER_REGISTER)) }
                 })
             }
 
             #[inline(always)]
-            fn store<const L: usize>(self) -> [$float; L] {
-                const { assert!(L == $n * Self::PER_REGISTER) };
-                let mut x = [0.0; L];
+            fn store(self, to: &mut [$float]) {
+                let to: &mut [$float; Self::LANES] = whole_mut(to);
                 for (i, register) in self.0.into_iter().enumerate() {
                     // SAFETY: above.
-                    unsafe { $storeu(x.as_mut_ptr().add(i * Self::PER_REGISTER), register) }
+                    unsafe { $storeu(to.as_mut_ptr().add(i * Self::PER_REGISTER), register) }
                 }
-                x
             }
 
             #[inline(always)]
@@ -219,24 +219,22 @@ vector!(
     },
 );
 
-/// Stores past the cache, `step` bytes at once.
+/// Stores `from` past the cache, 16 bytes at once, or 32 where its size allows.
 ///
 /// # Safety
 ///
-/// The machine must have AVX. `to` must be aligned to `step`, which is 16 or 32 and divides its size.
+/// The machine must have AVX. `to` must be aligned to its step, which must divide its size.
 #[inline(always)]
-unsafe fn stream_one<V>(to: &mut V, value: V, step: usize) {
-    let to = std::ptr::from_mut(to).cast::<u8>();
-    let value = std::ptr::from_ref(&value).cast::<u8>();
-    for at in (0..size_of::<V>()).step_by(step) {
-        // SAFETY: the caller's word; the `step` bytes from `at` lie within both values.
+unsafe fn stream<T: Copy>(from: &[T], to: &mut [T], step: usize) {
+    let from = from.as_ptr().cast::<u8>();
+    for at in (0..size_of_val(to)).step_by(step) {
+        // SAFETY: the caller's word; the `step` bytes from `at` lie within both slices, which are of one length.
         unsafe {
+            let to = to.as_mut_ptr().cast::<u8>().add(at);
             if step == 32 {
-                let value = _mm256_loadu_si256(value.add(at).cast::<__m256i>());
-                _mm256_stream_si256(to.add(at).cast::<__m256i>(), value);
+                _mm256_stream_si256(to.cast(), _mm256_loadu_si256(from.add(at).cast()));
             } else {
-                let value = _mm_loadu_si128(value.add(at).cast::<__m128i>());
-                _mm_stream_si128(to.add(at).cast::<__m128i>(), value);
+                _mm_stream_si128(to.cast(), _mm_loadu_si128(from.add(at).cast()));
             }
         }
     }
@@ -252,36 +250,35 @@ macro_rules! isa {
         narrow_bf16: |$nb:ident| $narrow_bf16:expr $(,)?
     ) => {
         impl Isa for $isa {
+            const LANES: usize = $lanes;
             const FUSED: bool = true;
             type Single = $single;
             type Double = $double;
 
             #[inline(always)]
-            fn widen_f16<const L: usize>(self, x: [f16; L]) -> $single {
-                const { assert!(L == $lanes) };
-                // SAFETY: `self` means these instructions, and `x` fills the register.
+            fn widen_f16(self, from: &[f16]) -> $single {
+                let from: &[f16; $lanes] = whole(from);
+                // SAFETY: `self` means these instructions, and the lanes fill the register.
                 unsafe {
-                    let $wf = $load(x.as_ptr().cast::<$half>());
+                    let $wf = $load(from.as_ptr().cast::<$half>());
                     $single([$widen_f16])
                 }
             }
 
             #[inline(always)]
-            fn narrow_f16<const L: usize>(self, x: $single) -> [f16; L] {
-                const { assert!(L == $lanes) };
-                let mut narrow = [f16::ZERO; L];
+            fn narrow_f16(self, x: $single, to: &mut [f16]) {
+                let to: &mut [f16; $lanes] = whole_mut(to);
                 let $nf = x.0[0];
-                // SAFETY: `self` means these instructions, and the register fills `narrow`.
-                unsafe { $store(narrow.as_mut_ptr().cast::<$half>(), $narrow_f16) };
-                narrow
+                // SAFETY: `self` means these instructions, and the register fills the lanes.
+                unsafe { $store(to.as_mut_ptr().cast::<$half>(), $narrow_f16) };
             }
 
             #[inline(always)]
-            fn widen_bf16<const L: usize>(self, x: [bf16; L]) -> $single {
-                const { assert!(L == $lanes) };
-                // SAFETY: `self` means these instructions, and `x` fills the register.
+            fn widen_bf16(self, from: &[bf16]) -> $single {
+                let from: &[bf16; $lanes] = whole(from);
+                // SAFETY: `self` means these instructions, and the lanes fill the register.
                 unsafe {
-                    let $wb = $load(x.as_ptr().cast::<$half>());
+                    let $wb = $load(from.as_ptr().cast::<$half>());
                     $single([$widen_bf16])
                 }
             }
@@ -289,44 +286,27 @@ macro_rules! isa {
             /// As [`half_bits::narrow_bf16`](crate::cpu::half_bits::narrow_bf16). A NaN's low half must be clear: a carry
             /// out of it would turn the NaN over.
             #[inline(always)]
-            fn narrow_bf16<const L: usize>(self, x: $single) -> [bf16; L] {
-                const { assert!(L == $lanes) };
-                let mut narrow = [bf16::ZERO; L];
+            fn narrow_bf16(self, x: $single, to: &mut [bf16]) {
+                let to: &mut [bf16; $lanes] = whole_mut(to);
                 let $nb = x.0[0];
-                // SAFETY: `self` means these instructions, and the register fills `narrow`.
-                unsafe { $store(narrow.as_mut_ptr().cast::<$half>(), $narrow_bf16) };
-                narrow
+                // SAFETY: `self` means these instructions, and the register fills the lanes.
+                unsafe { $store(to.as_mut_ptr().cast::<$half>(), $narrow_bf16) };
             }
 
             #[inline(always)]
-            fn stream<T: Copy, U, const L: usize>(
-                self,
-                to: &mut [[T; L]],
-                from: &[U],
-                make: &mut impl Make<U, [T; L]>,
-            ) {
-                const { assert!(size_of::<[T; L]>() % 16 == 0) };
-                // Whole vectors only; 32 bytes where there are as many.
-                let step = if size_of::<[T; L]>() % 32 == 0 {
+            fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
+                // 32 bytes at once where a vector of elements has as many.
+                let step = if size_of::<T>() * $lanes % 32 == 0 {
                     32
                 } else {
                     16
                 };
-                if to.as_ptr().addr() % step != 0 {
-                    super::store(to, from, make);
-                    return;
-                }
-                let (groups, to) = to.as_chunks_mut::<GROUP>();
-                let (from_groups, from) = from.as_chunks::<GROUP>();
-                for (to, from) in groups.iter_mut().zip(from_groups) {
-                    for (to, from) in to.iter_mut().zip(from) {
-                        // SAFETY: `self` means AVX, and `to` is aligned to `step`.
-                        unsafe { stream_one(to, make.make(from), step) };
-                    }
-                }
-                for (to, from) in to.iter_mut().zip(from) {
-                    // SAFETY: as above.
-                    unsafe { stream_one(to, make.make(from), step) };
+                let whole_steps = to.as_ptr().addr() % step == 0 && size_of_val(to) % step == 0;
+                if whole_steps && from.len() == to.len() {
+                    // SAFETY: `self` means AVX; the alignment and the size were asked for.
+                    unsafe { stream(from, to, step) };
+                } else {
+                    to.copy_from_slice(from);
                 }
             }
 
@@ -336,7 +316,7 @@ macro_rules! isa {
             }
 
             #[inline(always)]
-            fn finish_streams(self) {
+            fn fence_streamed_stores(self) {
                 // SAFETY: SSE is part of x86-64.
                 unsafe { _mm_sfence() }
             }

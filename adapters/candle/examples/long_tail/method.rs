@@ -113,7 +113,7 @@ mod tests {
                 Head::Linear => 1.0,
                 Head::Cosine => 16.0,
             };
-            assert_eq!(loss.scale(), expected, "{}", method.name());
+            assert_eq!(loss.scale(), Some(expected), "{}", method.name());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Every type of logit and of label that candle has on the CPU.
 
 use ala_loss::metrics::Accuracy;
-use ala_loss::{Element, GroupThresholds, Objective, Real, Reduction};
+use ala_loss::{CpuElement, GroupThresholds, Objective, Real, Reduction};
 use ala_loss_candle::CandleLoss;
 use candle_core::{DType, Device, Tensor, Var, WithDType};
 use half::{bf16, f16};
@@ -13,12 +13,12 @@ use crate::cases::{
 /// Loss, row losses and gradient are the core's bits for logits of this type, and the loss has its row type.
 fn assert_core_bits<T>(from_f64: impl Fn(f64) -> T, loss_type: DType) -> Outcome
 where
-    T: Element<Real: WithDType> + WithDType,
+    T: CpuElement<Real: WithDType> + WithDType,
 {
     let values: Vec<T> = cosines().into_iter().map(from_f64).collect();
     for reduction in [Reduction::Mean, Reduction::Sum, Reduction::None] {
         let loss = ala(reduction)?;
-        let expected = loss.loss().cpu(&values, &LABELS)?;
+        let expected = loss.loss().evaluate(&values, &LABELS)?;
         let logits = Var::from_slice(&values, (ROWS, CLASSES), &Device::Cpu)?;
         let output = loss.forward_rows(&logits, &labels()?)?;
         assert_eq!(output.loss.dtype(), loss_type);
@@ -62,7 +62,7 @@ fn bf16_logits() -> Outcome {
 fn labels_of_every_integer_type_mean_the_same() -> Outcome {
     let loss = ala(Reduction::Mean)?;
     let logits = variable(&cosines(), (ROWS, CLASSES))?;
-    let expected = loss.loss().cpu(&cosines(), &LABELS)?.gradient;
+    let expected = loss.loss().evaluate(&cosines(), &LABELS)?.gradient;
     for dtype in [DType::U8, DType::U32, DType::I16, DType::I32, DType::I64] {
         let value = loss.forward(&logits, &labels()?.to_dtype(dtype)?)?;
         assert_eq!(gradient_of(&value, &logits)?, expected, "{dtype:?}");
@@ -100,7 +100,7 @@ fn hits_feed_the_metrics() -> Outcome {
     let accuracy = Accuracy::from_hits(
         &LABELS,
         &output.hits,
-        loss.loss().counts(),
+        loss.loss().counts().expect("of an objective"),
         GroupThresholds::default(),
     )?;
     assert_eq!(accuracy.overall, Some(5.0 / 6.0));

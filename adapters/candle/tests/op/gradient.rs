@@ -16,7 +16,7 @@ fn loss_and_gradient_are_the_cores_bits() -> Outcome {
     for objective in objectives() {
         for reduction in [Reduction::Mean, Reduction::Sum] {
             let loss = builder(objective)?.reduction(reduction).build()?;
-            let expected = loss.cpu(&cosines(), &LABELS)?;
+            let expected = loss.evaluate(&cosines(), &LABELS)?;
             let logits = variable(&cosines(), (ROWS, CLASSES))?;
             let value = CandleLoss::new(loss).forward(&logits, &labels()?)?;
             assert_eq!(value.to_scalar::<f64>()?, expected.loss, "{objective:?}");
@@ -83,7 +83,7 @@ fn central_differences_agree_through_the_cosine_head() -> Outcome {
 fn a_scalar_upstream_gradient_multiplies() -> Outcome {
     for reduction in [Reduction::Mean, Reduction::Sum] {
         let loss = ala(reduction)?;
-        let plain = loss.loss().cpu(&cosines(), &LABELS)?.gradient;
+        let plain = loss.loss().evaluate(&cosines(), &LABELS)?.gradient;
         let logits = variable(&cosines(), (ROWS, CLASSES))?;
         let tripled = (loss.forward(&logits, &labels()?)? * 3.0)?;
         let expected: Vec<f64> = plain.iter().map(|g| 3.0 * g).collect();
@@ -96,7 +96,7 @@ fn a_scalar_upstream_gradient_multiplies() -> Outcome {
 fn an_upstream_gradient_for_each_row_multiplies_its_row() -> Outcome {
     let loss = ala(Reduction::None)?;
     let weights = [0.5, 2.0, 0.0, -1.0, 3.0, 1.0];
-    let expected = loss.loss().cpu_with(
+    let expected = loss.loss().evaluate_with(
         &cosines(),
         &LABELS,
         &Options::new().upstream(Upstream::PerRow(&weights)),
@@ -113,7 +113,7 @@ fn an_upstream_gradient_for_each_row_multiplies_its_row() -> Outcome {
 #[test]
 fn the_kept_gradient_serves_more_than_once() -> Outcome {
     let loss = ala(Reduction::Mean)?;
-    let plain = loss.loss().cpu(&cosines(), &LABELS)?.gradient;
+    let plain = loss.loss().evaluate(&cosines(), &LABELS)?.gradient;
     let doubled: Vec<f64> = plain.iter().map(|g| 2.0 * g).collect();
     let logits = variable(&cosines(), (ROWS, CLASSES))?;
     let value = loss.forward(&logits, &labels()?)?;
@@ -131,7 +131,7 @@ fn the_loss_adds_to_other_terms_of_a_graph() -> Outcome {
     let logits = variable(&cosines(), (ROWS, CLASSES))?;
     let penalty = logits.sqr()?.sum_all()?;
     let total = (loss.forward(&logits, &labels()?)? + penalty)?;
-    let plain = loss.loss().cpu(&cosines(), &LABELS)?.gradient;
+    let plain = loss.loss().evaluate(&cosines(), &LABELS)?.gradient;
     let expected: Vec<f64> = plain
         .iter()
         .zip(&cosines())
@@ -146,7 +146,7 @@ fn logits_without_a_variable_have_a_loss_and_no_gradient() -> Outcome {
     let loss = ala(Reduction::Mean)?;
     let logits = Tensor::from_vec(cosines(), (ROWS, CLASSES), &Device::Cpu)?;
     let value = loss.forward(&logits, &labels()?)?;
-    let expected = loss.loss().cpu(&cosines(), &LABELS)?.loss;
+    let expected = loss.loss().evaluate(&cosines(), &LABELS)?.loss;
     assert_eq!(value.to_scalar::<f64>()?, expected);
     assert!(value.backward()?.get(&logits).is_none());
     Ok(())
@@ -163,12 +163,12 @@ fn a_loss_scale_recovers_f16_gradients_that_underflow() -> Outcome {
         .collect();
     let targets: Vec<u32> = (0..MANY).map(|row| LABELS[row % ROWS]).collect();
     let scale = 65536.0;
-    let expected = loss.loss().cpu_with(
+    let expected = loss.loss().evaluate_with(
         &half,
         &targets,
         &Options::new().upstream(Upstream::Scalar(scale)),
     )?;
-    let plain = loss.loss().cpu(&half, &targets)?;
+    let plain = loss.loss().evaluate(&half, &targets)?;
     let lost = |gradient: &[f16]| gradient.iter().filter(|g| g.to_f64() == 0.0).count();
     assert!(
         lost(&plain.gradient) > lost(&expected.gradient),
@@ -190,7 +190,10 @@ fn bf16_gradients_with_row_weights_are_rounded_once() -> Outcome {
     let half: Vec<bf16> = cosines().iter().map(|&x| bf16::from_f64(x)).collect();
     let weights = [0.3f32, 1.7, 0.9, 2.3, 0.1, 1.1];
     let options = Options::new().upstream(Upstream::PerRow(&weights));
-    let expected = loss.loss().cpu_with(&half, &LABELS, &options)?.gradient;
+    let expected = loss
+        .loss()
+        .evaluate_with(&half, &LABELS, &options)?
+        .gradient;
 
     let logits = Var::from_slice(&half, (ROWS, CLASSES), &Device::Cpu)?;
     let rows = loss.forward(&logits, &labels()?)?;
@@ -206,7 +209,7 @@ fn ignored_rows_get_no_gradient_and_do_not_count() -> Outcome {
     let loss = builder(Objective::ala())?.ignore_label(-100).build()?;
     let mut some = LABELS.map(i64::from);
     some[1] = -100;
-    let expected = loss.cpu(&cosines(), &some)?;
+    let expected = loss.evaluate(&cosines(), &some)?;
     let loss = CandleLoss::new(loss);
     let logits = variable(&cosines(), (ROWS, CLASSES))?;
     let output = loss.forward_rows(&logits, &Tensor::new(&some, &Device::Cpu)?)?;

@@ -1,25 +1,31 @@
+//! What a call takes beside logits and labels, and what it gives.
+
 use crate::element::{Element, Real};
 
-/// The gradient that arrives from what was computed with the loss.
+/// The gradient that arrives from what was computed with the loss: on the CPU a number and a slice, on CUDA device memory
+/// or addresses of it.
 ///
 /// ```
 /// use ala_loss::{ClassCounts, Loss, Objective, Options, Reduction, Upstream};
 /// let counts = ClassCounts::new([9, 3])?;
 /// let loss = Loss::builder(Objective::CrossEntropy, &counts).reduction(Reduction::None).build()?;
 /// let gradient = |upstream| {
-///     let outcome = loss.cpu_with(&[0.0f32; 4], &[0, 1], &Options::new().upstream(upstream));
+///     let outcome = loss.evaluate_with(&[0.0f32; 4], &[0, 1], &Options::new().upstream(upstream));
 ///     outcome.map(|outcome| outcome.gradient)
 /// };
 /// assert_eq!(gradient(Upstream::Scalar(2.0))?, [-1.0, 1.0, 1.0, -1.0]);
 /// assert_eq!(gradient(Upstream::PerRow(&[2.0, -4.0]))?, [-1.0, 1.0, -2.0, 2.0]);
 /// # Ok::<(), ala_loss::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Upstream<'a, R> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Upstream<S, P = S> {
+    /// 1: nothing but the loss was computed.
+    #[default]
+    One,
     /// One number: the gradient of the reduced loss (or of every row's loss, where it is not reduced).
-    Scalar(f64),
+    Scalar(S),
     /// A number for each row, `[N]`; only with [`Reduction::None`](crate::Reduction::None).
-    PerRow(&'a [R]),
+    PerRow(P),
 }
 
 /// What a call may vary from step to step; the default is contiguous rows and an upstream gradient of 1.
@@ -30,14 +36,14 @@ pub enum Upstream<'a, R> {
 /// let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
 /// let padded = [0.0f32, 0.0, f32::NAN, 0.0, 0.0]; // two rows at stride 3
 /// let options = Options::new().stride(3).gradient_scale(1024.0);
-/// assert_eq!(loss.cpu_with(&padded, &[0, 1], &options)?.gradient, [-256.0, 256.0, 256.0, -256.0]);
+/// assert_eq!(loss.evaluate_with(&padded, &[0, 1], &options)?.gradient, [-256.0, 256.0, 256.0, -256.0]);
 /// # Ok::<(), ala_loss::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[must_use]
 pub struct Options<'a, R> {
     pub(crate) stride: Option<usize>,
-    pub(crate) upstream: Upstream<'a, R>,
+    pub(crate) upstream: Upstream<f64, &'a [R]>,
     pub(crate) gradient_scale: f64,
     pub(crate) hits: bool,
 }
@@ -46,7 +52,7 @@ impl<R> Default for Options<'_, R> {
     fn default() -> Self {
         Self {
             stride: None,
-            upstream: Upstream::Scalar(1.0),
+            upstream: Upstream::One,
             gradient_scale: 1.0,
             hits: false,
         }
@@ -61,7 +67,7 @@ impl<'a, R: Real> Options<'a, R> {
     /// # let counts = ClassCounts::new([9, 3])?;
     /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
     /// let logits = [2.0f32, 1.0];
-    /// assert_eq!(loss.cpu_with(&logits, &[1], &Options::new())?, loss.cpu(&logits, &[1])?);
+    /// assert_eq!(loss.evaluate_with(&logits, &[1], &Options::new())?, loss.evaluate(&logits, &[1])?);
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
     pub fn new() -> Self {
@@ -75,7 +81,7 @@ impl<'a, R: Real> Options<'a, R> {
     /// # let counts = ClassCounts::new([9, 3])?;
     /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
     /// let padded = [0.0f32, 0.0, f32::NAN, 0.0, 0.0];
-    /// let outcome = loss.cpu_with(&padded, &[0, 1], &Options::new().stride(3))?;
+    /// let outcome = loss.evaluate_with(&padded, &[0, 1], &Options::new().stride(3))?;
     /// assert_eq!(outcome.gradient, [-0.25, 0.25, 0.25, -0.25]);
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
@@ -91,10 +97,10 @@ impl<'a, R: Real> Options<'a, R> {
     /// # let counts = ClassCounts::new([9, 3])?;
     /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
     /// let options = Options::new().upstream(Upstream::Scalar(3.0));
-    /// assert_eq!(loss.cpu_with(&[0.0f32, 0.0], &[0], &options)?.gradient, [-1.5, 1.5]);
+    /// assert_eq!(loss.evaluate_with(&[0.0f32, 0.0], &[0], &options)?.gradient, [-1.5, 1.5]);
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
-    pub fn upstream(mut self, upstream: Upstream<'a, R>) -> Self {
+    pub fn upstream(mut self, upstream: Upstream<f64, &'a [R]>) -> Self {
         self.upstream = upstream;
         self
     }
@@ -108,8 +114,8 @@ impl<'a, R: Real> Options<'a, R> {
     /// # let counts = ClassCounts::new([9, 3])?;
     /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
     /// let logits = [12.0, -12.0].map(f16::from_f32); // p_1 = e^-24, too small for f16
-    /// let plain = loss.cpu(&logits, &[0])?;
-    /// let scaled = loss.cpu_with(&logits, &[0], &Options::new().gradient_scale(1048576.0))?;
+    /// let plain = loss.evaluate(&logits, &[0])?;
+    /// let scaled = loss.evaluate_with(&logits, &[0], &Options::new().gradient_scale(1048576.0))?;
     /// assert!(plain.gradient[1] == f16::ZERO && scaled.gradient[1] > f16::ZERO);
     /// assert_eq!(scaled.loss, plain.loss);
     /// # Ok::<(), ala_loss::Error>(())
@@ -119,7 +125,7 @@ impl<'a, R: Real> Options<'a, R> {
         self
     }
 
-    /// Asks for the rows' top-1 hits where the result is owned ([`Loss::cpu_with`](crate::Loss::cpu_with)); elsewhere they need
+    /// Asks for the rows' top-1 hits where the result is owned ([`Loss::evaluate_with`](crate::Loss::evaluate_with)); elsewhere they need
     /// a buffer ([`Outputs::hits`]).
     ///
     /// ```
@@ -127,7 +133,7 @@ impl<'a, R: Real> Options<'a, R> {
     /// # let counts = ClassCounts::new([9, 3])?;
     /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
     /// let logits = [0.9f32, 0.2, 0.1, 0.3];
-    /// let outcome = loss.cpu_with(&logits, &[0, 0], &Options::new().hits())?;
+    /// let outcome = loss.evaluate_with(&logits, &[0, 0], &Options::new().hits())?;
     /// assert_eq!(outcome.hits, Some(vec![true, false]));
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
@@ -146,7 +152,7 @@ impl<'a, R: Real> Options<'a, R> {
 /// let (mut gradient, mut hits) = ([0.0f32; 2], [false; 1]);
 /// for logits in [[0.0f32, 0.0], [0.5, 0.5]] {
 ///     let outputs = Outputs::new().gradient(&mut gradient).hits(&mut hits);
-///     loss.cpu_into(&logits, &[0], &Options::new(), outputs)?;
+///     loss.evaluate_into(&logits, &[0], &Options::new(), outputs)?;
 ///     assert!((gradient[0] + 0.5).abs() < 1e-6 && (gradient[1] - 0.5).abs() < 1e-6);
 ///     assert_eq!(hits, [true]);
 /// }
@@ -179,7 +185,7 @@ impl<'a, T: Element> Outputs<'a, T> {
     /// # use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};
     /// # let counts = ClassCounts::new([9, 3])?;
     /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
-    /// let summary = loss.cpu_into(&[0.0f64, 0.0], &[0], &Options::new(), Outputs::new())?;
+    /// let summary = loss.evaluate_into(&[0.0f64, 0.0], &[0], &Options::new(), Outputs::new())?;
     /// assert!((summary.loss - 2f64.ln()).abs() < 1e-15);
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
@@ -195,7 +201,7 @@ impl<'a, T: Element> Outputs<'a, T> {
     /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
     /// let mut gradient = [0.0f32; 4];
     /// let outputs = Outputs::new().gradient(&mut gradient);
-    /// loss.cpu_into(&[0.0f32; 4], &[0, 1], &Options::new(), outputs)?;
+    /// loss.evaluate_into(&[0.0f32; 4], &[0, 1], &Options::new(), outputs)?;
     /// assert_eq!(gradient, [-0.25, 0.25, 0.25, -0.25]);
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
@@ -213,7 +219,7 @@ impl<'a, T: Element> Outputs<'a, T> {
     /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
     /// let mut gradient = [7.0f32; 5];
     /// let outputs = Outputs::new().gradient_strided(&mut gradient, 3);
-    /// loss.cpu_into(&[0.0f32; 4], &[0, 1], &Options::new(), outputs)?;
+    /// loss.evaluate_into(&[0.0f32; 4], &[0, 1], &Options::new(), outputs)?;
     /// assert_eq!(gradient, [-0.25, 0.25, 7.0, 0.25, -0.25]);
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
@@ -231,7 +237,7 @@ impl<'a, T: Element> Outputs<'a, T> {
     /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
     /// let mut rows = [0.0f64; 2];
     /// let outputs = Outputs::new().row_losses(&mut rows);
-    /// loss.cpu_into(&[0.0f64, 0.0, 0.0, f64::NEG_INFINITY], &[0, 1], &Options::new(), outputs)?;
+    /// loss.evaluate_into(&[0.0f64, 0.0, 0.0, f64::NEG_INFINITY], &[0, 1], &Options::new(), outputs)?;
     /// assert!((rows[0] - 2f64.ln()).abs() < 1e-15 && rows[1] == f64::INFINITY);
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
@@ -248,7 +254,7 @@ impl<'a, T: Element> Outputs<'a, T> {
     /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
     /// let mut hits = [false; 2];
     /// let outputs = Outputs::new().hits(&mut hits);
-    /// loss.cpu_into(&[0.9f32, 0.2, 0.1, 0.3], &[0, 0], &Options::new(), outputs)?;
+    /// loss.evaluate_into(&[0.9f32, 0.2, 0.1, 0.3], &[0, 0], &Options::new(), outputs)?;
     /// assert_eq!(hits, [true, false]);
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
@@ -267,7 +273,7 @@ impl<'a, T: Element> Outputs<'a, T> {
 ///     .class_weights([1.0, 3.0])
 ///     .ignore_label(-1)
 ///     .build()?;
-/// let summary = loss.cpu_into(&[0.0f64; 6], &[0, 1, -1], &Options::new(), Outputs::new())?;
+/// let summary = loss.evaluate_into(&[0.0f64; 6], &[0, 1, -1], &Options::new(), Outputs::new())?;
 /// assert_eq!((summary.counted_rows, summary.total_weight), (2, 4.0));
 /// assert!((summary.loss - 2f64.ln()).abs() < 1e-15);
 /// # Ok::<(), ala_loss::Error>(())
@@ -288,7 +294,7 @@ pub struct Summary {
 /// use ala_loss::{ClassCounts, Loss, Objective};
 /// let counts = ClassCounts::new([9, 3])?;
 /// let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
-/// let outcome = loss.cpu(&[2.0f64, 1.0, 0.0, 0.0], &[0, 1])?; // [N = 2, C = 2]
+/// let outcome = loss.evaluate(&[2.0f64, 1.0, 0.0, 0.0], &[0, 1])?; // [N = 2, C = 2]
 /// assert!((outcome.loss - (outcome.row_losses[0] + outcome.row_losses[1]) / 2.0).abs() < 1e-15);
 /// assert_eq!(outcome.gradient[2..], [0.25, -0.25]); // row 1
 /// assert_eq!((outcome.counted_rows, outcome.hits), (2, None));

@@ -1,3 +1,7 @@
+//! The row problem that every objective lowers to.
+
+pub(crate) mod log2;
+
 use std::ops::RangeInclusive;
 
 use crate::error::{Error, check_parameter};
@@ -30,17 +34,17 @@ pub struct Target {
 /// How the logits off the target are mapped: `z_j = a_j x_j + b_j`.
 ///
 /// ```
-/// use ala_loss::{Affine, ClassCounts, Loss, Objective, Others};
+/// use ala_loss::{Affine, ClassCounts, Loss, Objective, NonTarget};
 /// let counts = ClassCounts::new([4, 1])?;
 /// let ala = Loss::builder(Objective::ala(), &counts).build()?;
-/// assert_eq!(ala.table().others(), &Others::Uniform { slope: 30.0 });
+/// assert_eq!(ala.table().non_target(), &NonTarget::Uniform { slope: 30.0 });
 /// let scaled = Loss::builder(Objective::VectorScaling { gamma: 1.0, tau: 0.0 }, &counts).build()?;
 /// let maps = [1.0, 0.25].map(|slope| Affine { slope, bias: 0.0 });
-/// assert_eq!(scaled.table().others(), &Others::PerClass(maps.to_vec()));
+/// assert_eq!(scaled.table().non_target(), &NonTarget::PerClass(maps.to_vec()));
 /// # Ok::<(), ala_loss::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
-pub enum Others {
+pub enum NonTarget {
     /// `a_j = slope`, `b_j = 0` for every class: the fast path.
     Uniform {
         /// The slope `s`.
@@ -50,26 +54,13 @@ pub enum Others {
     PerClass(Vec<Affine>),
 }
 
-impl Others {
-    /// The highest offset of a class: what lanes and kernels count offsets from.
-    pub(crate) fn highest_bias(&self) -> f64 {
-        match self {
-            Self::Uniform { .. } => 0.0,
-            Self::PerClass(maps) => maps
-                .iter()
-                .map(|map| map.bias)
-                .fold(f64::NEG_INFINITY, f64::max),
-        }
-    }
-}
-
 /// `z = slope * x + bias`.
 ///
 /// ```
 /// use ala_loss::{Affine, ClassCounts, Loss, Objective};
 /// let counts = ClassCounts::new([500, 5])?;
 /// let loss = Loss::builder(Objective::BalancedSoftmax, &counts).build()?;
-/// let Affine { slope, bias } = loss.table().other(0); // z_0 = x_0 + ln n_0
+/// let Affine { slope, bias } = loss.table().affine(0); // z_0 = x_0 + ln n_0
 /// assert!(slope == 1.0 && (bias.exp() - 500.0).abs() < 1e-9);
 /// # Ok::<(), ala_loss::Error>(())
 /// ```
@@ -101,16 +92,16 @@ pub struct Affine {
 /// let counts = ClassCounts::new([500, 5])?;
 /// let loss = Loss::builder(Objective::ala(), &counts).build()?;
 /// let x = [0.4f64, 0.3];
-/// let (other, target) = (loss.table().other(0), loss.table().targets()[1]);
+/// let (other, target) = (loss.table().affine(0), loss.table().targets()[1]);
 /// let z = [other.slope * x[0] + other.bias, target.slope * x[1] + target.bias];
 /// let by_hand = (1.0 + (z[0] - z[1]).exp()).ln();
-/// assert!((loss.cpu(&x, &[1])?.loss - by_hand).abs() < 1e-12);
+/// assert!((loss.evaluate(&x, &[1])?.loss - by_hand).abs() < 1e-12);
 /// # Ok::<(), ala_loss::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct RowTable {
     pub(crate) targets: Vec<Target>,
-    pub(crate) others: Others,
+    pub(crate) non_target: NonTarget,
     pub(crate) focal_gamma: Option<f64>,
 }
 
@@ -134,11 +125,11 @@ impl RowTable {
                 b.abs() <= *HELD.end()
             })
         };
-        match &self.others {
-            Others::Uniform { slope: uniform } => {
+        match &self.non_target {
+            NonTarget::Uniform { slope: uniform } => {
                 slope("the slope of the logits", *uniform)?;
             }
-            Others::PerClass(maps) => {
+            NonTarget::PerClass(maps) => {
                 for map in maps {
                     slope("a class's slope", map.slope)?;
                     offset("a class's offset", map.bias)?;
@@ -152,17 +143,53 @@ impl RowTable {
             check_parameter(
                 "class weight",
                 target.weight,
-                "at most 1e280 when multiplied by the others of its class",
-                |w| w <= MOST_WEIGHT,
+                "at least 0, and at most 1e280 when multiplied by the others of its class",
+                |w| (0.0..=MOST_WEIGHT).contains(&w),
             )?;
         }
         check_parameter(
             "gamma",
             self.focal_gamma.unwrap_or(0.0),
-            "at most 1e30",
-            |g| g <= *HELD.end(),
+            "at least 0 and at most 1e30",
+            |g| (0.0..=*HELD.end()).contains(&g),
         )?;
         Ok(())
+    }
+
+    /// A table of one's own; see [`Loss::from_table`](crate::Loss::from_table).
+    ///
+    /// # Errors
+    /// [`Error::NoClasses`]; [`Error::Length`] where there is not a map for each target; [`Error::Parameter`] for a slope
+    /// outside `1e-30..=1e30`, an offset or gradient slope beyond `1e30` in size, a weight that is negative or above `1e280`,
+    /// a focal exponent outside `0..=1e30`.
+    ///
+    /// ```
+    /// use ala_loss::{Error, NonTarget, RowTable, Target};
+    /// let target = Target { slope: 1.0, bias: 0.0, gradient_slope: 1.0, weight: -1.0 };
+    /// let error = RowTable::new([target], NonTarget::Uniform { slope: 1.0 }, None).unwrap_err();
+    /// assert!(error.to_string().contains("class weight is -1"));
+    /// ```
+    pub fn new(
+        targets: impl Into<Vec<Target>>,
+        non_target: NonTarget,
+        focal_gamma: Option<f64>,
+    ) -> Result<Self, Error> {
+        let table = Self {
+            targets: targets.into(),
+            non_target,
+            focal_gamma,
+        };
+        if table.targets.is_empty() {
+            return Err(Error::NoClasses);
+        }
+        match &table.non_target {
+            NonTarget::PerClass(maps) if maps.len() != table.classes() => Err(Error::Length {
+                name: "the maps off the target",
+                got: maps.len(),
+                expected: table.classes(),
+            }),
+            _ => table.check().map(|()| table),
+        }
     }
 
     /// The number of classes `C`.
@@ -195,14 +222,14 @@ impl RowTable {
     /// How the logits off the target are mapped.
     ///
     /// ```
-    /// # use ala_loss::{ClassCounts, Loss, Objective, Others};
+    /// # use ala_loss::{ClassCounts, Loss, Objective, NonTarget};
     /// # let counts = ClassCounts::new([500, 50, 5])?;
     /// let loss = Loss::builder(Objective::CrossEntropy, &counts).scale(16.0).build()?;
-    /// assert_eq!(loss.table().others(), &Others::Uniform { slope: 16.0 });
+    /// assert_eq!(loss.table().non_target(), &NonTarget::Uniform { slope: 16.0 });
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
-    pub fn others(&self) -> &Others {
-        &self.others
+    pub fn non_target(&self) -> &NonTarget {
+        &self.non_target
     }
 
     /// The affine map of class `j` off the target; panics where `j >= C`.
@@ -211,16 +238,16 @@ impl RowTable {
     /// # use ala_loss::{Affine, ClassCounts, Loss, Objective};
     /// let counts = ClassCounts::new([4, 1])?;
     /// let loss = Loss::builder(Objective::VectorScaling { gamma: 1.0, tau: 0.0 }, &counts).build()?;
-    /// assert_eq!(loss.table().other(1), Affine { slope: 0.25, bias: 0.0 });
+    /// assert_eq!(loss.table().affine(1), Affine { slope: 0.25, bias: 0.0 });
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
-    pub fn other(&self, j: usize) -> Affine {
-        match &self.others {
-            Others::Uniform { slope } => Affine {
+    pub fn affine(&self, j: usize) -> Affine {
+        match &self.non_target {
+            NonTarget::Uniform { slope } => Affine {
                 slope: *slope,
                 bias: 0.0,
             },
-            Others::PerClass(maps) => maps[j],
+            NonTarget::PerClass(maps) => maps[j],
         }
     }
 

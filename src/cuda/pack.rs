@@ -1,9 +1,8 @@
 //! The row table as the kernels read it: `f32`, slopes and offsets in units of log2.
 
-use std::f64::consts::LOG2_E;
-
 use super::abi::{AlaAffine, AlaExact, AlaTarget};
-use crate::table::{Others, RowTable};
+use crate::table::log2::to_log2;
+use crate::table::{NonTarget, RowTable};
 
 /// The table's entries, ready for the device.
 pub(super) struct Packed {
@@ -21,11 +20,11 @@ pub(super) struct Packed {
 ///
 /// Offsets count from the highest: what all have in common the softmax does not see, and the rounding of a large one it does.
 pub(super) fn pack(table: &RowTable) -> Packed {
-    let reference = table.others().highest_bias();
-    let log2 = |value: f64| (value * LOG2_E) as f32;
+    let reference = table.non_target().largest_bias();
+    let log2 = |value: f64| to_log2(value) as f32;
     let targets = (0..table.classes())
         .map(|class| {
-            let (own, other) = (table.targets()[class], table.other(class));
+            let (own, other) = (table.targets()[class], table.affine(class));
             AlaTarget {
                 extra_slope: log2(own.slope - other.slope),
                 bias: log2(own.bias - other.bias),
@@ -34,9 +33,9 @@ pub(super) fn pack(table: &RowTable) -> Packed {
             }
         })
         .collect();
-    let (others, slope) = match table.others() {
-        Others::Uniform { slope } => (Vec::new(), log2(*slope)),
-        Others::PerClass(maps) => {
+    let (others, slope) = match table.non_target() {
+        NonTarget::Uniform { slope } => (Vec::new(), log2(*slope)),
+        NonTarget::PerClass(maps) => {
             let maps = maps
                 .iter()
                 .map(|map| AlaAffine {
@@ -49,12 +48,12 @@ pub(super) fn pack(table: &RowTable) -> Packed {
     };
     let exact = (0..table.classes())
         .map(|class| {
-            let (own, other) = (table.targets()[class], table.other(class));
+            let (own, other) = (table.targets()[class], table.affine(class));
             AlaExact {
-                slope: other.slope * LOG2_E,
-                bias: (other.bias - reference) * LOG2_E,
-                target_slope: own.slope * LOG2_E,
-                target_bias: (own.bias - reference) * LOG2_E,
+                slope: to_log2(other.slope),
+                bias: to_log2(other.bias - reference),
+                target_slope: to_log2(own.slope),
+                target_bias: to_log2(own.bias - reference),
             }
         })
         .collect();

@@ -1,9 +1,9 @@
-//! One row's scalars, in `f64`: its loss and the factors of its gradient, from the sum over the other classes.
+//! One row's scalars, in `f64`: its loss and the factors of its gradient, from the sum off the target.
 
 use crate::table::{RowTable, Target};
 
 /// What the gradient and the loss of a row are made from.
-pub(super) struct Row {
+pub(super) struct RowSolution {
     target: Target,
     focal_gamma: Option<f64>,
     /// `1 - p = S/d`, from sums without the target's term: it keeps its digits where `p` is near 1.
@@ -13,7 +13,7 @@ pub(super) struct Row {
     cross_entropy: f64,
 }
 
-impl Row {
+impl RowSolution {
     /// For target `y` with logit `x`, and `others = sum_{j != y} exp(z_j - shift)`.
     pub(super) fn new(table: &RowTable, y: usize, x: f64, shift: f64, others: f64) -> Self {
         let target = table.targets[y];
@@ -26,23 +26,23 @@ impl Row {
         }
     }
 
-    /// For target `y`, `ahead = z_y - shift` and `others = sum_{j != y} exp(z_j - shift)`, which is finite.
-    pub(super) fn of(table: &RowTable, y: usize, ahead: f64, others: f64) -> Self {
+    /// For target `y`, `target_offset = z_y - shift` and `others = sum_{j != y} exp(z_j - shift)`, which is finite.
+    pub(super) fn of(table: &RowTable, y: usize, target_offset: f64, others: f64) -> Self {
         let row = |miss, normaliser, cross_entropy| Self {
             miss,
             normaliser,
             cross_entropy,
             ..Self::undefined(table, y)
         };
-        if ahead >= 0.0 {
+        if target_offset >= 0.0 {
             // The target holds the maximum and its own term is 1: log d without forming 1 + S.
-            let rescale = (-ahead).exp();
+            let rescale = (-target_offset).exp();
             let others = others * rescale;
             let sum = others + 1.0;
             row(others / sum, rescale / sum, others.ln_1p())
         } else {
-            let sum = others + ahead.exp();
-            row(others / sum, 1.0 / sum, sum.ln() - ahead)
+            let sum = others + target_offset.exp();
+            row(others / sum, 1.0 / sum, sum.ln() - target_offset)
         }
     }
 
@@ -99,20 +99,32 @@ impl Row {
         miss.powf(gamma) * (1.0 + gamma * entropy)
     }
 
-    /// What the caller scales the row's gradient by. The weight is divided first: of a mean it is part of the divisor, and
+    /// What the row's gradient is scaled by from outside. The weight is divided first: of a mean it is part of the divisor, and
     /// no more than 1 then, however small or large both are.
-    pub(super) fn given(&self, upstream: f64, divisor: f64) -> f64 {
+    pub(super) fn outer_factor(&self, upstream: f64, divisor: f64) -> f64 {
         self.target.weight / divisor * upstream
     }
 
-    /// `dL/dx` times what is [given](Self::given): at the target, and what a term of the sum times its class's slope is to be
-    /// multiplied by.
-    pub(super) fn gradient(&self, given: f64) -> (f64, f64) {
+    /// `dL/dx` times the [outer factor](Self::outer_factor).
+    pub(super) fn gradient(&self, outer_factor: f64) -> RowGradient {
         if self.counts_for_nothing() {
-            return (0.0, 0.0);
+            return RowGradient {
+                at_target: 0.0,
+                scale: 0.0,
+            };
         }
-        let scale = given * self.loss_slope();
-        let at_target = -scale * self.target.gradient_slope * self.miss;
-        (at_target, scale * self.normaliser)
+        let scale = outer_factor * self.loss_slope();
+        RowGradient {
+            at_target: -scale * self.target.gradient_slope * self.miss,
+            scale: scale * self.normaliser,
+        }
     }
+}
+
+/// What a row's gradient is made from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowGradient {
+    pub(super) at_target: f64,
+    /// What a term of the sum times its class's slope is multiplied by.
+    pub(super) scale: f64,
 }

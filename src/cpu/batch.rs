@@ -1,0 +1,247 @@
+//! The rows of a call with all that belongs to them, and how they are split in two.
+
+use crate::element::{Element, Label, Real};
+
+/// The logits and where the gradient goes. The last row need not be followed by its padding.
+pub(super) enum Matrix<'a, T> {
+    Read {
+        logits: &'a [T],
+        stride: usize,
+    },
+    ReadWrite {
+        logits: &'a [T],
+        stride: usize,
+        gradient: &'a mut [T],
+        gradient_stride: usize,
+    },
+    InPlace {
+        logits: &'a mut [T],
+        stride: usize,
+    },
+}
+
+impl<'a, T> Matrix<'a, T> {
+    fn split_at(self, row: usize) -> (Self, Self) {
+        match self {
+            Self::Read { logits, stride } => {
+                let (a, b) = logits.split_at(row * stride);
+                (
+                    Self::Read { logits: a, stride },
+                    Self::Read { logits: b, stride },
+                )
+            }
+            Self::ReadWrite {
+                logits,
+                stride,
+                gradient,
+                gradient_stride,
+            } => {
+                let (a, b) = logits.split_at(row * stride);
+                let (ga, gb) = gradient.split_at_mut(row * gradient_stride);
+                let half = |logits, gradient| Self::ReadWrite {
+                    logits,
+                    stride,
+                    gradient,
+                    gradient_stride,
+                };
+                (half(a, ga), half(b, gb))
+            }
+            Self::InPlace { logits, stride } => {
+                let (a, b) = logits.split_at_mut(row * stride);
+                (
+                    Self::InPlace { logits: a, stride },
+                    Self::InPlace { logits: b, stride },
+                )
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn row(&self, row: usize, classes: usize) -> &[T] {
+        let (logits, stride): (&[T], usize) = match self {
+            Self::Read { logits, stride } | Self::ReadWrite { logits, stride, .. } => {
+                (logits, *stride)
+            }
+            Self::InPlace { logits, stride } => (logits, *stride),
+        };
+        &logits[row * stride..][..classes]
+    }
+
+    /// The gradient of the row `old` and the logits of `new`, a later one.
+    #[inline(always)]
+    pub(super) fn overlap(
+        &mut self,
+        (old, new): (Option<usize>, Option<usize>),
+        classes: usize,
+    ) -> (Option<&mut [T]>, Option<&[T]>) {
+        match self {
+            Self::Read { logits, stride } => {
+                (None, new.map(|row| &logits[row * *stride..][..classes]))
+            }
+            Self::ReadWrite {
+                logits,
+                stride,
+                gradient,
+                gradient_stride,
+            } => (
+                old.map(|row| &mut gradient[row * *gradient_stride..][..classes]),
+                new.map(|row| &logits[row * *stride..][..classes]),
+            ),
+            Self::InPlace { logits, stride } => {
+                let cut = new.map_or(logits.len(), |row| row * *stride);
+                let (before, from) = logits.split_at_mut(cut);
+                (
+                    old.map(|row| &mut before[row * *stride..][..classes]),
+                    new.map(|_| &from[..classes]),
+                )
+            }
+        }
+    }
+
+    /// The row's gradient, with its logits where they lie elsewhere.
+    #[inline(always)]
+    pub(super) fn gradient(
+        &mut self,
+        row: usize,
+        classes: usize,
+    ) -> Option<(Option<&[T]>, &mut [T])> {
+        match self {
+            Self::Read { .. } => None,
+            Self::ReadWrite {
+                logits,
+                stride,
+                gradient,
+                gradient_stride,
+            } => Some((
+                Some(&logits[row * *stride..][..classes]),
+                &mut gradient[row * *gradient_stride..][..classes],
+            )),
+            Self::InPlace { logits, stride } => {
+                Some((None, &mut logits[row * *stride..][..classes]))
+            }
+        }
+    }
+}
+
+/// The upstream gradient times the gradient scale.
+#[derive(Clone, Copy)]
+pub(super) enum Factors<'a, R> {
+    Same(f64),
+    Each(&'a [R], f64),
+}
+
+impl<R: Real> Factors<'_, R> {
+    fn split_at(self, row: usize) -> (Self, Self) {
+        match self {
+            Self::Same(_) => (self, self),
+            Self::Each(upstream, scale) => {
+                let (a, b) = upstream.split_at(row);
+                (Self::Each(a, scale), Self::Each(b, scale))
+            }
+        }
+    }
+
+    pub(super) fn at(self, row: usize) -> f64 {
+        match self {
+            Self::Same(factor) => factor,
+            Self::Each(upstream, scale) => upstream[row].to_f64() * scale,
+        }
+    }
+}
+
+/// Labels of any type, so that what walks the rows is compiled for the logits' types only.
+pub(super) trait Targets: Sync {
+    /// The class of a row that counts.
+    fn target(&self, row: usize) -> Option<usize>;
+}
+
+pub(super) struct Labels<'a, L> {
+    pub(super) labels: &'a [L],
+    pub(super) classes: usize,
+    pub(super) ignore: Option<i128>,
+}
+
+impl<L: Label> Targets for Labels<'_, L> {
+    fn target(&self, row: usize) -> Option<usize> {
+        let label = self.labels[row];
+        let counts = Some(label.value()) != self.ignore;
+        label.class(self.classes).filter(|_| counts)
+    }
+}
+
+/// A run of rows with all that belongs to them.
+#[expect(missing_debug_implementations, reason = "nobody outside can name it")]
+pub struct Batch<'a, T: Element> {
+    pub(super) matrix: Matrix<'a, T>,
+    pub(super) targets: &'a dyn Targets,
+    /// The first row's number among the targets.
+    pub(super) first: usize,
+    pub(super) count: usize,
+    pub(super) upstream: Factors<'a, T::Real>,
+    pub(super) row_losses: Option<&'a mut [T::Real]>,
+    pub(super) hits: Option<&'a mut [bool]>,
+}
+
+impl<T: Element> Batch<'_, T> {
+    pub(super) fn split_at(self, row: usize) -> (Self, Self) {
+        let matrix = self.matrix.split_at(row);
+        let upstream = self.upstream.split_at(row);
+        let row_losses = split_option(self.row_losses, row);
+        let hits = split_option(self.hits, row);
+        let part = |first, count, matrix, upstream, row_losses, hits| Self {
+            matrix,
+            targets: self.targets,
+            first,
+            count,
+            upstream,
+            row_losses,
+            hits,
+        };
+        let (first, rest) = (self.first, self.count - row);
+        (
+            part(first, row, matrix.0, upstream.0, row_losses.0, hits.0),
+            part(
+                first + row,
+                rest,
+                matrix.1,
+                upstream.1,
+                row_losses.1,
+                hits.1,
+            ),
+        )
+    }
+
+    pub(super) fn target(&self, row: usize) -> Option<usize> {
+        self.targets.target(self.first + row)
+    }
+
+    /// The outputs of a row that does not count.
+    pub(super) fn ignore(&mut self, row: usize, classes: usize) {
+        if let Some((_, gradient)) = self.matrix.gradient(row, classes) {
+            gradient.fill(T::ZERO);
+        }
+        if let Some(losses) = &mut self.row_losses {
+            losses[row] = T::Real::from_f64(0.0);
+        }
+        if let Some(hits) = &mut self.hits {
+            hits[row] = false;
+        }
+    }
+
+    /// The loss of a row, where row losses are wanted.
+    pub(super) fn note_loss(&mut self, row: usize, loss: f64) {
+        if let Some(losses) = &mut self.row_losses {
+            losses[row] = T::Real::from_f64(loss);
+        }
+    }
+}
+
+fn split_option<T>(slice: Option<&mut [T]>, at: usize) -> (Option<&mut [T]>, Option<&mut [T]>) {
+    match slice {
+        Some(slice) => {
+            let (a, b) = slice.split_at_mut(at);
+            (Some(a), Some(b))
+        }
+        None => (None, None),
+    }
+}

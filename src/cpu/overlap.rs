@@ -1,0 +1,229 @@
+//! Rows whose exponentials are kept: the gradient of one is written while the next is summed up, so that memory works while
+//! the processor does, and nothing waits for a row's scalars.
+//!
+//! ```text
+//! for each row i, and once more:
+//!     OneBlockRow    sum row i into one buffer, write row i-1 from the other
+//!     ManyBlockRow   strip by strip: write row i-1 from the buffer, sum row i into it
+//!     solve row i    its loss and its gradient's factors
+//! ```
+
+use super::arch::isa::{Isa, Kernel};
+use super::arch::vector::Vector;
+use super::batch::Batch;
+use super::gradient::Gradient;
+use super::lane::{Lane, VectorOf};
+use super::map::Map;
+use super::plan::{Plan, kept_len};
+use super::solve::{Writing, solve};
+use super::sum::{BLOCK, Partial, RowSum, part_end};
+use super::top1::Top1;
+
+/// The gradient of one row and the exponentials of a later one alternate after a block, or after so many columns where the
+/// gradient is streamed.
+const STRIP: usize = 256;
+
+/// A run of rows.
+pub(super) struct Overlap<'a, T: Lane, M> {
+    pub(super) plan: &'a Plan<'a>,
+    pub(super) batch: Batch<'a, T>,
+    pub(super) map: M,
+    /// `[C]` and padding; where a row is one block, twice.
+    pub(super) kept: &'a mut [T::Real],
+}
+
+/// A row whose gradient is still to be written.
+#[derive(Clone, Copy)]
+struct Waiting<T: Lane> {
+    row: usize,
+    target: usize,
+    writing: Writing<T>,
+}
+
+impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
+    /// The rows' summed loss.
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> f64 {
+        let Self {
+            plan,
+            mut batch,
+            map,
+            kept,
+        } = self;
+        let classes = plan.table.classes();
+        let (mut kept, mut earlier) = kept.split_at_mut(kept_len(classes));
+        let mut waiting: Option<Waiting<T>> = None;
+        let mut loss = 0.0;
+        // Once more, to write the last.
+        for row in 0..=batch.count {
+            let target = if row < batch.count {
+                batch.target(row)
+            } else {
+                None
+            };
+            let old = waiting.take();
+            let rows = (old.map(|old| old.row), target.map(|_| row));
+            let (gradient, x) = batch.matrix.overlap(rows, classes);
+            let new = match (x, target) {
+                (Some(x), Some(target)) => Some(RowSum {
+                    map,
+                    first_class: 0,
+                    x,
+                    target,
+                }),
+                _ => None,
+            };
+            if let (Some(hits), Some(RowSum { x, target, .. })) = (&mut batch.hits, new) {
+                hits[row] = Top1 { x, target }.run(isa);
+            }
+            let old = match (gradient, old) {
+                (Some(gradient), Some(old)) => Some(Gradient {
+                    map,
+                    first_class: 0,
+                    gradient,
+                    factor: old.writing.factor,
+                    target: Some((old.target, old.writing.at_target)),
+                    stream: plan.stream,
+                    written: 0,
+                }),
+                _ => None,
+            };
+            let partial = if earlier.is_empty() {
+                isa.apart(ManyBlockRow {
+                    map,
+                    classes,
+                    new,
+                    old,
+                    kept: &mut *kept,
+                })
+            } else {
+                std::mem::swap(&mut kept, &mut earlier);
+                OneBlockRow {
+                    map,
+                    classes,
+                    new,
+                    old,
+                    kept: &mut *kept,
+                    earlier: &*earlier,
+                }
+                .run(isa)
+            };
+            let Some(RowSum { x, target, .. }) = new else {
+                if row < batch.count {
+                    batch.ignore(row, classes);
+                }
+                continue;
+            };
+            let place = (row, target, x[target]);
+            let (row_loss, writing) = solve(plan, &mut batch, map, place, partial);
+            loss += row_loss;
+            if let Some(writing) = writing
+                && batch.matrix.gradient(row, classes).is_some()
+            {
+                waiting = Some(Waiting {
+                    row,
+                    target,
+                    writing,
+                });
+            }
+        }
+        if plan.stream {
+            isa.fence_streamed_stores();
+        }
+        loss
+    }
+}
+
+/// A row of one block. The old row's exponentials are kept apart from the new one's, so that the scalars of neither are
+/// waited for.
+struct OneBlockRow<'a, T: Lane, M> {
+    map: M,
+    classes: usize,
+    new: Option<RowSum<'a, T, M>>,
+    old: Option<Gradient<'a, T, M>>,
+    /// `[C]` and padding, for the new row and from the old.
+    kept: &'a mut [T::Real],
+    earlier: &'a [T::Real],
+}
+
+impl<T: Lane, M: Map<T::Real>> Kernel for OneBlockRow<'_, T, M> {
+    type Output = Partial<T::Real>;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> Self::Output {
+        let Self {
+            map,
+            classes,
+            new,
+            old,
+            kept,
+            earlier,
+        } = self;
+        let mut partial = Partial::none::<I>(map);
+        if let Some(new) = new {
+            new.begin(isa, 0..classes, &mut partial);
+            let sum = new.take_from_none(isa, 0..classes, partial.pivot, Some(&mut *kept));
+            let sum = new.without_target(isa, 0..classes, sum, kept);
+            new.end(isa, 0..classes, sum, Some(kept), &mut partial);
+        }
+        if let Some(mut old) = old {
+            old.write_to(isa, earlier, classes);
+        }
+        partial
+    }
+}
+
+/// A row of many blocks: its exponentials are kept over those of the old one, as the old one's gradient goes along.
+struct ManyBlockRow<'a, T: Lane, M> {
+    map: M,
+    classes: usize,
+    new: Option<RowSum<'a, T, M>>,
+    old: Option<Gradient<'a, T, M>>,
+    /// `[C]` and padding.
+    kept: &'a mut [T::Real],
+}
+
+impl<T: Lane, M: Map<T::Real>> Kernel for ManyBlockRow<'_, T, M> {
+    type Output = Partial<T::Real>;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> Self::Output {
+        let Self {
+            map,
+            classes,
+            new,
+            mut old,
+            kept,
+        } = self;
+        let strip_len = match &old {
+            Some(old) if old.stream => STRIP,
+            _ => BLOCK,
+        };
+        let mut partial = Partial::none::<I>(map);
+        let mut start = 0;
+        while start < classes {
+            let block = start..part_end(start, classes, BLOCK);
+            if let Some(new) = new {
+                new.begin(isa, block.clone(), &mut partial);
+            }
+            let mut sum = VectorOf::<I, T>::splat(isa, T::Real::default());
+            while start < block.end {
+                let strip = start..part_end(start, block.end, strip_len);
+                start = strip.end;
+                if let Some(old) = &mut old {
+                    old.write_to(isa, kept, strip.end);
+                }
+                if let Some(new) = new {
+                    sum = new.take(isa, strip, partial.pivot, Some(&mut *kept), sum);
+                }
+            }
+            if let Some(new) = new {
+                let sum = new.without_target(isa, block.clone(), sum, kept);
+                new.end(isa, block, sum, Some(&mut *kept), &mut partial);
+            }
+        }
+        partial
+    }
+}

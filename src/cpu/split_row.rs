@@ -1,0 +1,176 @@
+//! Rows too long to keep their exponentials, or too few for all threads: a row's columns are split over threads, and its
+//! exponentials are computed once more for the gradient.
+//!
+//! ```text
+//! sum by halves of columns      each run of 8192 by one thread; added up in the same order always
+//! solve the row
+//! write by halves of columns    block by block: exponentials into a buffer of one block, the gradient from there
+//! ```
+
+use std::ops::Range;
+
+use super::arch::isa::{Isa, Kernel};
+use super::arch::vector::MOST_LANES;
+use super::batch::Batch;
+use super::gradient::Gradient;
+use super::lane::Lane;
+use super::map::{Map, Pivot};
+use super::plan::{Plan, column_cut};
+use super::row_buffer::LINE;
+use super::solve::solve;
+use super::sum::{BLOCK, Partial, RowSum, SumColumns, part_end};
+use super::top1::Top1;
+
+/// The rows' summed loss.
+pub(super) fn rows<T: Lane, M: Map<T::Real>>(
+    plan: &Plan<'_>,
+    mut batch: Batch<'_, T>,
+    map: M,
+) -> f64 {
+    let classes = plan.table.classes();
+    let mut loss = 0.0;
+    for row in 0..batch.count {
+        let Some(target) = batch.target(row) else {
+            batch.ignore(row, classes);
+            continue;
+        };
+        let x = batch.matrix.row(row, classes);
+        if let Some(hits) = &mut batch.hits {
+            hits[row] = plan.instance.run(Top1 { x, target });
+        }
+        let columns = RowSum {
+            map,
+            first_class: 0,
+            x,
+            target,
+        };
+        let partial = sum(plan, columns, 0..classes);
+        let place = (row, target, x[target]);
+        let (row_loss, writing) = solve(plan, &mut batch, map, place, partial);
+        loss += row_loss;
+        if let Some(writing) = writing
+            && let Some((x, gradient)) = batch.matrix.gradient(row, classes)
+        {
+            let columns = WriteColumns {
+                map,
+                first_class: 0,
+                x,
+                pivot: partial.pivot,
+                gradient,
+                factor: writing.factor,
+                stream: plan.stream,
+            };
+            write(plan, columns);
+            gradient[target] = writing.at_target;
+        }
+    }
+    loss
+}
+
+fn sum<T: Lane, M: Map<T::Real>>(
+    plan: &Plan<'_>,
+    row: RowSum<'_, T, M>,
+    columns: Range<usize>,
+) -> Partial<T::Real> {
+    let Some(cut) = column_cut(columns.len()) else {
+        return plan.instance.run(SumColumns { row, columns });
+    };
+    let middle = columns.start + cut;
+    let (low, high) = (columns.start..middle, middle..columns.end);
+    let (a, b) = plan.both(|| sum(plan, row, low), || sum(plan, row, high));
+    a.and(b, row.map)
+}
+
+fn write<T: Lane, M: Map<T::Real>>(plan: &Plan<'_>, columns: WriteColumns<'_, T, M>) {
+    let Some(cut) = column_cut(columns.gradient.len()) else {
+        plan.instance.run(columns);
+        return;
+    };
+    let (low, high) = columns.split_at(cut);
+    plan.both(|| write(plan, low), || write(plan, high));
+}
+
+/// Writes some columns of a gradient from the logits, which are its own buffer where `x` is `None`. The target's is patched
+/// afterwards.
+struct WriteColumns<'a, T: Lane, M> {
+    map: M,
+    first_class: usize,
+    x: Option<&'a [T]>,
+    pivot: Pivot<T::Real>,
+    gradient: &'a mut [T],
+    factor: T::Real,
+    stream: bool,
+}
+
+impl<T: Lane, M: Map<T::Real>> WriteColumns<'_, T, M> {
+    fn split_at(self, column: usize) -> (Self, Self) {
+        let (low, high) = self.gradient.split_at_mut(column);
+        let (x_low, x_high) = self.x.map(|x| x.split_at(column)).unzip();
+        let part = |first_class, x, gradient| Self {
+            first_class,
+            x,
+            gradient,
+            ..self
+        };
+        (
+            part(self.first_class, x_low, low),
+            part(self.first_class + column, x_high, high),
+        )
+    }
+}
+
+impl<T: Lane, M: Map<T::Real>> Kernel for WriteColumns<'_, T, M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self {
+            map,
+            first_class,
+            x,
+            pivot,
+            gradient,
+            factor,
+            stream,
+        } = self;
+        // Blocks after the first begin a line.
+        let head = if stream {
+            gradient.as_ptr().align_offset(LINE)
+        } else {
+            0
+        };
+        let mut exponentials = [T::Real::default(); MOST_BLOCK + MOST_LANES];
+        let mut start = 0;
+        while start < gradient.len() {
+            let len = if start == 0 { BLOCK + head } else { BLOCK };
+            let block = start..part_end(start, gradient.len(), len);
+            start = block.end;
+            let row = RowSum {
+                map,
+                first_class: first_class + block.start,
+                x: match x {
+                    Some(x) => &x[block.clone()],
+                    None => &gradient[block.clone()],
+                },
+                target: usize::MAX,
+            };
+            row.take_from_none(isa, 0..block.len(), pivot, Some(&mut exponentials));
+            let mut part = Gradient {
+                map,
+                first_class: first_class + block.start,
+                gradient: &mut gradient[block.clone()],
+                factor,
+                target: None,
+                stream,
+                written: 0,
+            };
+            part.write_to(isa, &exponentials, block.len());
+        }
+        if stream {
+            isa.fence_streamed_stores();
+        }
+    }
+}
+
+/// The longest block: a first one with what is before its first line, and a quarter more at the end.
+const MOST_BLOCK: usize = (BLOCK + LINE) / 4 * 5;

@@ -1,0 +1,116 @@
+//! What a launch takes beside logits and labels.
+
+use cudarc::driver::{DevicePtr, DevicePtrMut};
+
+use super::element::CudaElement;
+use crate::call::Upstream;
+
+/// Settings of one launch; the defaults are contiguous rows and an upstream gradient of 1.
+///
+/// The same as [`crate::Options`], but that the upstream gradient lies on the device, and that hits are asked for by a
+/// buffer, [`Outputs::hits`].
+#[derive(Clone, Copy)]
+#[must_use]
+#[expect(
+    missing_debug_implementations,
+    reason = "device slices behind `dyn` have no Debug"
+)]
+pub struct Options<'a> {
+    pub(super) stride: Option<usize>,
+    pub(super) upstream: Upstream<&'a dyn DevicePtr<f32>>,
+    pub(super) gradient_scale: f32,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self {
+            stride: None,
+            upstream: Upstream::One,
+            gradient_scale: 1.0,
+        }
+    }
+}
+
+impl<'a> Options<'a> {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Elements from the start of one row of logits to the next, at least `C`; `C` where not set.
+    pub fn stride(mut self, stride: usize) -> Self {
+        self.stride = Some(stride);
+        self
+    }
+
+    /// The upstream gradient in device memory: one number, or one for each row (`[N]`, only with
+    /// [`Reduction::None`](crate::Reduction::None)).
+    pub fn upstream(mut self, upstream: Upstream<&'a dyn DevicePtr<f32>>) -> Self {
+        self.upstream = upstream;
+        self
+    }
+
+    /// The loss scale of mixed-precision training: multiplies the gradient before it is rounded. It is a launch
+    /// parameter; a captured graph that must vary it takes it as [`upstream`](Self::upstream).
+    pub fn gradient_scale(mut self, scale: f32) -> Self {
+        self.gradient_scale = scale;
+        self
+    }
+}
+
+/// What a launch writes; each buffer left out is not computed.
+#[must_use]
+#[expect(
+    missing_debug_implementations,
+    reason = "device slices behind `dyn` have no Debug"
+)]
+pub struct Outputs<'a, T> {
+    pub(super) gradient: Option<&'a mut dyn DevicePtrMut<T>>,
+    pub(super) gradient_stride: Option<usize>,
+    pub(super) row_losses: Option<&'a mut dyn DevicePtrMut<f32>>,
+    pub(super) hits: Option<&'a mut dyn DevicePtrMut<u8>>,
+}
+
+impl<T> Default for Outputs<'_, T> {
+    fn default() -> Self {
+        Self {
+            gradient: None,
+            gradient_stride: None,
+            row_losses: None,
+            hits: None,
+        }
+    }
+}
+
+impl<'a, T: CudaElement> Outputs<'a, T> {
+    /// No buffers: only the loss is computed.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A contiguous gradient, `[N, C]`.
+    pub fn gradient(mut self, buffer: &'a mut impl DevicePtrMut<T>) -> Self {
+        self.gradient = Some(buffer);
+        self.gradient_stride = None;
+        self
+    }
+
+    /// A gradient with `stride >= C` elements between the starts of rows; what lies between rows is not written.
+    pub fn gradient_strided(mut self, buffer: &'a mut impl DevicePtrMut<T>, stride: usize) -> Self {
+        self.gradient = Some(buffer);
+        self.gradient_stride = Some(stride);
+        self
+    }
+
+    /// Each row's weighted loss before reduction, `[N]`.
+    pub fn row_losses(mut self, buffer: &'a mut impl DevicePtrMut<f32>) -> Self {
+        self.row_losses = Some(buffer);
+        self
+    }
+
+    /// 1 where a row's largest logit is its target's, else 0, `[N]`; see [`Outcome::hits`](crate::Outcome::hits).
+    pub fn hits(mut self, buffer: &'a mut impl DevicePtrMut<u8>) -> Self {
+        self.hits = Some(buffer);
+        self
+    }
+}
