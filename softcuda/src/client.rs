@@ -61,7 +61,7 @@ impl SoftCuda {
     }
 
     /// Sets how many blocks the device holds at a time from now on, at least one. After a reset it is
-    /// [`RESIDENT_BLOCKS`](crate::exec::RESIDENT_BLOCKS) again.
+    /// [`RESIDENT_BLOCKS`](crate::device::RESIDENT_BLOCKS) again.
     pub fn set_resident_blocks(self, count: u32) {
         let set: extern "C" fn(u32) -> u32 = self.symbol("softcuda_set_resident_blocks");
         assert_eq!(set(count), 0, "a device holds at least one block, not {count}");

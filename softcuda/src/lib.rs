@@ -10,6 +10,7 @@
 #[cfg(unix)]
 pub mod client;
 pub mod counters;
+pub mod device;
 mod driver;
 pub mod exec;
 mod fatbin;

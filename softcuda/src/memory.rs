@@ -1,12 +1,11 @@
 //! Checked device memory: every byte belongs to a live allocation and is read only after it was written.
+use crate::device::SECTOR;
 use crate::fault::{Access, Fault, Site};
 
 /// Where device addresses begin; below lie the windows of shared, local and parameter space.
 const BASE: u64 = 0x7f00_0000_0000;
 const GUARD: u64 = 64 * 1024;
 const ALIGNMENT: u64 = 256;
-/// Bytes of a sector, the unit in which memory traffic is counted.
-pub(crate) const SECTOR: u64 = 32;
 
 /// One bit a byte or sector.
 #[derive(Debug, Default)]

@@ -407,7 +407,8 @@ fn compiled_mathematics_is_accurate() {
 
 #[test]
 fn blocks_of_three_dimensions_are_numbered_as_cuda_does() {
-    use softcuda::exec::{Launch, RESIDENT_BLOCKS, launch};
+    use softcuda::device::RESIDENT_BLOCKS;
+    use softcuda::exec::{Launch, launch};
     let mut device = Device::kernel(
         ".param .u64 out",
         "ld.param.u64 %d0, [out]; mov.u32 %r1, %tid.y; mov.u32 %r2, %tid.z; mov.u32 %r3, %ctaid.x; mov.u32 %r4, %ctaid.y; mov.u32 %r5, %ctaid.z;

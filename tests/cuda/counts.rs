@@ -6,7 +6,8 @@ use std::ops::RangeInclusive;
 
 use ala_loss::cuda::ptxas_report;
 use softcuda::client::Launch;
-use softcuda::occupancy::{Block, Sm};
+use softcuda::device::Sm;
+use softcuda::occupancy::Block;
 use softcuda::ptxas::{Usage, parse};
 
 use crate::case::{Case, Counted, Dtype, Path, count};

@@ -6,7 +6,8 @@ use ala_loss::cuda::TIERS;
 use cudarc::driver::CudaContext;
 use serde::Serialize;
 use softcuda::client::SoftCuda;
-use softcuda::occupancy::{Block, Sm};
+use softcuda::device::Sm;
+use softcuda::occupancy::Block;
 use softcuda::ptxas::Usage;
 
 use crate::case::{Case, Counted, Failure, Path, SECTOR, count};

@@ -1,9 +1,9 @@
 //! What tests ask the instrument itself. `crate::client` wraps these calls.
 
+use super::border::{Need, call, calls, with_state};
 use super::code::Code;
 use super::pointer::{Host, Out};
-use super::queue::KernelLaunch;
-use super::state::{Need, call, calls, with_state};
+use super::work::KernelLaunch;
 use crate::counters::Counters;
 use crate::exec::Order;
 

@@ -4,8 +4,8 @@ use super::float;
 use super::races::{Actor, Scene};
 use super::shared::{Shared, wavefronts};
 use super::warp::{Context, Warp, lanes};
+use crate::device::SECTOR;
 use crate::fault::{Access, Fault, Site};
-use crate::memory::SECTOR;
 
 /// A `cp.async` under way: its bytes were read, and are written when its lane waits for it.
 pub(crate) struct AsyncCopy {

@@ -16,6 +16,7 @@ mod shared;
 mod warp;
 
 use crate::counters::Counters;
+use crate::device::{THREADS_PER_BLOCK, current_sm};
 use crate::fault::{Fault, Site};
 use crate::memory::Memory;
 use crate::ptx::{Module, decode};
@@ -126,14 +127,8 @@ pub struct Launch<'a> {
     pub races: bool,
 }
 
-const MOST_THREADS: u64 = 1024;
-/// Shared memory that a block may opt in to on sm_90.
-const MOST_SHARED: u64 = 227 * 1024;
 /// Blocks that the interleaved order keeps running at a time.
 const INTERLEAVED: usize = 4;
-/// Blocks that a device holds at a time, where nothing else is said: two for each multiprocessor of an H100, as many
-/// as it holds of the largest.
-pub const RESIDENT_BLOCKS: usize = 264;
 /// Instructions a warp may run before another one gets its turn, so that a warp may spin on what another one writes.
 const TURN: u32 = 1 << 20;
 
@@ -145,11 +140,12 @@ pub fn launch(memory: &mut Memory, launch: &Launch) -> Result<Counters, Fault> {
     let volume = |sizes: [u32; 3]| sizes.iter().map(|&size| u64::from(size)).product::<u64>();
     let (blocks, threads) = (volume(launch.grid), volume(launch.block));
     let shared = kernel.static_shared_bytes as u64 + u64::from(launch.dynamic_shared);
-    let most_threads = kernel.max_threads.map_or(MOST_THREADS, u64::from).min(MOST_THREADS);
+    let most_threads = u64::from(kernel.max_threads.unwrap_or(u32::MAX).min(THREADS_PER_BLOCK));
+    let most_shared = u64::from(current_sm().shared_opt_in());
     if blocks == 0 || threads == 0 || threads > most_threads {
         return bad(format!("{blocks} blocks of {threads} threads; a block has 1 to {most_threads}"));
-    } else if shared > MOST_SHARED {
-        return bad(format!("{shared} bytes of shared memory; a block has at most {MOST_SHARED}"));
+    } else if shared > most_shared {
+        return bad(format!("{shared} bytes of shared memory; a block has at most {most_shared}"));
     } else if launch.params.len() != kernel.param_bytes {
         return bad(format!("{} bytes of parameters for {}", launch.params.len(), kernel.param_bytes));
     }

@@ -1,6 +1,7 @@
 //! Shared memory of a block: checked bytes, races, and bank conflicts.
 use super::order::Locations;
 use super::races::{Actor, Conflict, Shadow};
+use crate::device::{BANKS, WARP};
 use crate::exec::code::DYNAMIC_SHARED;
 use crate::fault::{Access, Fault, Site};
 
@@ -124,16 +125,16 @@ fn race(address: u64, access: Access, conflict: &Conflict, actor: &Actor) -> Fau
 /// quarter warps.
 pub(crate) fn wavefronts(addresses: &[(usize, u64)], bytes: u64) -> u64 {
     let words = bytes.div_ceil(4);
-    let lanes_together = 32 / words.clamp(1, 4) as usize;
+    let lanes_together = WARP as usize / words.clamp(1, 4) as usize;
     let mut total = 0;
     let mut at = 0;
     while at < addresses.len() {
         let pass = addresses[at].0 / lanes_together;
-        let mut held = [u64::MAX; 32];
+        let mut held = [u64::MAX; BANKS];
         let mut conflicts: Vec<u64> = Vec::new();
         while at < addresses.len() && addresses[at].0 / lanes_together == pass {
             for word in (0..words).map(|word| addresses[at].1 / 4 + word) {
-                let bank = &mut held[(word % 32) as usize];
+                let bank = &mut held[(word % BANKS as u64) as usize];
                 if *bank == u64::MAX {
                     *bank = word;
                 } else if *bank != word {
@@ -144,8 +145,8 @@ pub(crate) fn wavefronts(addresses: &[(usize, u64)], bytes: u64) -> u64 {
         }
         conflicts.sort_unstable();
         conflicts.dedup();
-        let mut in_bank = [1; 32];
-        conflicts.iter().for_each(|word| in_bank[(word % 32) as usize] += 1);
+        let mut in_bank = [1; BANKS];
+        conflicts.iter().for_each(|word| in_bank[(word % BANKS as u64) as usize] += 1);
         total += in_bank.into_iter().max().unwrap_or(1);
     }
     total
