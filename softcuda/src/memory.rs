@@ -205,11 +205,6 @@ impl Memory {
         (address - self.allocations[index].base) as usize
     }
 
-    /// Whether an access of `bytes` at `address` would stay in one live allocation.
-    pub(crate) fn check(&self, address: u64, bytes: u64) -> Result<(), Fault> {
-        self.locate(address, bytes, Access::Read, &mut 0).map(drop)
-    }
-
     /// Marks sectors, given as addresses over 32, as touched by the launch under way.
     pub(crate) fn touch(&mut self, sectors: &[u64], access: Access, hint: &mut usize) {
         for &sector in sectors {

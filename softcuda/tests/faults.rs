@@ -159,12 +159,6 @@ fn lanes_of_a_warp_race_without_a_warp_sync() {
 }
 
 #[test]
-fn local_arrays_end_where_they_end() {
-    let found = fault("local_off_the_end", 64, &[1], Order::Forward);
-    assert!(matches!(found, Fault::OutOfBounds { .. }), "{found}");
-}
-
-#[test]
 fn float_atomics_depend_on_the_order() {
     let sums: Vec<u32> = ORDERS
         .into_iter()

@@ -61,6 +61,18 @@ extern "C" fn softcuda_last_fault(text: Host, length: usize) -> usize {
     .unwrap_or(0)
 }
 
+/// Copies a line for each operation that was executed since the last reset, `name count`, cut to `length` bytes; gives the
+/// whole length.
+#[unsafe(no_mangle)]
+extern "C" fn softcuda_operations(text: Host, length: usize) -> usize {
+    with_state(|state| {
+        let lines: String = state.operations().iter().map(|(name, count)| format!("{name} {count}\n")).collect();
+        let _ = text.write(&lines.as_bytes()[..length.min(lines.len())]);
+        lines.len()
+    })
+    .unwrap_or(0)
+}
+
 /// Copies the name of the kernel that ran last, cut to `length` bytes; gives its whole length, 0 where none has run.
 /// `shape` gets its grid, its block and its bytes of dynamic shared memory.
 #[unsafe(no_mangle)]

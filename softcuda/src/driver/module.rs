@@ -55,6 +55,7 @@ calls! {
         state.run_all()?;
         state.functions.retain(|_, function| function.image != module);
         let image = state.images.remove(&module).expect("looked up above");
+        state.keep_operations(&image);
         image.module.unload(&mut state.memory).map_err(|fault| state.stop_for("unloading a module", &fault))
     }
 
@@ -85,12 +86,12 @@ calls! {
 
     Context: fn cuFuncGetAttribute(state, value: Out<c_int>, attribute: u32, function: Handle) {
         let footprint = state.footprint(function)?;
-        let (found, image, kernel) = state.function(function)?;
+        let (found, image, _) = state.function(function)?;
         let number = match attribute {
             0 => footprint.max_threads,
             1 => footprint.static_shared,
             2 => 0, // constant memory of the kernel's own
-            3 => kernel.local_bytes as u32,
+            3 => 0, // local memory
             4 => footprint.registers,
             5 => image.module.module().target,
             6 => current_sm().capability,

@@ -54,6 +54,8 @@ pub struct State {
     /// Whether asynchronous copies to pageable host memory are done when their call returns.
     pub prompt_downloads: bool,
     pub counters: Counters,
+    /// What modules executed that are unloaded now, by operation.
+    pub unloaded: BTreeMap<String, u64>,
     /// The launch that ran last.
     pub last_launch: Option<Arc<KernelLaunch>>,
     /// The fault that stopped the device, for as long as nobody resets it.
@@ -89,6 +91,7 @@ impl State {
             races: true,
             prompt_downloads: false,
             counters: Counters::default(),
+            unloaded: BTreeMap::new(),
             last_launch: None,
             fault: None,
             message: String::new(),
@@ -175,6 +178,22 @@ impl State {
         self.function(handle).map(|(_, image, kernel)| image.footprint(kernel))
     }
 
+    /// How often warps executed each operation since the last reset.
+    pub fn operations(&self) -> BTreeMap<String, u64> {
+        let mut counts = self.unloaded.clone();
+        for (name, count) in self.images.values().flat_map(|image| image.module.operations()) {
+            *counts.entry(name).or_default() += count;
+        }
+        counts
+    }
+
+    /// Keeps the counts of an image that is unloaded.
+    pub fn keep_operations(&mut self, image: &LoadedImage) {
+        for (name, count) in image.module.operations() {
+            *self.unloaded.entry(name).or_default() += count;
+        }
+    }
+
     /// What is known of a host range at the call.
     pub fn host_range(&self, at: Host, bytes: usize) -> HostRange {
         let start = self.pinned.range(..=at.address()).next_back();
@@ -185,7 +204,7 @@ impl State {
     /// Forgets what a context owns, and keeps what was set and counted.
     pub fn forget_context(&mut self) {
         self.leaked += self.blocks.values().filter(|block| !block.freed).count() as u64;
-        let calls = std::mem::take(&mut self.calls);
+        let (calls, unloaded) = (std::mem::take(&mut self.calls), self.operations());
         let (message, pinned) = (std::mem::take(&mut self.message), std::mem::take(&mut self.pinned));
         let &mut Self {
             next_handle,
@@ -201,7 +220,7 @@ impl State {
         } = self;
         let new =
             Self { initialised: true, next_handle, order, resident, races, prompt_downloads, counters, ..Self::new() };
-        *self = Self { calls, message, pinned, fault, leaked, lost_copies, ..new };
+        *self = Self { calls, unloaded, message, pinned, fault, leaked, lost_copies, ..new };
     }
 }
 

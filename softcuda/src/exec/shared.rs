@@ -1,8 +1,8 @@
 //! Shared memory of a block: checked bytes, races, and bank conflicts.
 use super::order::Locations;
 use super::races::{Actor, Conflict, Shadow};
+use crate::code::operation::DYNAMIC_SHARED;
 use crate::device::{BANKS, WARP};
-use crate::exec::code::DYNAMIC_SHARED;
 use crate::fault::{Access, Fault, Site};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -13,19 +13,15 @@ enum State {
 }
 
 /// Bytes that know whether they belong to a variable and whether they were written.
-pub(crate) struct Region {
+#[derive(Default)]
+struct Region {
     bytes: Vec<u8>,
     state: Vec<State>,
-    what: &'static str,
 }
 
 impl Region {
-    pub(crate) fn new(what: &'static str) -> Self {
-        Self { bytes: Vec::new(), state: Vec::new(), what }
-    }
-
     /// Fresh bytes at the given places (start and size).
-    pub(crate) fn reset(&mut self, places: impl Iterator<Item = (u32, u32)>, size: usize) {
+    fn reset(&mut self, places: impl Iterator<Item = (u32, u32)>, size: usize) {
         self.bytes.resize(size, 0);
         self.state.clear();
         self.state.resize(size, State::Outside);
@@ -36,7 +32,7 @@ impl Region {
 
     fn check(&self, at: u64, bytes: u64, access: Access) -> Result<usize, Fault> {
         let range = at as usize..at.saturating_add(bytes) as usize;
-        let near = || format!("in {} memory", self.what);
+        let near = || "in shared memory".to_owned();
         let states = self.state.get(range).unwrap_or(&[State::Outside]);
         if states.contains(&State::Outside) {
             return Err(Fault::out_of_bounds(at, bytes, access, near()));
@@ -47,13 +43,13 @@ impl Region {
         Ok(at as usize)
     }
 
-    pub(crate) fn load(&self, at: u64, bytes: u64) -> Result<&[u8], Fault> {
+    fn load(&self, at: u64, bytes: u64) -> Result<&[u8], Fault> {
         let at = self.check(at, bytes, Access::Read)?;
         Ok(&self.bytes[at..at + bytes as usize])
     }
 
     /// Tells whether it changed anything.
-    pub(crate) fn store(&mut self, at: u64, bytes: &[u8]) -> Result<bool, Fault> {
+    fn store(&mut self, at: u64, bytes: &[u8]) -> Result<bool, Fault> {
         let at = self.check(at, bytes.len() as u64, Access::Write)?;
         let range = at..at + bytes.len();
         let changed = self.bytes[range.clone()] != *bytes || self.state[range.clone()].contains(&State::Fresh);
@@ -64,6 +60,7 @@ impl Region {
 }
 
 /// The shared memory of one resident block.
+#[derive(Default)]
 pub(crate) struct Shared {
     region: Region,
     shadow: Shadow,
@@ -72,13 +69,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// `variables` are the static ones, `dynamic` the bytes asked for at launch.
-    pub(crate) fn new() -> Self {
-        let (shadow, locations) = (Shadow::default(), Locations::default());
-        Self { region: Region::new("shared"), shadow, locations, dynamic: 0 }
-    }
-
-    /// Fresh memory for the next block.
+    /// Fresh memory for the next block: `variables` are the static ones, `dynamic` the bytes asked for at launch.
     pub(crate) fn reset(&mut self, variables: &[(u32, u32)], dynamic: u32) {
         let end = variables.iter().map(|(start, size)| start + size).max().unwrap_or(0);
         let start = end.next_multiple_of(128) + 128;
@@ -108,11 +99,6 @@ impl Shared {
         let outcome = self.shadow.write(at as usize, bytes.len(), !changed, actor);
         outcome.map_err(|conflict| race(address, Access::Write, &conflict, actor))?;
         Ok(changed)
-    }
-
-    /// Whether `bytes` at `address` lie in a variable.
-    pub(crate) fn check(&self, address: u64, bytes: u64) -> Result<(), Fault> {
-        self.region.check(self.place(address), bytes, Access::Write).map(drop)
     }
 }
 
