@@ -1,6 +1,6 @@
 //! The bounds on what a step costs, held by counts of the kernels in software, which are exact and repeatable.
 //!
-//! `cargo run --release -p softcuda --example kernel_report` prints the same counts for more shapes.
+//! `cargo run --release --features instruments --example kernel_report` prints the same counts for more shapes.
 
 use std::ops::RangeInclusive;
 
