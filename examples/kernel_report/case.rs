@@ -135,9 +135,11 @@ fn loss(classes: usize, path: Path) -> Result<Loss, Failure> {
     let counts = (0..classes as u64).map(|class| 5 + 1000 / (class + 1));
     let counts = ClassCounts::new(counts.collect::<Vec<_>>())?;
     let loss = Loss::builder(Objective::ala(), &counts);
-    Ok(match path {
-        Path::FusedCounting => loss.ignore_label(-100),
-        Path::Fused | Path::Unfused => loss,
+    let counts_rows = path == Path::FusedCounting;
+    Ok(if counts_rows {
+        loss.ignore_label(-100)
+    } else {
+        loss
     }
     .build()?)
 }

@@ -2,7 +2,7 @@
 use crate::device::SECTOR;
 use crate::fault::{Access, Fault, Site};
 
-/// Where device addresses begin; below lie the windows of shared, local and parameter space.
+/// Where device addresses begin.
 const BASE: u64 = 0x7f00_0000_0000;
 const GUARD: u64 = 64 * 1024;
 const ALIGNMENT: u64 = 256;
