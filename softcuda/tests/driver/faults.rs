@@ -94,3 +94,25 @@ fn use_after_free_by_queued_work_is_a_fault() -> Test {
     assert!(soft.last_fault().is_some_and(|text| text.contains("use after free")), "{:?}", soft.last_fault());
     Ok(())
 }
+
+#[test]
+fn a_cooperative_launch_of_more_blocks_than_the_device_holds_is_refused_at_the_call() -> Test {
+    let (soft, _one) = instrument();
+    let context = CudaContext::new(0)?;
+    let all_meet = context.load_module(Ptx::from_src(WAITING))?.load_function("all_meet")?;
+    let stream = context.new_stream()?;
+    let (mut flag, mut out) = (stream.alloc_zeros::<u32>(1)?, stream.alloc_zeros::<u32>(8)?);
+    let data = stream.alloc_zeros::<u32>(1)?;
+    let too_large = CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+    for (resident, outcome) in [(8, CUresult::CUDA_SUCCESS), (7, too_large)] {
+        soft.set_resident_blocks(resident);
+        let mut launch = stream.launch_builder(&all_meet);
+        launch.arg(&data).arg(&mut flag).arg(&mut out);
+        // SAFETY: the arguments are those of the kernel, which writes a number a block.
+        let launched = unsafe { launch.launch_cooperative(config(8, 32, 0)) };
+        assert_eq!(code(launched), outcome, "{resident}");
+        stream.synchronize()?;
+    }
+    assert!(soft.last_fault().is_some_and(|text| text.contains("all_meet") && text.contains("holds 7 blocks at once")));
+    Ok(())
+}
