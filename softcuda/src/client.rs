@@ -7,6 +7,7 @@
 use crate::counters::Counters;
 use crate::exec::Order;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_char};
 use std::path::{Path, PathBuf};
 
@@ -61,7 +62,7 @@ impl SoftCuda {
     }
 
     /// Sets how many blocks the device holds at a time from now on, at least one. After a reset it is
-    /// [`RESIDENT_BLOCKS`](crate::exec::RESIDENT_BLOCKS) again.
+    /// [`RESIDENT_BLOCKS`](crate::device::RESIDENT_BLOCKS) again.
     pub fn set_resident_blocks(self, count: u32) {
         let set: extern "C" fn(u32) -> u32 = self.symbol("softcuda_set_resident_blocks");
         assert_eq!(set(count), 0, "a device holds at least one block, not {count}");
@@ -111,13 +112,25 @@ impl SoftCuda {
         Some(Launch { kernel, grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared })
     }
 
-    /// The text of the last fault or refused call.
-    pub fn last_fault(self) -> Option<String> {
-        let read: extern "C" fn(*mut u8, usize) -> usize = self.symbol("softcuda_last_fault");
+    fn read_text(self, name: &str) -> String {
+        let read: extern "C" fn(*mut u8, usize) -> usize = self.symbol(name);
         let mut text = vec![0; read(std::ptr::null_mut(), 0)];
         let length = read(text.as_mut_ptr(), text.len());
         text.truncate(length);
-        if text.is_empty() { None } else { Some(String::from_utf8_lossy(&text).into_owned()) }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// The text of the last fault or refused call.
+    pub fn last_fault(self) -> Option<String> {
+        Some(self.read_text("softcuda_last_fault")).filter(|text| !text.is_empty())
+    }
+
+    /// How often warps executed each PTX operation since the last reset, by its name with all modifiers
+    /// (`ld.global.nc.v2.f32`).
+    pub fn operations(self) -> BTreeMap<String, u64> {
+        let text = self.read_text("softcuda_operations");
+        let pairs = text.lines().filter_map(|line| line.split_once(' '));
+        pairs.filter_map(|(name, count)| Some((name.to_owned(), count.parse().ok()?))).collect()
     }
 
     /// Forgets everything, a sticky fault too. Contexts, streams, memory and modules of before are gone.

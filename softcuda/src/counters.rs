@@ -21,7 +21,7 @@ counters! {
     warp_instructions,
     /// Instructions, one for each lane whose guard predicate held.
     lane_instructions,
-    /// For each load (`cp.async` included) the number of distinct 32-byte sectors its lanes touch.
+    /// For each load the number of distinct 32-byte sectors its lanes touch.
     global_load_requests,
     /// The same for each store, atomic and reduction.
     global_store_requests,
@@ -39,6 +39,4 @@ counters! {
     shuffles,
     /// Atomics and reductions, one for each lane.
     atomics,
-    /// Bytes moved to and from local memory (spills, arrays indexed at run time).
-    local_bytes,
 }

@@ -92,6 +92,10 @@ pub enum Fault {
 }
 
 impl Fault {
+    pub(crate) fn bad_module(text: impl Into<String>) -> Self {
+        Fault::BadModule { text: text.into() }
+    }
+
     pub(crate) fn divergent(missing: u32) -> Self {
         Fault::DivergentSync { missing, site: Site::default() }
     }

@@ -1,12 +1,11 @@
 //! Checked device memory: every byte belongs to a live allocation and is read only after it was written.
+use crate::device::SECTOR;
 use crate::fault::{Access, Fault, Site};
 
-/// Where device addresses begin; below lie the windows of shared, local and parameter space.
+/// Where device addresses begin.
 const BASE: u64 = 0x7f00_0000_0000;
 const GUARD: u64 = 64 * 1024;
 const ALIGNMENT: u64 = 256;
-/// Bytes of a sector, the unit in which memory traffic is counted.
-pub(crate) const SECTOR: u64 = 32;
 
 /// One bit a byte or sector.
 #[derive(Debug, Default)]
@@ -204,11 +203,6 @@ impl Memory {
     /// Where an address lies in the allocation that a load or store of it has just found, by its number.
     pub(crate) fn offset(&self, address: u64, index: usize) -> usize {
         (address - self.allocations[index].base) as usize
-    }
-
-    /// Whether an access of `bytes` at `address` would stay in one live allocation.
-    pub(crate) fn check(&self, address: u64, bytes: u64) -> Result<(), Fault> {
-        self.locate(address, bytes, Access::Read, &mut 0).map(drop)
     }
 
     /// Marks sectors, given as addresses over 32, as touched by the launch under way.

@@ -1,46 +1,6 @@
 //! How many blocks of a kernel an SM holds at once, by the rules of NVIDIA's `cuda_occupancy.h`.
 
-const WARP: u32 = 32;
-/// Registers go to a warp in units of so many.
-const REGISTER_UNIT: u32 = 256;
-/// An SM's parts, each with a quarter of its registers.
-const PARTS: u32 = 4;
-
-/// What an SM of one architecture holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sm {
-    /// Compute capability times ten.
-    pub capability: u32,
-    /// Most resident warps.
-    pub warps: u32,
-    /// Most resident blocks.
-    pub blocks: u32,
-    /// 32-bit registers.
-    pub registers: u32,
-    /// Bytes of shared memory.
-    pub shared: u32,
-    /// Bytes of it that each block takes for the system.
-    pub reserved: u32,
-    /// It is given out in units of so many bytes.
-    pub unit: u32,
-}
-
-const fn sm(capability: u32, warps: u32, blocks: u32, shared_kib: u32, reserved: u32, unit: u32) -> Sm {
-    Sm { capability, warps, blocks, registers: 65536, shared: shared_kib << 10, reserved, unit }
-}
-
-/// The architectures that the kernels are compiled for. Warps, blocks, registers and shared memory are from the table
-/// "Technical Specifications per Compute Capability" of the CUDA C++ Programming Guide; what is reserved and the units
-/// are from `cuda_occupancy.h` of CUDA 13.0.
-pub const SMS: [Sm; 7] = [
-    sm(75, 32, 16, 64, 0, 256),
-    sm(80, 64, 32, 164, 1024, 128),
-    sm(86, 48, 16, 100, 1024, 128),
-    sm(89, 48, 24, 100, 1024, 128),
-    sm(90, 64, 32, 228, 1024, 128),
-    sm(100, 64, 32, 228, 1024, 128),
-    sm(120, 48, 24, 100, 1024, 128),
-];
+use crate::device::{PARTS, REGISTER_UNIT, Sm, WARP};
 
 /// What a block takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,11 +14,6 @@ pub struct Block {
 }
 
 impl Sm {
-    /// The SM of an architecture, by its compute capability times ten.
-    pub fn of(capability: u32) -> Option<&'static Self> {
-        SMS.iter().find(|sm| sm.capability == capability)
-    }
-
     /// The blocks that it holds at once; 0 for a block without threads or too large for it.
     pub fn resident_blocks(&self, block: Block) -> u32 {
         let warps = block.threads.div_ceil(WARP);

@@ -159,12 +159,6 @@ fn lanes_of_a_warp_race_without_a_warp_sync() {
 }
 
 #[test]
-fn local_arrays_end_where_they_end() {
-    let found = fault("local_off_the_end", 64, &[1], Order::Forward);
-    assert!(matches!(found, Fault::OutOfBounds { .. }), "{found}");
-}
-
-#[test]
 fn float_atomics_depend_on_the_order() {
     let sums: Vec<u32> = ORDERS
         .into_iter()
@@ -196,6 +190,32 @@ fn traps_and_unknown_instructions_name_their_place() {
     let device =
         Device::kernel("", "mov.u32 %r1, 1; add.cc.u32 %r2, %r1, %r1; ld.global.L2::cache_hint.u32 %r1, [%d0], %d1;");
     assert_eq!(device.module.unsupported("k").unwrap().len(), 2);
+}
+
+#[test]
+fn what_is_not_modelled_is_named_when_a_lane_comes_to_it() {
+    let instructions = [
+        "call.uni f, (%r1)",
+        "cp.async.wait_all",
+        "ld.u32 %r1, [%d0]",
+        "ld.local.u32 %r1, [%d0]",
+        "add.rz.f32 %f1, %f2, %f3",
+        "cvt.rzi.s32.f32 %r1, %f1",
+        "redux.sync.add.u32 %r1, %r0, -1",
+        "mov.u32 %r1, %laneid",
+    ];
+    for instruction in instructions {
+        let body = format!("setp.eq.u32 %p1, %r0, 1; @!%p1 bra END; {instruction}; END:");
+        let mut device = Device::kernel("", &body);
+        device.run("k", 1, 1, &[]).unwrap_or_else(|fault| panic!("no lane comes to it: {fault}"));
+        let found = device.run("k", 1, 2, &[]).unwrap_err().to_string();
+        assert!(found.starts_with(&format!("unsupported instruction: {instruction}; kernel k, line ")), "{found}");
+    }
+    for declaration in [".local .align 4 .b8 depot[4]", "WAYS: .branchtargets A, B"] {
+        let found = Device::kernel("", &format!("{declaration};")).run("k", 1, 1, &[]).unwrap_err();
+        let named = declaration.trim_start_matches("WAYS: ");
+        assert_eq!(found, Fault::BadModule { text: named.to_owned() });
+    }
 }
 
 #[test]

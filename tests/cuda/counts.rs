@@ -1,12 +1,13 @@
 //! The bounds on what a step costs, held by counts of the kernels in software, which are exact and repeatable.
 //!
-//! `cargo run --release -p softcuda --example kernel_report` prints the same counts for more shapes.
+//! `cargo run --release --features instruments --example kernel_report` prints the same counts for more shapes.
 
 use std::ops::RangeInclusive;
 
 use ala_loss::cuda::instruments::ptxas_report;
 use softcuda::client::Launch;
-use softcuda::occupancy::{Block, Sm};
+use softcuda::device::Sm;
+use softcuda::occupancy::Block;
 use softcuda::ptxas::{Usage, parse};
 
 use crate::case::{Case, Counted, Dtype, Path, count};

@@ -3,9 +3,8 @@
 //! `ALA_REQUIRE_GPU=1` makes a missing GPU a failure.
 
 mod abi;
-// What the report counts is what the bounds are held to; its own package formats it.
-#[rustfmt::skip]
-#[path = "../../softcuda/examples/kernel_report/case.rs"]
+// What the report counts is what the bounds are held to.
+#[path = "../../examples/kernel_report/case.rs"]
 mod case;
 mod counts;
 mod device;

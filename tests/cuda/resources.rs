@@ -1,7 +1,8 @@
 //! What ptxas says of every kernel on every architecture.
 
 use ala_loss::cuda::instruments::{TIERS, Tier, ptxas_report};
-use softcuda::occupancy::{Block, SMS, Sm};
+use softcuda::device::{SMS, Sm};
+use softcuda::occupancy::Block;
 use softcuda::ptxas::{Usage, parse};
 
 fn usages() -> Vec<Usage> {

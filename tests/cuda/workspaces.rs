@@ -190,7 +190,7 @@ fn a_device_that_holds_few_blocks_still_ends() {
                 soft.set_resident_blocks(few);
             }
             let got = device.run(&bound, &step);
-            soft.set_resident_blocks(softcuda::exec::RESIDENT_BLOCKS as u32);
+            soft.set_resident_blocks(softcuda::device::RESIDENT_BLOCKS as u32);
             let launch = soft.last_launch().expect("a launch");
             let (wanted, shared) = match few {
                 None => ("staged", true),

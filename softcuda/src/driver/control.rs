@@ -1,9 +1,9 @@
 //! What tests ask the instrument itself. `crate::client` wraps these calls.
 
+use super::border::{Need, call, calls, with_state};
 use super::code::Code;
 use super::pointer::{Host, Out};
-use super::queue::KernelLaunch;
-use super::state::{Need, call, calls, with_state};
+use super::work::KernelLaunch;
 use crate::counters::Counters;
 use crate::exec::Order;
 
@@ -57,6 +57,18 @@ extern "C" fn softcuda_last_fault(text: Host, length: usize) -> usize {
     with_state(|state| {
         let _ = text.write(&state.message.as_bytes()[..length.min(state.message.len())]);
         state.message.len()
+    })
+    .unwrap_or(0)
+}
+
+/// Copies a line for each operation that was executed since the last reset, `name count`, cut to `length` bytes; gives the
+/// whole length.
+#[unsafe(no_mangle)]
+extern "C" fn softcuda_operations(text: Host, length: usize) -> usize {
+    with_state(|state| {
+        let lines: String = state.operations().iter().map(|(name, count)| format!("{name} {count}\n")).collect();
+        let _ = text.write(&lines.as_bytes()[..length.min(lines.len())]);
+        lines.len()
     })
     .unwrap_or(0)
 }

@@ -1,9 +1,12 @@
 //! Device memory, page-locked host memory, copies and sets.
 
+use super::border::{Need, call, calls, current};
 use super::code::Code;
+use super::handle::{DEVICE, Handle, LEGACY};
 use super::pointer::{Host, Out};
-use super::queue::{LEGACY, Source, Work};
-use super::state::{Block, CAPACITY, DEVICE, Handle, Need, State, call, calls, current};
+use super::state::{Block, State};
+use super::work::{Source, Work};
+use crate::device::CAPACITY;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ffi::c_void;
 

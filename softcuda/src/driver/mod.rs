@@ -3,13 +3,23 @@
 //! Nothing runs when it is submitted: a stream is a queue, and only what waits for it (a synchronise, a query, a
 //! synchronous copy or free) makes it run. A program that forgets to wait therefore sees old data every time.
 
+mod border;
 mod capture;
+mod capturing;
 mod code;
 mod context;
 mod control;
+mod event;
+mod graph;
+mod handle;
+mod image;
+mod launch;
 mod memory;
 mod module;
 mod pointer;
 mod queue;
+mod run;
 mod state;
 mod stream;
+mod submit;
+mod work;

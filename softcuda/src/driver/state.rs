@@ -1,26 +1,22 @@
-//! Everything the driver knows, behind one lock, and the border every call passes.
+//! Everything that the driver knows.
 
-use super::capture::{Capture, Graph};
+use super::capture::Capture;
 use super::code::Code;
-use super::module::{Function, LoadedImage};
-use super::queue::{Event, KernelLaunch, Queue};
+use super::event::Event;
+use super::handle::{Handle, LEGACY};
+use super::image::{Footprint, Function, LoadedImage};
+use super::pointer::Host;
+use super::queue::Queue;
+use super::work::{Graph, HostRange, KernelLaunch};
 use crate::counters::Counters;
-use crate::exec::{Order, RESIDENT_BLOCKS};
+use crate::device::{CAPACITY, RESIDENT_BLOCKS};
+use crate::exec::Order;
 use crate::fault::Fault;
 use crate::memory::Memory;
+use crate::ptx::Kernel;
 use std::alloc::Layout;
-use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// An opaque handle as the caller holds it. Handles are never addresses of ours, so a wrong one is only not found.
-pub type Handle = usize;
-
-/// The only device.
-pub const DEVICE: i32 = 0;
-/// Device memory, in bytes; host memory is taken only for what is allocated.
-pub const CAPACITY: u64 = 16 << 30;
+use std::sync::Arc;
 
 /// One device allocation of the caller's.
 pub struct Block {
@@ -58,6 +54,8 @@ pub struct State {
     /// Whether asynchronous copies to pageable host memory are done when their call returns.
     pub prompt_downloads: bool,
     pub counters: Counters,
+    /// What modules executed that are unloaded now, by operation.
+    pub unloaded: BTreeMap<String, u64>,
     /// The launch that ran last.
     pub last_launch: Option<Arc<KernelLaunch>>,
     /// The fault that stopped the device, for as long as nobody resets it.
@@ -72,74 +70,9 @@ pub struct State {
     next_handle: Handle,
 }
 
-/// What a call needs before it may do anything.
-#[derive(Clone, Copy, PartialEq)]
-pub enum Need {
-    Nothing,
-    /// `cuInit`.
-    Init,
-    /// A current context that no fault has stopped.
-    Context,
-}
-
-static STATE: Mutex<Option<State>> = Mutex::new(None);
-
-thread_local! {
-    static CURRENT: Cell<Handle> = const { Cell::new(0) };
-}
-
-/// The context current to this thread, 0 for none.
-pub fn current() -> Handle {
-    CURRENT.get()
-}
-
-/// Makes a context current to this thread.
-pub fn make_current(context: Handle) {
-    CURRENT.set(context);
-}
-
-/// Runs `body` on the state; no panic leaves it.
-pub fn with_state<R>(body: impl FnOnce(&mut State) -> R) -> Option<R> {
-    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
-    let state = state.get_or_insert_with(State::new);
-    catch_unwind(AssertUnwindSafe(|| body(state)))
-        .inspect_err(|panic| {
-            let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-            let text = text.unwrap_or_else(|| "no text".into());
-            state.stop(Code::Unknown, format!("softcuda itself panicked: {text}"));
-        })
-        .ok()
-}
-
-/// The border: counts the call by its name, checks what it needs, runs it and gives its result code.
-pub fn call(name: &'static str, need: Need, body: impl FnOnce(&mut State) -> Result<(), Code>) -> Code {
-    let answer = with_state(|state| {
-        *state.calls.entry(name).or_default() += 1;
-        state.admit(need)?;
-        body(state)
-    });
-    match answer {
-        Some(Ok(())) => Code::Success,
-        Some(Err(code)) => code,
-        None => Code::Unknown,
-    }
-}
-
-/// Declares driver calls: what each needs, its C name, the state, its arguments and what it does.
-macro_rules! calls {
-    ($($(#[$doc:meta])* $need:ident: fn $name:ident($state:pat $(, $arg:ident: $ty:ty)* $(,)?) $body:block)*) => {$(
-        $(#[$doc])*
-        #[unsafe(no_mangle)]
-        extern "C" fn $name($($arg: $ty),*) -> Code {
-            call(stringify!($name), Need::$need, |$state| $body)
-        }
-    )*};
-}
-pub(super) use calls;
-
 impl State {
-    fn new() -> Self {
+    /// A driver that nobody has called.
+    pub fn new() -> Self {
         Self {
             initialised: false,
             context: None,
@@ -158,6 +91,7 @@ impl State {
             races: true,
             prompt_downloads: false,
             counters: Counters::default(),
+            unloaded: BTreeMap::new(),
             last_launch: None,
             fault: None,
             message: String::new(),
@@ -173,23 +107,6 @@ impl State {
     pub fn reset(&mut self) {
         let next_handle = self.next_handle;
         *self = Self { initialised: self.initialised, next_handle, ..Self::new() };
-    }
-
-    fn admit(&self, need: Need) -> Result<(), Code> {
-        if need != Need::Nothing && !self.initialised {
-            return Err(Code::NotInitialized);
-        }
-        if need == Need::Context {
-            match &self.context {
-                _ if current() == 0 => return Err(Code::InvalidContext),
-                Some(context) if context.handle == current() => {}
-                _ => return Err(Code::ContextIsDestroyed),
-            }
-            if let Some(code) = self.fault {
-                return Err(code);
-            }
-        }
-        Ok(())
     }
 
     /// A handle not given out before.
@@ -229,16 +146,65 @@ impl State {
         bytes == 0 || self.memory.live().iter().any(within)
     }
 
-    /// Ends the primary context: the work left runs (so that its faults are seen), then all the context owned is gone.
-    pub fn destroy_context(&mut self) {
-        for stream in self.queues.keys().copied().collect::<Vec<_>>() {
-            self.lose_downloads(stream);
+    /// The stream a handle names.
+    pub fn stream(&self, handle: Handle) -> Result<Handle, Code> {
+        let stream = handle.max(LEGACY);
+        match self.queues.get(&stream) {
+            Some(queue) if !queue.destroyed => Ok(stream),
+            _ => Err(Code::InvalidHandle),
         }
-        if self.fault.is_none() {
-            let _ = self.run_all();
+    }
+
+    /// The queue of a stream that was looked up.
+    pub fn queue(&mut self, stream: Handle) -> &mut Queue {
+        self.queues.get_mut(&stream).expect("the stream was looked up before")
+    }
+
+    /// Whether a stream has come so far. One that is gone has done all it held.
+    pub fn reached(&self, stream: Handle, position: u64) -> bool {
+        self.queues.get(&stream).is_none_or(|queue| queue.reached(position))
+    }
+
+    /// A kernel that was handed out, with what it is of.
+    pub fn function(&self, handle: Handle) -> Result<(&Function, &LoadedImage, &Kernel), Code> {
+        let function = self.functions.get(&handle).ok_or(Code::InvalidHandle)?;
+        let image = self.images.get(&function.image).ok_or(Code::InvalidHandle)?;
+        let kernel = image.module.module().kernel(&function.name).ok_or(Code::InvalidHandle)?;
+        Ok((function, image, kernel))
+    }
+
+    /// What a block of it takes.
+    pub fn footprint(&self, handle: Handle) -> Result<Footprint, Code> {
+        self.function(handle).map(|(_, image, kernel)| image.footprint(kernel))
+    }
+
+    /// How often warps executed each operation since the last reset.
+    pub fn operations(&self) -> BTreeMap<String, u64> {
+        let mut counts = self.unloaded.clone();
+        for (name, count) in self.images.values().flat_map(|image| image.module.operations()) {
+            *counts.entry(name).or_default() += count;
         }
+        counts
+    }
+
+    /// Keeps the counts of an image that is unloaded.
+    pub fn keep_operations(&mut self, image: &LoadedImage) {
+        for (name, count) in image.module.operations() {
+            *self.unloaded.entry(name).or_default() += count;
+        }
+    }
+
+    /// What is known of a host range at the call.
+    pub fn host_range(&self, at: Host, bytes: usize) -> HostRange {
+        let start = self.pinned.range(..=at.address()).next_back();
+        let pinned = start.is_some_and(|(start, layout)| bytes <= layout.size().saturating_sub(at.address() - start));
+        HostRange { at, bytes, pinned }
+    }
+
+    /// Forgets what a context owns, and keeps what was set and counted.
+    pub fn forget_context(&mut self) {
         self.leaked += self.blocks.values().filter(|block| !block.freed).count() as u64;
-        let calls = std::mem::take(&mut self.calls);
+        let (calls, unloaded) = (std::mem::take(&mut self.calls), self.operations());
         let (message, pinned) = (std::mem::take(&mut self.message), std::mem::take(&mut self.pinned));
         let &mut Self {
             next_handle,
@@ -254,7 +220,7 @@ impl State {
         } = self;
         let new =
             Self { initialised: true, next_handle, order, resident, races, prompt_downloads, counters, ..Self::new() };
-        *self = Self { calls, message, pinned, fault, leaked, lost_copies, ..new };
+        *self = Self { calls, unloaded, message, pinned, fault, leaked, lost_copies, ..new };
     }
 }
 

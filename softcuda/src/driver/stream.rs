@@ -1,9 +1,13 @@
 //! Streams and events.
 
+use super::border::{Need, call, calls, current};
 use super::code::Code;
+use super::event::{Event, Recorded};
+use super::handle::{Handle, LEGACY, PER_THREAD};
 use super::pointer::Out;
-use super::queue::{Event, LEGACY, Queue, Recorded, Work};
-use super::state::{Handle, Need, State, call, calls};
+use super::queue::Queue;
+use super::state::State;
+use super::work::Work;
 use std::time::Instant;
 
 const NON_BLOCKING: u32 = 1;
@@ -83,7 +87,7 @@ calls! {
 
     Context: fn cuStreamDestroy_v2(state, stream: Handle) {
         let key = state.stream(stream)?;
-        if stream <= super::queue::PER_THREAD {
+        if stream <= PER_THREAD {
             return Err(Code::InvalidHandle);
         }
         state.refuse_captured(key, "destroying the captured stream")?;
@@ -91,14 +95,14 @@ calls! {
         if state.queues[&key].pending() == 0 {
             state.queues.remove(&key);
         } else {
-            state.queues.get_mut(&key).expect("looked up above").destroyed = true;
+            state.queue(key).destroyed = true;
         }
         Ok(())
     }
 
     Context: fn cuStreamGetCtx(state, stream: Handle, context: Out<Handle>) {
         state.stream(stream)?;
-        context.set(super::state::current())
+        context.set(current())
     }
 
     Context: fn cuStreamSynchronize(state, stream: Handle) {

@@ -1,26 +1,18 @@
 //! Memory instructions: addresses to spaces, checks, and the counts that decide speed.
-use super::code::*;
-use super::float;
-use super::races::{Actor, Scene};
+use super::context::Context;
+use super::races::Actor;
+use super::scene::Scene;
 use super::shared::{Shared, wavefronts};
-use super::warp::{Context, Warp, lanes};
+use super::warp::{Warp, lanes};
+use crate::code::operation::{Address, Atomic, Semantics, Space, Transfer};
+use crate::device::SECTOR;
 use crate::fault::{Access, Fault, Site};
-use crate::memory::SECTOR;
-
-/// A `cp.async` under way: its bytes were read, and are written when its lane waits for it.
-pub(crate) struct AsyncCopy {
-    lane: usize,
-    group: u32,
-    to: u64,
-    bytes: Vec<u8>,
-}
 
 /// What the lanes of one instruction touched.
 #[derive(Default)]
 struct Touched {
     sectors: Vec<u64>,
     shared: Vec<(usize, u64)>,
-    local_bytes: u64,
 }
 
 /// An address within one space.
@@ -28,7 +20,6 @@ struct Touched {
 enum Place {
     Global(u64),
     Shared(u64),
-    Local(u64),
     Param(u64),
 }
 
@@ -58,7 +49,6 @@ impl Touched {
         if !self.shared.is_empty() {
             cx.counters.shared_wavefronts += wavefronts(&self.shared, bytes);
         }
-        cx.counters.local_bytes += self.local_bytes;
     }
 }
 
@@ -84,19 +74,11 @@ impl Warp {
         if address & (bytes - 1) != 0 {
             return Err(Fault::Misaligned { address, bytes, site: Site::default() });
         }
-        let window = address & !(WINDOW - 1);
-        let place = match (at.space, window) {
-            (Space::Shared, _) => Place::Shared(address),
-            (Space::Global, _) => Place::Global(address),
-            (Space::Local | Space::Generic | Space::Param, LOCAL_WINDOW) => Place::Local(address - LOCAL_WINDOW),
-            (Space::Generic | Space::Param, PARAM_WINDOW) => Place::Param(address - PARAM_WINDOW),
-            (Space::Generic, SHARED_WINDOW) => Place::Shared(address - SHARED_WINDOW),
-            (Space::Generic, _) => Place::Global(address),
-            (Space::Local | Space::Param, _) => {
-                return Err(Fault::out_of_bounds(address, bytes, Access::Read, "outside local and parameter memory"));
-            }
-        };
-        Ok(place)
+        Ok(match at.space {
+            Space::Global => Place::Global(address),
+            Space::Shared => Place::Shared(address),
+            Space::Param => Place::Param(address),
+        })
     }
 
     fn actor<'a>(&'a self, scene: Scene<'a>, lane: usize, semantics: Semantics) -> Actor<'a> {
@@ -108,7 +90,7 @@ impl Warp {
         match place {
             Place::Global(address) => self.knowledge.read(&cx.global.locations, address, self.lane, semantics),
             Place::Shared(address) => self.knowledge.read(&shared.locations, address, self.lane, semantics),
-            Place::Local(_) | Place::Param(_) => {}
+            Place::Param(_) => {}
         }
     }
 
@@ -117,7 +99,7 @@ impl Warp {
         match place {
             Place::Global(address) => self.knowledge.write(&mut cx.global.locations, address, self.lane, semantics),
             Place::Shared(address) => self.knowledge.write(&mut shared.locations, address, self.lane, semantics),
-            Place::Local(_) | Place::Param(_) => {}
+            Place::Param(_) => {}
         }
     }
 
@@ -151,13 +133,8 @@ impl Warp {
                     touched.shared.push((lane, address));
                     shared.load(address, bytes, load.used, &self.actor(cx.scene, lane, load.semantics))?
                 }
-                Place::Local(at) => {
-                    touched.local_bytes += if load.at.space == Space::Param { 0 } else { bytes };
-                    let local = self.local.get(lane).ok_or_else(|| no_local(at, bytes, Access::Read))?;
-                    local.load(at, bytes)?
-                }
                 Place::Param(at) => {
-                    let range = at as usize..(at + bytes) as usize;
+                    let range = at as usize..at.saturating_add(bytes) as usize;
                     let near = || format!("in {} bytes of parameters", cx.params.len());
                     let fault = || Fault::out_of_bounds(at, bytes, Access::Read, near());
                     cx.params.get(range).ok_or_else(fault)?
@@ -166,7 +143,8 @@ impl Warp {
             for (index, &row) in load.rows.iter().enumerate() {
                 let mut value = element(content, index, size);
                 if load.ty.signed() {
-                    value = float::extend(value, load.ty) as u64;
+                    let unused = 64 - 8 * size as u32;
+                    value = ((value << unused) as i64 >> unused) as u64;
                 }
                 self.rows[row as usize][lane] = value & load.mask;
             }
@@ -207,9 +185,6 @@ impl Warp {
             }
             let place = self.place(&store.at, lane, bytes as u64)?;
             self.put(cx, shared, place, &content[..bytes], &mut touched, store.semantics)?;
-            if store.at.space == Space::Param {
-                touched.local_bytes = 0;
-            }
         }
         touched.count(cx, bytes as u64, Access::Write, None);
         Ok(())
@@ -238,12 +213,6 @@ impl Warp {
                 touched.shared.push((self.lane, address));
                 shared.store(address, content, &self.actor(cx.scene, self.lane, semantics))?
             }
-            Place::Local(at) => {
-                touched.local_bytes += bytes;
-                let local = self.local.get_mut(self.lane).ok_or_else(|| no_local(at, bytes, Access::Write))?;
-                local.store(at, content)?;
-                false
-            }
             Place::Param(address) => {
                 let near = "in parameters, which are read-only";
                 return Err(Fault::out_of_bounds(address, bytes, Access::Write, near));
@@ -263,7 +232,7 @@ impl Warp {
         atomic: &Atomic,
         active: u32,
     ) -> Result<(), Fault> {
-        for row in [atomic.at.base, atomic.operands[0], atomic.operands[1]] {
+        for row in [atomic.at.base, atomic.operand] {
             self.need(row, active, cx.code)?;
         }
         let size = atomic.ty.bytes();
@@ -280,14 +249,14 @@ impl Warp {
                 Place::Shared(address) => {
                     shared.load(address, size as u64, whole, &self.actor(cx.scene, lane, atomic.semantics))?
                 }
-                Place::Local(address) | Place::Param(address) => {
+                Place::Param(address) => {
                     let near = "atomics work on global and shared memory";
                     return Err(Fault::out_of_bounds(address, size as u64, Access::Write, near));
                 }
             };
             let old = element(old, 0, size);
-            let [b, c] = atomic.operands.map(|row| self.rows[row as usize][lane] & atomic.ty.mask());
-            let new = (atomic.update)(old, b, c).to_le_bytes();
+            let operand = self.rows[atomic.operand as usize][lane] & atomic.ty.mask();
+            let new = (atomic.update)(old, operand).to_le_bytes();
             self.put(cx, shared, place, &new[..size], &mut touched, atomic.semantics)?;
             if let Some(row) = atomic.old {
                 self.rows[row as usize][lane] = old;
@@ -300,83 +269,4 @@ impl Warp {
         touched.count(cx, size as u64, Access::Write, Some(Access::Read));
         Ok(())
     }
-
-    /// A prefetch has no effect, but its address must be right.
-    pub(super) fn prefetch(&mut self, cx: &mut Context, at: &Address, active: u32) -> Result<(), Fault> {
-        self.need(at.base, active, cx.code)?;
-        for lane in lanes(active, false) {
-            self.lane = lane;
-            if let Place::Global(address) = self.place(at, lane, 1)? {
-                cx.memory.check(address, 1)?;
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn copy_async(
-        &mut self,
-        cx: &mut Context,
-        shared: &mut Shared,
-        [to, from]: [&Address; 2],
-        bytes: u32,
-        taken: Option<u32>,
-        active: u32,
-    ) -> Result<(), Fault> {
-        for row in [to.base, from.base, taken.unwrap_or(to.base)] {
-            self.need(row, active, cx.code)?;
-        }
-        let mut touched = Touched::default();
-        let bytes = u64::from(bytes);
-        for lane in lanes(active, false) {
-            self.lane = lane;
-            let (Place::Shared(to), Place::Global(from)) =
-                (self.place(to, lane, bytes)?, self.place(from, lane, bytes)?)
-            else {
-                continue;
-            };
-            shared.check(to, bytes)?;
-            touched.shared.push((lane, to));
-            let taken = taken.map_or(bytes, |row| (self.rows[row as usize][lane] as u32).min(bytes as u32).into());
-            let mut content = vec![0; bytes as usize];
-            if taken > 0 {
-                touched.global(from);
-                let used = u64::MAX >> (64 - taken);
-                // Only what is taken need exist.
-                content[..taken as usize].copy_from_slice(cx.memory.load(from, taken, used, &mut cx.hint)?);
-                let actor = self.actor(cx.scene, lane, Semantics::default());
-                cx.global.read(cx.memory, cx.hint, from, (bytes, used), &actor)?;
-            }
-            self.copies.push(AsyncCopy { lane, group: self.committed[lane], to, bytes: content });
-        }
-        touched.count(cx, bytes, Access::Read, None);
-        Ok(())
-    }
-
-    /// Writes the copies that the lanes wait for.
-    pub(super) fn wait_copies(
-        &mut self,
-        cx: &mut Context,
-        shared: &mut Shared,
-        newest: Option<u32>,
-        active: u32,
-    ) -> Result<(), Fault> {
-        for copy in std::mem::take(&mut self.copies) {
-            let due = match newest {
-                None => true,
-                Some(newest) => copy.group + newest < self.committed[copy.lane],
-            };
-            if active >> copy.lane & 1 != 0 && due {
-                self.lane = copy.lane;
-                shared.store(copy.to, &copy.bytes, &self.actor(cx.scene, copy.lane, Semantics::default()))?;
-                cx.progress += 1;
-            } else {
-                self.copies.push(copy);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn no_local(address: u64, bytes: u64, access: Access) -> Fault {
-    Fault::out_of_bounds(address, bytes, access, "the kernel has no local memory")
 }

@@ -1,11 +1,16 @@
 //! A resident block: its warps take turns between barriers.
-use super::code::{Code, Op, Reduction, Surroundings};
+use super::context::Context;
+use super::execute::Pause;
 use super::order::Meeting;
-use super::races::Scene;
+use super::scene::{Launch, Order, Scene, coordinates};
 use super::shared::Shared;
-use super::warp::{Context, Pause, Warp};
-use super::{Launch, Order, TURN, coordinates};
+use super::warp::Warp;
+use crate::code::operation::{Code, Op};
+use crate::code::special::Surroundings;
 use crate::fault::{Fault, Place, Site};
+
+/// Instructions a warp may run before another one gets its turn, so that a warp may spin on what another one writes.
+const TURN: u32 = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -20,9 +25,8 @@ struct Arrivals {
     warps: u32,
     /// What the arrived warps know; who passes knows it too.
     meeting: Meeting,
-    members: u32,
-    held: u32,
-    all: bool,
+    /// Whether the barrier's predicate holds in a thread of theirs.
+    any: bool,
     /// Warps to wait for, where the barrier says so.
     expected: Option<u32>,
 }
@@ -52,7 +56,7 @@ impl Slot {
             running: 0,
             next: 0,
             barriers: Default::default(),
-            shared: Shared::new(),
+            shared: Shared::default(),
             last: 0,
         }
     }
@@ -81,15 +85,7 @@ impl Slot {
     }
 
     fn surroundings(&self, launch: &Launch, warp: usize) -> Surroundings {
-        let static_shared = launch.module.module.kernel(launch.kernel).map_or(0, |kernel| kernel.static_shared_bytes);
-        Surroundings {
-            block: launch.block,
-            grid: launch.grid,
-            ctaid: self.ctaid,
-            warp: warp as u32,
-            static_shared: static_shared as u32,
-            dynamic_shared: launch.dynamic_shared,
-        }
+        Surroundings { block: launch.block, grid: launch.grid, ctaid: self.ctaid, warp: warp as u32 }
     }
 
     /// Lets one warp run. Tells whether it went to sleep.
@@ -149,23 +145,16 @@ impl Slot {
             return Err(Fault::Unsupported { text: format!("barrier {id}"), site: Site::default() });
         };
         if arrivals.warps == 0 {
-            *arrivals = Arrivals { all: true, expected, ..Arrivals::default() };
+            *arrivals = Arrivals { expected, ..Arrivals::default() };
         } else if arrivals.expected != expected {
             return Err(Fault::divergent(0));
         }
         arrivals.warps += 1;
         warp.arrive(&mut arrivals.meeting);
-        if let Some((_, pred, _)) = barrier.vote {
-            let (members, held) = warp.votes(pred)?;
-            arrivals.members += members.count_ones();
-            arrivals.held += held.count_ones();
-            arrivals.all &= members == held;
+        if let Some((pred, _)) = barrier.any {
+            arrivals.any |= warp.holds_in_any(pred)?;
         }
-        if barrier.waits {
-            self.states[index] = State::AtBarrier(id);
-        } else {
-            warp.leave_barrier(None);
-        }
+        self.states[index] = State::AtBarrier(id);
         self.complete(code, id)
     }
 
@@ -183,8 +172,7 @@ impl Slot {
             self.states[index] = State::Ready;
             warp.learn(&arrivals.meeting);
             let Op::Barrier(barrier) = &code.instructions[warp.at()].op else { continue };
-            let outcome = barrier.vote.map(|(reduction, _, outcome)| (outcome, reduction));
-            warp.leave_barrier(outcome.map(|(outcome, reduction)| (outcome, arrivals.outcome(reduction))));
+            warp.leave_barrier(barrier.any.map(|(_, outcome)| (outcome, arrivals.any)));
         }
         Ok(())
     }
@@ -193,16 +181,5 @@ impl Slot {
     pub(super) fn place(&self, scene: Scene) -> Place {
         let warp = &self.warps[self.last];
         scene.place(warp.at(), self.block, (self.last * 32 + warp.lane) as u32)
-    }
-}
-
-impl Arrivals {
-    fn outcome(&self, reduction: Reduction) -> u64 {
-        match reduction {
-            Reduction::All => u64::from(self.all),
-            Reduction::Any => u64::from(self.held != 0),
-            Reduction::Uniform => u64::from(self.held == 0 || self.all),
-            Reduction::Count => self.held.into(),
-        }
     }
 }

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::clock::{Clock, join, join_some};
-use super::code::{Scope, Semantics};
+use crate::code::operation::{Scope, Semantics};
 
 /// What a fence lets later strong writes publish: a clock, and the thread's own work until `at`.
 #[derive(Clone, Debug)]

@@ -7,17 +7,10 @@
 //! write that another thread's strong read has seen is ordered before what follows the read (observation order), though
 //! nothing is that was done before the write. Volatile accesses are strong, but not among the lanes of a warp: there they
 //! are code for lanes in lockstep, which none run in any more. Lanes of one instruction may write the same value at once.
-use super::code::{Code, Scope, Semantics};
 use super::order::Knowledge;
-use super::{Launch, coordinates};
-use crate::fault::{Access, Place, Site};
-
-/// What the faults of a launch are told in.
-#[derive(Clone, Copy)]
-pub(crate) struct Scene<'a> {
-    pub(crate) launch: &'a Launch<'a>,
-    pub(crate) code: &'a Code,
-}
+use super::scene::Scene;
+use crate::code::operation::{Scope, Semantics};
+use crate::fault::{Access, Site};
 
 /// Who accesses, and how.
 #[derive(Clone, Copy)]
@@ -85,21 +78,6 @@ pub(crate) struct Shadow {
     pages: Vec<(u32, u8)>,
     records: Vec<Record>,
     others: Vec<Vec<Entry>>,
-}
-
-impl Scene<'_> {
-    /// A thread's place at an instruction.
-    pub(crate) fn place(&self, at: usize, block: u32, thread: u32) -> Place {
-        let module = self.launch.module;
-        let span = self.code.instructions.get(at).map_or(0..0, |instruction| instruction.text.clone());
-        Place {
-            kernel: self.launch.kernel.to_owned(),
-            line: module.module.line(span.start),
-            text: module.module.text(&span).to_owned(),
-            block: coordinates(self.launch.grid, block.into()),
-            thread: coordinates(self.launch.block, thread.into()),
-        }
-    }
 }
 
 impl Actor<'_> {

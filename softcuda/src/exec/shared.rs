@@ -1,7 +1,8 @@
 //! Shared memory of a block: checked bytes, races, and bank conflicts.
 use super::order::Locations;
 use super::races::{Actor, Conflict, Shadow};
-use crate::exec::code::DYNAMIC_SHARED;
+use crate::code::operation::DYNAMIC_SHARED;
+use crate::device::{BANKS, WARP};
 use crate::fault::{Access, Fault, Site};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -12,19 +13,15 @@ enum State {
 }
 
 /// Bytes that know whether they belong to a variable and whether they were written.
-pub(crate) struct Region {
+#[derive(Default)]
+struct Region {
     bytes: Vec<u8>,
     state: Vec<State>,
-    what: &'static str,
 }
 
 impl Region {
-    pub(crate) fn new(what: &'static str) -> Self {
-        Self { bytes: Vec::new(), state: Vec::new(), what }
-    }
-
     /// Fresh bytes at the given places (start and size).
-    pub(crate) fn reset(&mut self, places: impl Iterator<Item = (u32, u32)>, size: usize) {
+    fn reset(&mut self, places: impl Iterator<Item = (u32, u32)>, size: usize) {
         self.bytes.resize(size, 0);
         self.state.clear();
         self.state.resize(size, State::Outside);
@@ -35,7 +32,7 @@ impl Region {
 
     fn check(&self, at: u64, bytes: u64, access: Access) -> Result<usize, Fault> {
         let range = at as usize..at.saturating_add(bytes) as usize;
-        let near = || format!("in {} memory", self.what);
+        let near = || "in shared memory".to_owned();
         let states = self.state.get(range).unwrap_or(&[State::Outside]);
         if states.contains(&State::Outside) {
             return Err(Fault::out_of_bounds(at, bytes, access, near()));
@@ -46,13 +43,13 @@ impl Region {
         Ok(at as usize)
     }
 
-    pub(crate) fn load(&self, at: u64, bytes: u64) -> Result<&[u8], Fault> {
+    fn load(&self, at: u64, bytes: u64) -> Result<&[u8], Fault> {
         let at = self.check(at, bytes, Access::Read)?;
         Ok(&self.bytes[at..at + bytes as usize])
     }
 
     /// Tells whether it changed anything.
-    pub(crate) fn store(&mut self, at: u64, bytes: &[u8]) -> Result<bool, Fault> {
+    fn store(&mut self, at: u64, bytes: &[u8]) -> Result<bool, Fault> {
         let at = self.check(at, bytes.len() as u64, Access::Write)?;
         let range = at..at + bytes.len();
         let changed = self.bytes[range.clone()] != *bytes || self.state[range.clone()].contains(&State::Fresh);
@@ -63,6 +60,7 @@ impl Region {
 }
 
 /// The shared memory of one resident block.
+#[derive(Default)]
 pub(crate) struct Shared {
     region: Region,
     shadow: Shadow,
@@ -71,13 +69,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// `variables` are the static ones, `dynamic` the bytes asked for at launch.
-    pub(crate) fn new() -> Self {
-        let (shadow, locations) = (Shadow::default(), Locations::default());
-        Self { region: Region::new("shared"), shadow, locations, dynamic: 0 }
-    }
-
-    /// Fresh memory for the next block.
+    /// Fresh memory for the next block: `variables` are the static ones, `dynamic` the bytes asked for at launch.
     pub(crate) fn reset(&mut self, variables: &[(u32, u32)], dynamic: u32) {
         let end = variables.iter().map(|(start, size)| start + size).max().unwrap_or(0);
         let start = end.next_multiple_of(128) + 128;
@@ -108,11 +100,6 @@ impl Shared {
         outcome.map_err(|conflict| race(address, Access::Write, &conflict, actor))?;
         Ok(changed)
     }
-
-    /// Whether `bytes` at `address` lie in a variable.
-    pub(crate) fn check(&self, address: u64, bytes: u64) -> Result<(), Fault> {
-        self.region.check(self.place(address), bytes, Access::Write).map(drop)
-    }
 }
 
 fn race(address: u64, access: Access, conflict: &Conflict, actor: &Actor) -> Fault {
@@ -124,16 +111,16 @@ fn race(address: u64, access: Access, conflict: &Conflict, actor: &Actor) -> Fau
 /// quarter warps.
 pub(crate) fn wavefronts(addresses: &[(usize, u64)], bytes: u64) -> u64 {
     let words = bytes.div_ceil(4);
-    let lanes_together = 32 / words.clamp(1, 4) as usize;
+    let lanes_together = WARP as usize / words.clamp(1, 4) as usize;
     let mut total = 0;
     let mut at = 0;
     while at < addresses.len() {
         let pass = addresses[at].0 / lanes_together;
-        let mut held = [u64::MAX; 32];
+        let mut held = [u64::MAX; BANKS];
         let mut conflicts: Vec<u64> = Vec::new();
         while at < addresses.len() && addresses[at].0 / lanes_together == pass {
             for word in (0..words).map(|word| addresses[at].1 / 4 + word) {
-                let bank = &mut held[(word % 32) as usize];
+                let bank = &mut held[(word % BANKS as u64) as usize];
                 if *bank == u64::MAX {
                     *bank = word;
                 } else if *bank != word {
@@ -144,8 +131,8 @@ pub(crate) fn wavefronts(addresses: &[(usize, u64)], bytes: u64) -> u64 {
         }
         conflicts.sort_unstable();
         conflicts.dedup();
-        let mut in_bank = [1; 32];
-        conflicts.iter().for_each(|word| in_bank[(word % 32) as usize] += 1);
+        let mut in_bank = [1; BANKS];
+        conflicts.iter().for_each(|word| in_bank[(word % BANKS as u64) as usize] += 1);
         total += in_bank.into_iter().max().unwrap_or(1);
     }
     total

@@ -3,7 +3,7 @@ use std::ops::Range;
 
 /// What a statement is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Label,
     Open,
     Close,
@@ -13,9 +13,9 @@ pub(super) enum Kind {
 
 /// A piece of the source, without the `;` or `:` that ends it.
 #[derive(Clone, Debug)]
-pub(super) struct Statement {
-    pub(super) kind: Kind,
-    pub(super) text: Range<usize>,
+pub(crate) struct Statement {
+    pub(crate) kind: Kind,
+    pub(crate) text: Range<usize>,
 }
 
 /// Blanks comments and the line directives that have no `;`, so that positions and lines stay what they are.
@@ -49,28 +49,30 @@ pub(super) fn strip_comments(text: &str) -> String {
     out
 }
 
-/// The statements of a body at `span` of `source`.
-pub(super) fn split_statements(source: &str, span: Range<usize>) -> Vec<Statement> {
-    let mut statements = Vec::new();
-    let mut begin = span.start;
-    let mut push = |kind, range: Range<usize>| {
-        let text = &source[range.clone()];
-        let start = range.start + (text.len() - text.trim_start().len());
-        statements.push(Statement { kind, text: start..start + text.trim().len() });
-    };
-    for (at, c) in source[span.clone()].bytes().enumerate().map(|(at, c)| (span.start + at, c)) {
-        let so_far = || source[begin..at].trim();
-        match c {
-            b'{' if so_far().is_empty() => push(Kind::Open, at..at),
-            b'}' if so_far().is_empty() => push(Kind::Close, at..at),
-            b':' if is_name(so_far()) => push(Kind::Label, begin..at),
-            b';' if so_far().is_empty() => {}
-            b';' => push(if so_far().starts_with('.') { Kind::Directive } else { Kind::Instruction }, begin..at),
-            _ => continue,
+impl Statement {
+    /// The statements of a body at `span` of `source`.
+    pub(crate) fn split(source: &str, span: Range<usize>) -> Vec<Self> {
+        let mut statements = Vec::new();
+        let mut begin = span.start;
+        let mut push = |kind, range: Range<usize>| {
+            let text = &source[range.clone()];
+            let start = range.start + (text.len() - text.trim_start().len());
+            statements.push(Statement { kind, text: start..start + text.trim().len() });
+        };
+        for (at, c) in source[span.clone()].bytes().enumerate().map(|(at, c)| (span.start + at, c)) {
+            let so_far = || source[begin..at].trim();
+            match c {
+                b'{' if so_far().is_empty() => push(Kind::Open, at..at),
+                b'}' if so_far().is_empty() => push(Kind::Close, at..at),
+                b':' if is_name(so_far()) => push(Kind::Label, begin..at),
+                b';' if so_far().is_empty() => {}
+                b';' => push(if so_far().starts_with('.') { Kind::Directive } else { Kind::Instruction }, begin..at),
+                _ => continue,
+            }
+            begin = at + 1;
         }
-        begin = at + 1;
+        statements
     }
-    statements
 }
 
 fn is_name(text: &str) -> bool {

@@ -2,7 +2,8 @@
 #![allow(dead_code)] // each test file uses a part
 
 use softcuda::counters::Counters;
-use softcuda::exec::{Launch, LoadedModule, Order, RESIDENT_BLOCKS, launch};
+use softcuda::device::RESIDENT_BLOCKS;
+use softcuda::exec::{Launch, LoadedModule, Order, launch};
 use softcuda::fault::Fault;
 use softcuda::memory::Memory;
 use softcuda::ptx::Module;

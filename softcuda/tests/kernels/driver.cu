@@ -1,4 +1,4 @@
-// Kernels that tests/driver.rs launches. The images beside this file are made from it, with nvcc 13.0, in this folder:
+// Kernels that tests/driver launches. The images beside this file are made from it, with nvcc 13.0, in this folder:
 //   nvcc -std=c++17 -arch=compute_90 -ptx driver.cu -o driver.ptx
 //   nvcc -std=c++17 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90 -fatbin
 //        --compress-mode=none driver.cu -o driver.fatbin

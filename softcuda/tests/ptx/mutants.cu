@@ -121,14 +121,6 @@ extern "C" __global__ void shared_values_collide(const float* x, float* out) {
     out[threadIdx.x] = one;
 }
 
-extern "C" __global__ void local_off_the_end(const float* x, float* out, int shift) {
-    float kept[8];
-    for (int i = 0; i < 8; i++) {
-        kept[i] = x[threadIdx.x + i];
-    }
-    out[threadIdx.x] = kept[(threadIdx.x & 7) + shift];
-}
-
 extern "C" __global__ void float_atomics(const float* x, float* out) { atomicAdd(out, x[blockIdx.x * blockDim.x + threadIdx.x]); }
 
 extern "C" __global__ void trap_on_odd(const float* x, float* out) {

@@ -1,7 +1,7 @@
 //! Counts what the kernels cost, in software, for every tier, element type and alignment: `--help` says how.
 //!
 //! ```text
-//! cargo run --release -p softcuda --example kernel_report
+//! cargo run --release --features instruments --example kernel_report
 //! ```
 
 mod case;
@@ -10,6 +10,7 @@ mod model;
 mod row;
 mod table;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -48,6 +49,9 @@ struct Options {
     /// Draws kernel_bytes.svg and kernel_roofline.svg in this folder.
     #[arg(long, value_name = "FOLDER")]
     svg: Option<PathBuf>,
+    /// Lists the PTX operations that the cases executed, with how often warps did.
+    #[arg(long)]
+    operations: bool,
 }
 
 fn parse_classes(text: &str) -> Result<usize, String> {
@@ -71,13 +75,19 @@ fn main() -> ExitCode {
 
 fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
     let outputs = Outputs::at(options)?;
-    let rows = rows(options)?;
+    let Report { rows, operations } = Report::count(options)?;
     // The files come before the text: whoever reads that may stop early.
     outputs.write(&rows)?;
-    writeln!(output, "Counted in software (softcuda), registers and occupancy as ptxas has them.")?;
+    writeln!(
+        output,
+        "Counted in software (softcuda), registers and occupancy as ptxas has them."
+    )?;
     writeln!(output, "{}", table::counts(&rows))?;
     writeln!(output, "{}", table::waits(&rows))?;
     writeln!(output, "{}", table::model(&rows))?;
+    if options.operations {
+        writeln!(output, "{}", table::operations(&operations))?;
+    }
     Ok(())
 }
 
@@ -95,7 +105,13 @@ impl Outputs {
             fs::create_dir_all(folder)
                 .map_err(|error| format!("cannot make the folder {}: {error}", folder.display()))?;
         }
-        let chart = |name| options.svg.as_ref().map(|folder| OutputFile::at(folder.join(name))).transpose();
+        let chart = |name| {
+            options
+                .svg
+                .as_ref()
+                .map(|folder| OutputFile::at(folder.join(name)))
+                .transpose()
+        };
         Ok(Self {
             json: options.json.as_ref().map(OutputFile::at).transpose()?,
             bytes: chart("kernel_bytes.svg")?,
@@ -120,33 +136,46 @@ impl Outputs {
     }
 }
 
-fn rows(options: &Options) -> Result<Vec<Row>, Failure> {
-    let report = cuda::instruments::ptxas_report()
-        .ok_or("the build found no nvcc: run it after `eval \"$(scripts/toolkit)\"`")?;
-    let usages = ptxas::parse(report);
-    // Loaded before any driver call, it is what cudarc finds, on a machine with a GPU too.
-    let library = SoftCuda::locate().ok_or("libsoftcuda.so is not beside this program: build it with cargo")?;
-    let soft = SoftCuda::load(&library)?;
-    let context = cuda::context(0)?;
+/// What was counted.
+struct Report {
+    rows: Vec<Row>,
+    /// How often warps executed each PTX operation.
+    operations: BTreeMap<String, u64>,
+}
 
-    let mut cases = Vec::new();
-    for &classes in &options.classes {
-        for dtype in Dtype::ALL {
-            for aligned in [true, false] {
-                cases.push(Case::of_size(options.elements, dtype, classes, aligned));
+impl Report {
+    fn count(options: &Options) -> Result<Self, Failure> {
+        let report = cuda::instruments::ptxas_report()
+            .ok_or("the build found no nvcc: run it after `eval \"$(scripts/toolkit)\"`")?;
+        let usages = ptxas::parse(report);
+        // Loaded before any driver call, it is what cudarc finds, on a machine with a GPU too.
+        let library = SoftCuda::locate()
+            .ok_or("libsoftcuda.so is not beside this program: build it with cargo")?;
+        let soft = SoftCuda::load(&library)?;
+        let context = cuda::context(0)?;
+
+        let mut cases = Vec::new();
+        for &classes in &options.classes {
+            for dtype in Dtype::ALL {
+                for aligned in [true, false] {
+                    cases.push(Case::of_size(options.elements, dtype, classes, aligned));
+                }
             }
         }
+        let bar = ProgressBar::new(cases.len() as u64);
+        bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}")?);
+        let mut rows = Vec::new();
+        for case in cases {
+            bar.set_message(format!("C = {} {}", case.classes, case.dtype.name()));
+            rows.push(Row::of(&context, soft, &usages, case)?);
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(Self {
+            rows,
+            operations: soft.operations(),
+        })
     }
-    let bar = ProgressBar::new(cases.len() as u64);
-    bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}")?);
-    let mut rows = Vec::new();
-    for case in cases {
-        bar.set_message(format!("C = {} {}", case.classes, case.dtype.name()));
-        rows.push(Row::of(&context, soft, &usages, case)?);
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    Ok(rows)
 }
 
 #[cfg(test)]
@@ -161,7 +190,9 @@ mod tests {
     }
 
     fn options(arguments: &str) -> Result<Options, clap::Error> {
-        Options::try_parse_from(std::iter::once("kernel_report").chain(arguments.split_whitespace()))
+        Options::try_parse_from(
+            std::iter::once("kernel_report").chain(arguments.split_whitespace()),
+        )
     }
 
     /// The whole report, on two small cases: what is counted has the shape that the kernels give it.
@@ -169,19 +200,30 @@ mod tests {
     fn a_step_is_counted_for_every_type_and_alignment() {
         let _turn = turn();
         let options = options("--classes 10,1000 --elements 4000").expect("valid");
-        let rows = rows(&options).expect("softcuda and the kernels are there");
+        let Report { rows, operations } =
+            Report::count(&options).expect("softcuda and the kernels are there");
+        assert!(operations["ex2.approx.ftz.f32"] > 0);
         assert_eq!(rows.len(), 2 * 3 * 2);
         for row in &rows {
             assert_eq!(row.n, 4000 / row.c);
             assert_eq!(row.launches, 1, "{row:?}");
-            assert!(row.distinct_sectors >= row.min_sectors, "less than the least: {row:?}");
-            assert!(row.sector_requests >= row.min_sectors, "less than the least: {row:?}");
-            assert!(row.unfused_launches > row.launches && row.unfused_sectors > row.distinct_sectors, "{row:?}");
+            assert!(
+                row.distinct_sectors >= row.min_sectors,
+                "less than the least: {row:?}"
+            );
+            assert!(
+                row.sector_requests >= row.min_sectors,
+                "less than the least: {row:?}"
+            );
+            assert!(
+                row.unfused_launches > row.launches && row.unfused_sectors > row.distinct_sectors,
+                "{row:?}"
+            );
             assert!(row.occupancy > 0.0 && row.spill_bytes == 0, "{row:?}");
             // Something is done for every element.
             assert!(row.lane_instructions_per_element > 2.0, "{row:?}");
         }
-        let again = super::rows(&options).expect("as before");
+        let again = Report::count(&options).expect("as before").rows;
         let json = |rows: &[Row]| serde_json::to_string(rows).expect("plain numbers");
         assert_eq!(json(&rows), json(&again), "counts are repeatable");
     }
@@ -195,9 +237,16 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_written_is_named_before_anything_is_counted() {
         // No class can be counted with so many elements a case; the place is found out earlier.
-        let arguments = format!("--elements {} --json /no/such/folder/report.json", usize::MAX);
-        let error = run(&options(&arguments).expect("valid"), &mut io::sink()).expect_err("there is no such folder");
-        assert!(error.to_string().contains("/no/such/folder/report.json"), "{error}");
+        let arguments = format!(
+            "--elements {} --json /no/such/folder/report.json",
+            usize::MAX
+        );
+        let error = run(&options(&arguments).expect("valid"), &mut io::sink())
+            .expect_err("there is no such folder");
+        assert!(
+            error.to_string().contains("/no/such/folder/report.json"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -206,21 +255,34 @@ mod tests {
         let folder = tempfile::tempdir().expect("the system has a folder for such files");
         let path = |name: &str| folder.path().join(name);
         let shown = folder.path().display();
-        let options =
-            options(&format!("--classes 10 --elements 1000 --json {shown}/report.json --svg {shown}")).expect("valid");
+        let options = options(&format!(
+            "--classes 10 --elements 1000 --json {shown}/report.json --svg {shown}"
+        ))
+        .expect("valid");
         let names = ["report.json", "kernel_bytes.svg", "kernel_roofline.svg"];
         for name in names {
             fs::write(path(name), "earlier").expect("the folder is writable");
         }
         let outputs = Outputs::at(&options).expect("all three can be written");
         for name in names {
-            assert_eq!(fs::read_to_string(path(name)).expect("it is there"), "earlier");
+            assert_eq!(
+                fs::read_to_string(path(name)).expect("it is there"),
+                "earlier"
+            );
         }
-        outputs.write(&rows(&options).expect("softcuda and the kernels are there")).expect("written");
+        let report = Report::count(&options).expect("softcuda and the kernels are there");
+        outputs.write(&report.rows).expect("written");
         for name in names {
             let text = fs::read_to_string(path(name)).expect("it is there");
-            assert!(text.starts_with(if name == "report.json" { "[" } else { "<svg" }), "{name}: {text}");
+            assert!(
+                text.starts_with(if name == "report.json" { "[" } else { "<svg" }),
+                "{name}: {text}"
+            );
         }
-        assert_eq!(fs::read_dir(folder.path()).expect("it is there").count(), 3, "nothing is left beside");
+        assert_eq!(
+            fs::read_dir(folder.path()).expect("it is there").count(),
+            3,
+            "nothing is left beside"
+        );
     }
 }

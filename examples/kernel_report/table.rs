@@ -1,5 +1,7 @@
 //! The report as text.
 
+use std::collections::BTreeMap;
+
 use ala_loss::cuda::instruments::TIERS;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
@@ -11,9 +13,14 @@ const MODELLED: f64 = 67_108_864.0;
 
 fn table(heads: &[String], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(heads);
+    table
+        .load_style(presets::UTF8_FULL_CONDENSED)
+        .set_header(heads);
     for row in rows {
-        table.add_row(row.into_iter().map(|text| Cell::new(text).set_alignment(CellAlignment::Right)));
+        table.add_row(
+            row.into_iter()
+                .map(|text| Cell::new(text).set_alignment(CellAlignment::Right)),
+        );
     }
     table.to_string()
 }
@@ -71,12 +78,21 @@ pub(crate) fn counts(rows: &[Row]) -> String {
 
 /// What a row waits for in each tier that a case went to: the chain that bounds small batches.
 pub(crate) fn waits(rows: &[Row]) -> String {
-    let heads = ["tier", "lanes\n/ row", "reductions\nin a chain", "barriers\nin a chain"].map(str::to_owned);
-    let tiers = TIERS.iter().filter(|tier| rows.iter().any(|row| row.tier == tier.name));
+    let heads = [
+        "tier",
+        "lanes\n/ row",
+        "reductions\nin a chain",
+        "barriers\nin a chain",
+    ]
+    .map(str::to_owned);
+    let tiers = TIERS
+        .iter()
+        .filter(|tier| rows.iter().any(|row| row.tier == tier.name));
     let table = table(
         &heads,
         tiers.map(|tier| {
-            let numbers = [tier.lanes, tier.reductions, tier.barriers].map(|number| number.to_string());
+            let numbers =
+                [tier.lanes, tier.reductions, tier.barriers].map(|number| number.to_string());
             [tier.name.to_owned()].into_iter().chain(numbers).collect()
         }),
     );
@@ -85,23 +101,46 @@ pub(crate) fn waits(rows: &[Row]) -> String {
 
 /// The model's times of the aligned cases, scaled to one size; an `i` marks those that instructions bind.
 pub(crate) fn model(rows: &[Row]) -> String {
-    let heads: Vec<String> = ["dtype", "C"].map(str::to_owned).into_iter().chain(GPUS.map(microseconds_on)).collect();
+    let heads: Vec<String> = ["dtype", "C"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(GPUS.map(microseconds_on))
+        .collect();
     let aligned = rows.iter().filter(|row| row.aligned);
     let table = table(
         &heads,
         aligned.map(|row| {
             let work = row.work_an_element().scaled(MODELLED);
             let times = GPUS.map(|gpu| {
-                let mark = if gpu.is_bound_by_issue(work) { " i" } else { "  " };
+                let mark = if gpu.is_bound_by_issue(work) {
+                    " i"
+                } else {
+                    "  "
+                };
                 format!("{:.0}{mark}", 1e6 * gpu.seconds(work))
             });
-            [row.dtype.to_owned(), row.c.to_string()].into_iter().chain(times).collect()
+            [row.dtype.to_owned(), row.c.to_string()]
+                .into_iter()
+                .chain(times)
+                .collect()
         }),
     );
     format!(
         "Model, not a measurement: microseconds for 2^26 elements, max(bytes / DRAM bandwidth, warp instructions / issue \
          rate); i: instructions bind.\n{table}"
     )
+}
+
+/// The PTX operations that were executed, by name.
+pub(crate) fn operations(counts: &BTreeMap<String, u64>) -> String {
+    let heads = ["operation", "warp instr."].map(str::to_owned);
+    let table = table(
+        &heads,
+        counts
+            .iter()
+            .map(|(name, count)| vec![name.clone(), count.to_string()]),
+    );
+    format!("PTX operations executed:\n{table}")
 }
 
 fn microseconds_on(gpu: Gpu) -> String {
@@ -123,16 +162,38 @@ mod tests {
 
     #[test]
     fn only_tiers_that_ran_are_said_to_wait() {
-        let text = waits(&[Row { tier: "packed", ..row() }]);
-        assert!(text.contains("packed") && !text.contains("streamed"), "{text}");
+        let text = waits(&[Row {
+            tier: "packed",
+            ..row()
+        }]);
+        assert!(
+            text.contains("packed") && !text.contains("streamed"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn operations_are_listed_with_their_counts() {
+        let text = operations(&BTreeMap::from([("fma.rn.f32".to_owned(), 12)]));
+        assert!(
+            text.contains("fma.rn.f32") && text.contains(" 12 "),
+            "{text}"
+        );
     }
 
     #[test]
     fn modelled_times_are_called_a_model() {
-        let aligned = Row { aligned: true, ..row() };
+        let aligned = Row {
+            aligned: true,
+            ..row()
+        };
         let text = model(&[row(), aligned]);
         assert!(text.starts_with("Model, not a measurement"));
-        assert_eq!(text.matches("bf16").count(), 1, "unaligned cases are left out");
+        assert_eq!(
+            text.matches("bf16").count(),
+            1,
+            "unaligned cases are left out"
+        );
         // 4.04 bytes an element over 3.35 TB/s, the H100's bandwidth.
         assert!(text.contains(" 81   "), "{text}");
     }

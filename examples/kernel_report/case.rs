@@ -12,12 +12,10 @@ use cudarc::driver::{CudaContext, DeviceRepr};
 use half::{bf16, f16};
 use softcuda::client::{Launch, SoftCuda};
 use softcuda::counters::Counters;
+use softcuda::device::SECTOR;
 
 /// Why counting ended early; its message fits on one line.
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
-
-/// What DRAM and L2 move at a time, in bytes.
-pub(crate) const SECTOR: u64 = 32;
 
 /// The type of logits and gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +69,12 @@ impl Case {
     /// About `elements` elements, in 2 rows or more: with one, what a step costs once would be spread over nothing.
     pub(crate) fn of_size(elements: usize, dtype: Dtype, classes: usize, aligned: bool) -> Self {
         let rows = (elements / classes).clamp(2, 4096);
-        Self { dtype, rows, classes, aligned }
+        Self {
+            dtype,
+            rows,
+            classes,
+            aligned,
+        }
     }
 
     pub(crate) fn elements(&self) -> u64 {
@@ -86,10 +89,16 @@ impl Case {
         const ROW_LOSS: u64 = 4;
         let rows = self.rows as u64;
         let matrix = self.elements() * self.dtype.bytes();
-        [matrix, matrix, rows * LABEL, labelled_classes as u64 * TABLE_ENTRY, rows * ROW_LOSS]
-            .map(|bytes| bytes.div_ceil(SECTOR))
-            .iter()
-            .sum()
+        [
+            matrix,
+            matrix,
+            rows * LABEL,
+            labelled_classes as u64 * TABLE_ENTRY,
+            rows * ROW_LOSS,
+        ]
+        .map(|bytes| bytes.div_ceil(SECTOR))
+        .iter()
+        .sum()
     }
 }
 
@@ -110,7 +119,12 @@ impl Counted {
 }
 
 /// Runs one step of `case` on softcuda's device.
-pub(crate) fn count(context: &Arc<CudaContext>, soft: SoftCuda, case: Case, path: Path) -> Result<Counted, Failure> {
+pub(crate) fn count(
+    context: &Arc<CudaContext>,
+    soft: SoftCuda,
+    case: Case,
+    path: Path,
+) -> Result<Counted, Failure> {
     match case.dtype {
         Dtype::F32 => count_as::<f32>(context, soft, case, path),
         Dtype::F16 => count_as::<f16>(context, soft, case, path),
@@ -118,20 +132,37 @@ pub(crate) fn count(context: &Arc<CudaContext>, soft: SoftCuda, case: Case, path
     }
 }
 
-fn count_as<T>(context: &Arc<CudaContext>, soft: SoftCuda, case: Case, path: Path) -> Result<Counted, Failure>
+fn loss(classes: usize, path: Path) -> Result<Loss, Failure> {
+    let counts = (0..classes as u64).map(|class| 5 + 1000 / (class + 1));
+    let counts = ClassCounts::new(counts.collect::<Vec<_>>())?;
+    let loss = Loss::builder(Objective::ala(), &counts);
+    let counts_rows = path == Path::FusedCounting;
+    Ok(if counts_rows {
+        loss.ignore_label(-100)
+    } else {
+        loss
+    }
+    .build()?)
+}
+
+fn count_as<T>(
+    context: &Arc<CudaContext>,
+    soft: SoftCuda,
+    case: Case,
+    path: Path,
+) -> Result<Counted, Failure>
 where
     T: CudaElement + DeviceRepr,
 {
     let Case { rows, classes, .. } = case;
+    let loss = loss(classes, path)?.bind(context)?;
     let mut random = fastrand::Rng::with_seed(1);
-    let counts = ClassCounts::new((0..classes as u64).map(|class| 5 + 1000 / (class + 1)).collect::<Vec<_>>())?;
-    let loss = Loss::builder(Objective::ala(), &counts);
-    let loss = if path == Path::FusedCounting { loss.ignore_label(-100) } else { loss }.build()?.bind(context)?;
-
     // Allocations start at 16 bytes and more.
     let skipped = usize::from(!case.aligned);
     let length = skipped + rows * classes;
-    let logits: Vec<T> = (0..length).map(|_| T::from_f64(2.0 * random.f64() - 1.0)).collect();
+    let logits: Vec<T> = (0..length)
+        .map(|_| T::from_f64(2.0 * random.f64() - 1.0))
+        .collect();
     let labels: Vec<i64> = (0..rows).map(|_| random.usize(..classes) as i64).collect();
     let labelled_classes = labels.iter().collect::<BTreeSet<_>>().len();
 
@@ -153,15 +184,22 @@ where
         let (options, outputs) = (Options::new(), Outputs::new().gradient(&mut gradient));
         let workspace = &mut workspace;
         match &mut scratch {
-            Some(scratch) => Instruments::load(context)?
-                .unfused(&loss, &stream, &logits, &labels, &options, outputs, workspace, scratch)?,
+            Some(scratch) => Instruments::load(context)?.unfused(
+                &loss, &stream, &logits, &labels, &options, outputs, workspace, scratch,
+            )?,
             None => loss.launch(&stream, &logits, &labels, &options, outputs, workspace)?,
         }
     }
     workspace.read(&stream)?;
     let counters = soft.take_counters();
-    let launch = soft.last_launch().ok_or("softcuda ran no kernel: is another driver loaded?")?;
-    Ok(Counted { counters, least_sectors: case.least_sectors(labelled_classes), launch })
+    let launch = soft
+        .last_launch()
+        .ok_or("softcuda ran no kernel: is another driver loaded?")?;
+    Ok(Counted {
+        counters,
+        least_sectors: case.least_sectors(labelled_classes),
+        launch,
+    })
 }
 
 #[cfg(test)]
@@ -170,11 +208,19 @@ mod tests {
 
     #[test]
     fn the_least_is_each_byte_once_in_whole_sectors() {
-        let case = Case { dtype: Dtype::F32, rows: 3, classes: 5, aligned: true };
+        let case = Case {
+            dtype: Dtype::F32,
+            rows: 3,
+            classes: 5,
+            aligned: true,
+        };
         // 60 bytes of logits, 60 of gradient, 24 of labels, 2 entries of 16 and 12 of losses.
         assert_eq!(case.least_sectors(2), 2 + 2 + 1 + 1 + 1);
         // 30 bytes each now; a third entry starts another sector.
-        let case = Case { dtype: Dtype::Bf16, ..case };
+        let case = Case {
+            dtype: Dtype::Bf16,
+            ..case
+        };
         assert_eq!(case.least_sectors(3), 1 + 1 + 1 + 2 + 1);
     }
 

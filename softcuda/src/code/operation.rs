@@ -1,17 +1,15 @@
 //! A kernel as the interpreter runs it: operands are rows of a register file, labels are instruction numbers.
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::exec::arith::{AtomicFn, CompareFn, WarpFn};
-use crate::exec::float::Conversion;
-use crate::ptx::opcode::Ty;
+use super::row::{AtomicFn, CompareFn, WarpFn};
+use super::special::Special;
+use crate::ptx::Ty;
 
-/// Addresses in a generic pointer: windows of 4 GiB for what is not in global memory.
-pub(crate) const SHARED_WINDOW: u64 = 1 << 40;
-pub(crate) const LOCAL_WINDOW: u64 = 2 << 40;
-pub(crate) const PARAM_WINDOW: u64 = 3 << 40;
-pub(crate) const WINDOW: u64 = 1 << 32;
 /// Where dynamic shared memory begins among shared addresses, beyond all static variables.
 pub(crate) const DYNAMIC_SHARED: u64 = 1 << 24;
+/// The predicate that always holds.
+pub(crate) const TRUE: u32 = 0;
 
 /// A predicate register, negated or not.
 #[derive(Clone, Copy, Debug)]
@@ -29,10 +27,8 @@ pub(crate) enum Logic {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Space {
-    Generic,
     Global,
     Shared,
-    Local,
     Param,
 }
 
@@ -67,7 +63,7 @@ pub(crate) struct Address {
 }
 
 /// A load or store of one or several elements.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Transfer {
     pub(crate) at: Address,
     pub(crate) ty: Ty,
@@ -80,26 +76,25 @@ pub(crate) struct Transfer {
     pub(crate) semantics: Semantics,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Atomic {
     pub(crate) at: Address,
     pub(crate) update: AtomicFn,
     pub(crate) ty: Ty,
     /// Where the old value goes; `red` has no such row.
     pub(crate) old: Option<u32>,
-    pub(crate) operands: [u32; 2],
+    pub(crate) operand: u32,
     pub(crate) semantics: Semantics,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ShuffleMode {
-    Up,
     Down,
     Butterfly,
     Index,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Shuffle {
     pub(crate) mode: ShuffleMode,
     pub(crate) dst: u32,
@@ -110,117 +105,93 @@ pub(crate) struct Shuffle {
     pub(crate) members: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reduction {
-    All,
-    Any,
-    Uniform,
-    Count,
-}
-
-/// Where the outcome of a vote goes.
+/// What a vote of a warp asks, and where the answer goes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Outcome {
-    Row(u32),
-    Pred(u32),
+pub(crate) enum Vote {
+    /// The lanes in which the predicate holds, to a row.
+    Ballot(u32),
+    /// Whether there is one, to a predicate.
+    Any(u32),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Barrier {
     pub(crate) id: u32,
     /// Threads that take part; all of the block where it is left out.
     pub(crate) threads: Option<u32>,
-    /// `bar.arrive` does not wait.
-    pub(crate) waits: bool,
-    pub(crate) vote: Option<(Reduction, Pred, Outcome)>,
+    /// `bar.red.or`: a predicate, and the one that is set where it holds in a thread of the block.
+    pub(crate) any: Option<(Pred, u32)>,
 }
 
-#[derive(Clone, Debug)]
-#[rustfmt::skip] // one line a variant
-pub(crate) enum Op {
-    Lanes { run: WarpFn, dst: u32, src: [u32; 4], arity: u8 },
-    Convert { conversion: Box<Conversion>, dst: u32, src: u32 },
-    /// Moves and selections pass undefined registers on; all else stops at them.
-    Move { dst: u32, src: u32, mask: u64 },
-    Select { dst: u32, a: u32, b: u32, pred: Pred },
-    Pack { dst: u32, parts: Box<[u32]>, bits: u32 },
-    Unpack { parts: Box<[Option<u32>]>, src: u32, bits: u32 },
-    Compare(Box<Compare>),
-    Test { test: fn(u64) -> bool, dst: u32, src: u32 },
-    Combine { logic: Logic, dst: u32, a: Pred, b: Pred },
-    Branch { target: u32 },
-    Table { targets: Box<[u32]>, index: u32 },
-    Exit,
-    Trap,
-    Load(Box<Transfer>),
-    Store(Box<Transfer>),
-    Atomic(Box<Atomic>),
-    Prefetch(Address),
-    CopyAsync { to: Address, from: Address, bytes: u32, taken: Option<u32> },
-    CommitCopies,
-    /// Waits until at most so many of the newest groups are under way, or for every copy.
-    WaitCopies(Option<u32>),
-    Shuffle(Box<Shuffle>),
-    Vote { reduction: Option<Reduction>, pred: Pred, outcome: Outcome, members: u32 },
-    Reduce { update: AtomicFn, dst: u32, src: u32, members: u32 },
-    ActiveMask { dst: u32 },
-    WarpBarrier { members: u32 },
-    Barrier(Box<Barrier>),
-    Fence { scope: Scope, sc: bool },
-    Nothing,
-    /// Lets other warps and blocks go on: its warp waits for something in memory.
-    Yield,
-    Unsupported,
-}
-
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Compare {
     pub(crate) run: CompareFn,
     pub(crate) a: u32,
     pub(crate) b: u32,
     /// Which of less, equal, greater and unordered hold, a bit each.
     pub(crate) accept: u8,
-    pub(crate) combine: Option<(Logic, Pred)>,
-    pub(crate) dst: Option<u32>,
-    pub(crate) complement: Option<u32>,
-    /// `set` writes a row: these bits where the comparison holds, else 0.
-    pub(crate) set: Option<(u32, u64)>,
+    /// Another predicate that must hold as well.
+    pub(crate) and: Option<Pred>,
+    pub(crate) dst: u32,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
+#[rustfmt::skip] // one line a variant
+pub(crate) enum Op {
+    Lanes { run: WarpFn, dst: u32, src: [u32; 4], arity: u8 },
+    /// Moves and selections pass undefined registers on; all else stops at them.
+    Move { dst: u32, src: u32, mask: u64 },
+    Select { dst: u32, a: u32, b: u32, pred: Pred },
+    Pack { dst: u32, parts: Box<[u32]>, bits: u32 },
+    Unpack { parts: Box<[Option<u32>]>, src: u32, bits: u32 },
+    Compare(Box<Compare>),
+    Combine { logic: Logic, dst: u32, a: Pred, b: Pred },
+    Branch { target: u32 },
+    Exit,
+    Trap,
+    Load(Box<Transfer>),
+    Store(Box<Transfer>),
+    Atomic(Box<Atomic>),
+    Shuffle(Box<Shuffle>),
+    Vote { vote: Vote, pred: Pred, members: u32 },
+    WarpBarrier { members: u32 },
+    Barrier(Box<Barrier>),
+    Fence { scope: Scope, sc: bool },
+    /// Lets other warps and blocks go on: its warp waits for something in memory.
+    Yield,
+    Unsupported,
+}
+
+#[derive(Debug)]
 pub(crate) struct Instruction {
     pub(crate) guard: Option<Pred>,
     pub(crate) op: Op,
     /// Position of the text in the module.
     pub(crate) text: Range<usize>,
+    executed: AtomicU64,
 }
 
-/// What special registers tell.
-pub(crate) struct Surroundings {
-    pub(crate) block: [u32; 3],
-    pub(crate) grid: [u32; 3],
-    pub(crate) ctaid: [u32; 3],
-    pub(crate) warp: u32,
-    pub(crate) static_shared: u32,
-    pub(crate) dynamic_shared: u32,
-}
+impl Instruction {
+    pub(crate) fn new(guard: Option<Pred>, op: Op, text: Range<usize>) -> Self {
+        Self { guard, op, text, executed: AtomicU64::new(0) }
+    }
 
-impl Surroundings {
-    /// `%tid` of a lane.
-    pub(crate) fn tid(&self, lane: u32) -> [u32; 3] {
-        let ([x, y, _], thread) = (self.block, self.warp * 32 + lane);
-        [thread % x, thread / x % y, thread / (x * y)]
+    /// Counts an execution by a warp. Kernels run one after another, so nothing is lost between the two.
+    pub(crate) fn count(&self) {
+        self.executed.store(self.executed() + 1, Ordering::Relaxed);
+    }
+
+    /// How often warps executed it with a lane whose guard predicate held.
+    pub(crate) fn executed(&self) -> u64 {
+        self.executed.load(Ordering::Relaxed)
     }
 }
-
-/// The value of a special register in a lane, known before the kernel runs.
-pub(crate) type Special = fn(&Surroundings, u32) -> u32;
 
 /// A decoded kernel.
 #[derive(Debug, Default)]
 pub(crate) struct Code {
     pub(crate) instructions: Vec<Instruction>,
-    /// Lanes behind in this order run first; see `ptx/order.rs`.
+    /// Lanes behind in this order run first; see `rank.rs`.
     pub(crate) rank: Vec<u32>,
     pub(crate) rows: usize,
     pub(crate) preds: usize,
@@ -230,9 +201,4 @@ pub(crate) struct Code {
     pub(crate) names: Vec<(String, u32, u32)>,
     /// Address and size of each shared variable. Between them lie gaps, so that running off one is seen.
     pub(crate) shared: Vec<(u32, u32)>,
-    /// Bytes of local memory a thread, parameters of calls included.
-    pub(crate) local: u32,
 }
-
-/// The predicate that always holds.
-pub(crate) const TRUE: u32 = 0;

@@ -3,9 +3,47 @@
 //! Lanes that are behind in this order run first, so that a join is reached by all who can reach it before anyone
 //! goes on, as on hardware. Text order will not do: compilers place rare blocks anywhere.
 
+use std::ops::Range;
+
+use super::operation::{Instruction, Op};
+
+/// The rank of each instruction in the order in which diverged lanes run.
+pub(super) fn rank(instructions: &[Instruction]) -> Vec<u32> {
+    let count = instructions.len();
+    let leaves = |op: &Op| matches!(op, Op::Exit | Op::Trap | Op::Branch { .. });
+    let mut leads = vec![false; count + 1];
+    leads[0] = true;
+    for (at, instruction) in instructions.iter().enumerate() {
+        leads[at + 1] |= leaves(&instruction.op);
+        if let Op::Branch { target } = instruction.op {
+            leads[target as usize] = true;
+        }
+    }
+    let starts: Vec<usize> = (0..count).filter(|&at| leads[at]).collect();
+    let block_at = |at: usize| starts.partition_point(|&start| start <= at) - 1;
+    let ends = starts[1..].iter().copied().chain([count]);
+    let successors: Vec<Vec<usize>> = ends
+        .clone()
+        .map(|end| {
+            let last = &instructions[end - 1];
+            let jumps = if let Op::Branch { target } = last.op { Some(block_at(target as usize)) } else { None };
+            let goes_on = end < count && (!leaves(&last.op) || last.guard.is_some());
+            jumps.into_iter().chain(goes_on.then(|| block_at(end))).collect()
+        })
+        .collect();
+    let mut blocks: Vec<(u32, Range<usize>)> =
+        ranks(&successors).into_iter().zip(starts.iter().zip(ends).map(|(&start, end)| start..end)).collect();
+    blocks.sort_by_key(|(rank, _)| *rank);
+    let mut ranks = vec![0; count];
+    for (rank, at) in blocks.into_iter().flat_map(|(_, block)| block).enumerate() {
+        ranks[at] = rank as u32;
+    }
+    ranks
+}
+
 /// The rank of every block of a control-flow graph: Bourdoncle's weak topological order, in which a block comes after
 /// its predecessors and a loop is contiguous. Block 0 is the entry.
-pub(super) fn ranks(successors: &[Vec<usize>]) -> Vec<u32> {
+fn ranks(successors: &[Vec<usize>]) -> Vec<u32> {
     let mut order = Order { successors, number: vec![0; successors.len()], last: 0, stack: Vec::new() };
     // Lists are built back to front.
     let mut reversed = Vec::new();

@@ -6,10 +6,11 @@ use ala_loss::cuda::instruments::TIERS;
 use cudarc::driver::CudaContext;
 use serde::Serialize;
 use softcuda::client::SoftCuda;
-use softcuda::occupancy::{Block, Sm};
+use softcuda::device::{SECTOR, Sm};
+use softcuda::occupancy::Block;
 use softcuda::ptxas::Usage;
 
-use crate::case::{Case, Counted, Failure, Path, SECTOR, count};
+use crate::case::{Case, Counted, Failure, Path, count};
 use crate::model::Work;
 
 /// The architecture whose registers and occupancy are reported, as ptxas and as a capability.
@@ -60,18 +61,28 @@ impl Row {
         Self::new(case, &fused, &unfused, usages)
     }
 
-    fn new(case: Case, fused: &Counted, unfused: &Counted, usages: &[Usage]) -> Result<Self, Failure> {
+    fn new(
+        case: Case,
+        fused: &Counted,
+        unfused: &Counted,
+        usages: &[Usage],
+    ) -> Result<Self, Failure> {
         let (architecture, capability) = ARCHITECTURE;
         let kernel = &fused.launch.kernel;
         let tier = TIERS
             .iter()
             .find(|tier| *kernel == format!("ala_{}_{}_uniform", tier.name, case.dtype.name()))
-            .ok_or_else(|| format!("the step ended with {kernel}, which is the kernel of no tier"))?;
+            .ok_or_else(|| {
+                format!("the step ended with {kernel}, which is the kernel of no tier")
+            })?;
         let usage = usages
             .iter()
             .find(|usage| usage.kernel == *kernel && usage.architecture == architecture)
-            .ok_or_else(|| format!("{kernel} was not compiled for {architecture}: ALA_CUDA_ARCHS must name it"))?;
-        let sm = Sm::of(capability).ok_or_else(|| format!("no limits of {architecture} are known"))?;
+            .ok_or_else(|| {
+                format!("{kernel} was not compiled for {architecture}: ALA_CUDA_ARCHS must name it")
+            })?;
+        let sm =
+            Sm::of(capability).ok_or_else(|| format!("no limits of {architecture} are known"))?;
         let block = Block {
             threads: fused.launch.block.iter().product(),
             registers: usage.registers,
@@ -88,7 +99,8 @@ impl Row {
             distinct_sectors: counters.distinct_sectors,
             min_sectors: fused.least_sectors,
             sector_requests: fused.requests(),
-            lane_instructions_per_element: counters.lane_instructions as f64 / case.elements() as f64,
+            lane_instructions_per_element: counters.lane_instructions as f64
+                / case.elements() as f64,
             shared_wavefronts: counters.shared_wavefronts,
             barriers: counters.barriers,
             shuffles: counters.shuffles,
@@ -109,8 +121,11 @@ impl Row {
 
     /// What the fused step asks of a GPU, for each element.
     pub(crate) fn work_an_element(&self) -> Work {
-        Work { bytes: (self.distinct_sectors * SECTOR) as f64, warp_instructions: self.warp_instructions as f64 }
-            .scaled(1.0 / (self.n as f64 * self.c as f64))
+        Work {
+            bytes: (self.distinct_sectors * SECTOR) as f64,
+            warp_instructions: self.warp_instructions as f64,
+        }
+        .scaled(1.0 / (self.n as f64 * self.c as f64))
     }
 }
 
@@ -122,7 +137,12 @@ pub(crate) mod tests {
     use softcuda::client::Launch;
     use softcuda::counters::Counters;
 
-    const CASE: Case = Case { dtype: Dtype::Bf16, rows: 8, classes: 1000, aligned: false };
+    const CASE: Case = Case {
+        dtype: Dtype::Bf16,
+        rows: 8,
+        classes: 1000,
+        aligned: false,
+    };
 
     fn counted(kernel: &str, sectors: u64) -> Counted {
         Counted {
@@ -136,13 +156,25 @@ pub(crate) mod tests {
                 ..Counters::default()
             },
             least_sectors: 1000,
-            launch: Launch { kernel: kernel.into(), grid: [8, 1, 1], block: [128, 1, 1], dynamic_shared: 1024 },
+            launch: Launch {
+                kernel: kernel.into(),
+                grid: [8, 1, 1],
+                block: [128, 1, 1],
+                dynamic_shared: 1024,
+            },
         }
     }
 
     fn usage(kernel: &str, architecture: &str) -> Usage {
         let (kernel, architecture) = (kernel.into(), architecture.into());
-        Usage { kernel, architecture, registers: 40, stack: 0, spills: 0, smem: 512 }
+        Usage {
+            kernel,
+            architecture,
+            registers: 40,
+            stack: 0,
+            spills: 0,
+            smem: 512,
+        }
     }
 
     fn kernel() -> String {
@@ -151,14 +183,26 @@ pub(crate) mod tests {
 
     pub(crate) fn row() -> Row {
         let usages = [usage(&kernel(), "sm_80"), usage(&kernel(), "sm_90")];
-        Row::new(CASE, &counted(&kernel(), 1010), &counted("ala_unfused_reduce", 5000), &usages).expect("all is there")
+        Row::new(
+            CASE,
+            &counted(&kernel(), 1010),
+            &counted("ala_unfused_reduce", 5000),
+            &usages,
+        )
+        .expect("all is there")
     }
 
     #[test]
     fn counts_and_figures_go_where_they_belong() {
         let row = row();
-        assert_eq!((row.tier, row.registers, row.shared_bytes), (TIERS[0].name, 40, 1536));
-        assert_eq!((row.sector_requests, row.lane_instructions_per_element), (1200, 12.0));
+        assert_eq!(
+            (row.tier, row.registers, row.shared_bytes),
+            (TIERS[0].name, 40, 1536)
+        );
+        assert_eq!(
+            (row.sector_requests, row.lane_instructions_per_element),
+            (1200, 12.0)
+        );
         // 40 registers are 5 units of 256 a warp, so 48 warps of 64.
         assert_eq!(row.occupancy, 0.75);
         assert_eq!(row.against_least(row.distinct_sectors), 1.01);
@@ -169,7 +213,12 @@ pub(crate) mod tests {
     #[test]
     fn json_has_exactly_the_documented_keys() {
         let json = serde_json::to_value(row()).expect("plain numbers");
-        let mut keys: Vec<&str> = json.as_object().expect("an object").keys().map(String::as_str).collect();
+        let mut keys: Vec<&str> = json
+            .as_object()
+            .expect("an object")
+            .keys()
+            .map(String::as_str)
+            .collect();
         let mut expected = [
             "tier",
             "dtype",
@@ -200,12 +249,20 @@ pub(crate) mod tests {
     #[test]
     fn what_is_missing_is_named() {
         let failure = |kernel: &str, usages: &[Usage]| {
-            let failed = Row::new(CASE, &counted(kernel, 1), &counted("ala_unfused_reduce", 1), usages);
+            let failed = Row::new(
+                CASE,
+                &counted(kernel, 1),
+                &counted("ala_unfused_reduce", 1),
+                usages,
+            );
             failed.expect_err("something is missing").to_string()
         };
         let text = failure("ala_other_bf16_uniform", &[]);
         assert!(text.contains("ala_other_bf16_uniform"), "{text}");
         let text = failure(&kernel(), &[usage(&kernel(), "sm_80")]);
-        assert!(text.contains("sm_90") && text.contains("ALA_CUDA_ARCHS"), "{text}");
+        assert!(
+            text.contains("sm_90") && text.contains("ALA_CUDA_ARCHS"),
+            "{text}"
+        );
     }
 }

@@ -20,15 +20,35 @@ pub(crate) struct Gpu {
 
 pub(crate) const GPUS: [Gpu; 4] = [
     // NVIDIA A100 Tensor Core GPU data sheet (80 GB SXM: 2,039 GB/s); architecture white paper (108 SMs, 1,410 MHz).
-    Gpu { name: "A100", bandwidth: 2.039e12, sms: 108.0, clock: 1.410e9 },
+    Gpu {
+        name: "A100",
+        bandwidth: 2.039e12,
+        sms: 108.0,
+        clock: 1.410e9,
+    },
     // NVIDIA H100 data sheet (SXM: 3.35 TB/s; 67 TFLOPS of f32 are 132 SMs of 128 lanes at 1,980 MHz); architecture
     // white paper (132 SMs).
-    Gpu { name: "H100", bandwidth: 3.35e12, sms: 132.0, clock: 1.980e9 },
+    Gpu {
+        name: "H100",
+        bandwidth: 3.35e12,
+        sms: 132.0,
+        clock: 1.980e9,
+    },
     // NVIDIA DGX B200 data sheet (8 GPUs: 64 TB/s). SMs and clock are those that agree with 75 TFLOPS of f32 a GPU, of
     // the HGX B200 data sheet (148 SMs of 128 lanes at 1,980 MHz).
-    Gpu { name: "B200", bandwidth: 8.0e12, sms: 148.0, clock: 1.980e9 },
+    Gpu {
+        name: "B200",
+        bandwidth: 8.0e12,
+        sms: 148.0,
+        clock: 1.980e9,
+    },
     // NVIDIA Ada GPU architecture white paper (1,008 GB/s, 128 SMs, 2,520 MHz).
-    Gpu { name: "RTX 4090", bandwidth: 1.008e12, sms: 128.0, clock: 2.520e9 },
+    Gpu {
+        name: "RTX 4090",
+        bandwidth: 1.008e12,
+        sms: 128.0,
+        clock: 2.520e9,
+    },
 ];
 
 /// What a step asks of a GPU.
@@ -42,7 +62,10 @@ pub(crate) struct Work {
 impl Work {
     /// The same work `times` over.
     pub(crate) fn scaled(self, times: f64) -> Self {
-        Self { bytes: self.bytes * times, warp_instructions: self.warp_instructions * times }
+        Self {
+            bytes: self.bytes * times,
+            warp_instructions: self.warp_instructions * times,
+        }
     }
 
     /// Warp instructions for each byte moved.
@@ -83,7 +106,9 @@ mod tests {
     use super::*;
 
     fn gpu(name: &str) -> Gpu {
-        GPUS.into_iter().find(|gpu| gpu.name == name).expect("in the table")
+        GPUS.into_iter()
+            .find(|gpu| gpu.name == name)
+            .expect("in the table")
     }
 
     /// f32 operations a second are two for each lane of a warp and clock where an SM has 128 lanes.
@@ -91,21 +116,44 @@ mod tests {
     fn issue_rates_agree_with_published_flops() {
         for (name, teraflops) in [("H100", 66.9), ("B200", 75.0), ("RTX 4090", 82.6)] {
             let derived = gpu(name).issue_rate() * 32.0 * 2.0 / 1e12;
-            assert!((derived / teraflops - 1.0).abs() < 0.005, "{name}: {derived} TFLOPS");
+            assert!(
+                (derived / teraflops - 1.0).abs() < 0.005,
+                "{name}: {derived} TFLOPS"
+            );
         }
         // The A100's SM has 64 lanes: half of what it issues.
         let derived = gpu("A100").issue_rate() * 32.0 / 1e12;
-        assert!((derived / 19.5 - 1.0).abs() < 0.005, "A100: {derived} TFLOPS");
+        assert!(
+            (derived / 19.5 - 1.0).abs() < 0.005,
+            "A100: {derived} TFLOPS"
+        );
     }
 
     #[test]
     fn the_longer_of_both_times_counts() {
-        let gpu = Gpu { name: "toy", bandwidth: 100.0, sms: 2.0, clock: 5.0 };
+        let gpu = Gpu {
+            name: "toy",
+            bandwidth: 100.0,
+            sms: 2.0,
+            clock: 5.0,
+        };
         assert_eq!(gpu.issue_rate(), 40.0);
-        let memory = Work { bytes: 1000.0, warp_instructions: 40.0 };
-        assert_eq!((gpu.seconds(memory), gpu.is_bound_by_issue(memory)), (10.0, false));
-        let issue = Work { bytes: 100.0, warp_instructions: 80.0 };
-        assert_eq!((gpu.seconds(issue), gpu.is_bound_by_issue(issue)), (2.0, true));
+        let memory = Work {
+            bytes: 1000.0,
+            warp_instructions: 40.0,
+        };
+        assert_eq!(
+            (gpu.seconds(memory), gpu.is_bound_by_issue(memory)),
+            (10.0, false)
+        );
+        let issue = Work {
+            bytes: 100.0,
+            warp_instructions: 80.0,
+        };
+        assert_eq!(
+            (gpu.seconds(issue), gpu.is_bound_by_issue(issue)),
+            (2.0, true)
+        );
         assert_eq!(gpu.seconds(issue.scaled(3.0)), 6.0);
     }
 
