@@ -46,10 +46,13 @@ __device__ inline float exponential(
     return exp2_fast(static_cast<float>(below > 0.0 ? 0.0 : below));
 }
 
-// 3: the class of the row's largest exponent, the target's among them.
+// 3: the class of the row's largest exponent, the target's among them, and its logit. Through
+// shared memory, as every thread's own load would take registers, of the tiers' rows too.
 template <typename T>
-__device__ __forceinline__ uint32_t top_class(const AlaParams& p, const T* logits, uint32_t y) {
+__device__ __forceinline__ uint32_t
+top_class(const AlaParams& p, const T* logits, uint32_t y, double& x_top) {
     __shared__ uint32_t tops[1024 / WARP];
+    __shared__ double x_of_top;
     uint32_t top = threadIdx.x < p.classes ? threadIdx.x : 0;
     for (uint32_t j = threadIdx.x; j < p.classes; j += blockDim.x) {
         top = higher(p, logits, y, top, j);
@@ -68,21 +71,27 @@ __device__ __forceinline__ uint32_t top_class(const AlaParams& p, const T* logit
         for (uint32_t warp = 1; warp < blockDim.x / WARP; warp++) {
             tops[0] = higher(p, logits, y, tops[0], tops[warp]);
         }
+        x_of_top = widen(logits[tops[0]]);
     }
     // Every thread sees the row's.
     __syncthreads();
+    x_top = x_of_top;
     return tops[0];
 }
 
-// 4 and 5: the exponentials' sum off the target, in thread 0.
+// 4 and 5: the exponentials' sum off the target, in thread 0. On the way for 6: `outdone` is
+// whether one of this thread's logits beats the target's.
 template <typename T>
 __device__ __forceinline__ double sum_off_target(
-    const AlaParams& p, const T* logits, uint32_t y, Affine64 map_top, double x_top) {
+    const AlaParams& p, const T* logits, uint32_t y, Affine64 map_top, double x_top, float x_target,
+    bool& outdone) {
+    outdone = x_target != x_target;
     // A +inf, a NaN, and a row of -inf alone make no softmax.
     AlaTotals mine = {isfinite(x_top) ? 0.0 : NAN, 0.0, 0};
 #pragma unroll 1
     for (uint32_t j = threadIdx.x; j < p.classes; j += blockDim.x) {
         const float x = widen(logits[j]);
+        outdone |= outdoes(x, j, x_target, y);
         if (!(x < INFINITY)) {
             mine.loss = NAN;
         } else if (j != y) {
@@ -92,32 +101,22 @@ __device__ __forceinline__ double sum_off_target(
     return block_totals(mine).loss;
 }
 
-// 6: whether the target is the row's largest logit. Also keeps the gradient, which may go over the
-// logits, behind the reads of all threads.
-template <typename T>
-__device__ __forceinline__ bool is_hit(const AlaParams& p, const T* logits, uint32_t y) {
-    const float x_target = widen(logits[y]);
-    bool outdone = x_target != x_target;
-#pragma unroll 1
-    for (uint32_t j = threadIdx.x; j < p.classes; j += blockDim.x) {
-        outdone |= outdoes(widen(logits[j]), j, x_target, y);
-    }
-    return !__syncthreads_or(outdone);
-}
-
 // Solves one row by all threads of the block. Steps 1 and 2, the maps, are in every exponent.
 template <typename T, typename Map>
 __device__ void solve_with_care(const AlaParams& p, uint64_t row, uint32_t y) {
     __shared__ RowGradient scales;
     const T* logits = logits_row<T>(p, row);
-    const uint32_t top = top_class(p, logits, y);
-    const double x_top = widen(logits[top]);
+    double x_top;
+    const uint32_t top = top_class(p, logits, y, x_top);
     const Affine64 map_top = exact_map(p, top, y);
-    const double sum = sum_off_target(p, logits, y, map_top, x_top);
-    const bool hit = is_hit(p, logits, y);
+    const float x_target = widen(logits[y]);
+    bool outdone;
+    const double sum = sum_off_target(p, logits, y, map_top, x_top, x_target, outdone);
+    // Also keeps the gradient, which may go over the logits, behind these reads.
+    const bool hit = !__syncthreads_or(outdone);
     if (threadIdx.x == 0) {
         const AlaTarget target = read_target(p, y);
-        const double offset = difference(exact_map(p, y, y), widen(logits[y]), map_top, x_top);
+        const double offset = difference(exact_map(p, y, y), x_target, map_top, x_top);
         const RowSums sums = {
             static_cast<float>(sum), static_cast<float>(offset > 0.0 ? 0.0 : offset), 0.0f};
         write_loss(p, row, row_loss(p, target, sums));

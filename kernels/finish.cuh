@@ -26,8 +26,9 @@ __device__ __forceinline__ void add_row(AlaTotals& totals, float loss, float wei
 
 // Step 6: writes the loss of a row that has a target, or leaves the row for careful.cuh, and counts
 // it. Called by one thread a row.
+template <typename Row>
 __device__ __forceinline__ void write_row(
-    const AlaParams& p, uint64_t row, const AlaTarget& target, RowSums sums, AlaTotals& totals) {
+    const AlaParams& p, Row row, const AlaTarget& target, RowSums sums, AlaTotals& totals) {
     const float loss = is_far_out(sums.pivot) ? left_row() : row_loss(p, target, sums);
     write_loss(p, row, loss);
     add_row(totals, loss, target.weight);

@@ -137,10 +137,13 @@ __device__ __forceinline__ bool is_hit(
 }
 
 // Steps 1 to 7 of one row, by one thread: its logits in the tile become its gradient. A row that
-// careful.cuh is to solve keeps them: the gradient may go over the logits in memory.
+// careful.cuh is to solve keeps them: the gradient may go over the logits in memory. `x` is for the
+// thread's elements; an array of this function's own makes the compiler count registers anew, and
+// compute again what it had.
 template <typename Map, int MOST_CLASSES>
 __device__ __forceinline__ void solve_in_tile(
-    const AlaParams& p, const Map& map, uint32_t row, uint32_t y, float* own, AlaTotals& totals) {
+    const AlaParams& p, const Map& map, uint32_t row, uint32_t y, float* own,
+    float (&x)[MOST_CLASSES], AlaTotals& totals) {
     const uint32_t classes = p.classes;
     const AlaTarget target = read_target(p, y);
     const float x_target = own[y];
@@ -150,7 +153,6 @@ __device__ __forceinline__ void solve_in_tile(
     }
     // 1 and 3: the maximum off the target, whose own term is kept apart.
     own[y] = -INFINITY;
-    float x[MOST_CLASSES];
     float max = -INFINITY;
     each_four<MOST_CLASSES>(classes, [&](int j, bool is) {
         x[j] = is ? own[j] : -INFINITY;
@@ -218,7 +220,8 @@ __device__ void packed_rows(const AlaParams& p) {
                 own[j] = 0.0f;
             }
         } else if (live) {
-            solve_in_tile<Map, ELEMENTS>(p, map, row, static_cast<uint32_t>(label), own, mine);
+            float x[ELEMENTS];
+            solve_in_tile(p, map, row, static_cast<uint32_t>(label), own, x, mine);
         }
         // The gradients are whole before any thread stores some of another's row.
         __syncthreads();

@@ -281,6 +281,28 @@ __device__ __forceinline__ bool is_hit(
     }
 }
 
+// What a row has once, by one lane of each team: its loss, and what scales its gradient, left_row()
+// where nothing is to be stored. A row's first lane writes the loss and counts the row in `totals`.
+template <typename Map>
+__device__ __forceinline__ RowGradient solve(
+    const AlaParams& p, const Map& map, uint32_t row, bool first_lane, uint32_t y,
+    const TargetInShared& kept, MaxSum non_target, AlaTotals& totals) {
+    // 2: the target's exponent, with its margin.
+    const AlaTarget target = kept.target;
+    const RowSums sums = row_sums(map, y, target, kept.x, non_target);
+    // 6: the row's loss.
+    if (first_lane) {
+        write_row(p, row, target, sums, totals);
+    }
+    // 7: what scales its gradient, against the maximum off the target.
+    if (p.gradient == 0 || is_far_out(sums.pivot)) {
+        return {left_row(), 0.0f};
+    }
+    RowGradient scales = row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
+    scales.scale *= exp2_fast(non_target.max - sums.pivot);
+    return scales;
+}
+
 // Stores the gradients of a lane's vectors, one after the other: registers are free again after
 // each. `IN_PHASE`: by 16 bytes, as the logits were loaded.
 template <bool IN_PHASE, typename Shape, typename Map>
@@ -442,24 +464,17 @@ __device__ void register_row(const AlaParams& p) {
             }
         }
 
-        RowGradient scales = {left_row(), 0.0f};
-        if (leader) {
-            if constexpr (BLOCK) {
-                // 5: the row's sum.
+        // 5: the row's sum. 2, 6 and 7: the target's exponent, the loss, and what scales the
+        // gradient.
+        if constexpr (BLOCK) {
+            if (leader) {
                 all.sum = slots[turn].sum_against(all.max);
             }
-            // 2: the target's exponent, with its margin.
-            const AlaTarget target = target_in_shared().target;
-            const RowSums sums = row_sums(map, valid ? y : 0, target, target_in_shared().x, all);
-            // 6: the row's loss.
-            if (lane == 0 && valid) {
-                write_row(p, row, target, sums, totals[BLOCK ? 0 : thread_again() / LANES]);
-            }
-            // 7: what scales its gradient.
-            if (p.gradient != 0 && valid && !is_far_out(sums.pivot)) {
-                scales = row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
-                scales.scale *= exp2_fast(all.max - sums.pivot);
-            }
+        }
+        RowGradient scales = {left_row(), 0.0f};
+        if (leader && valid) {
+            AlaTotals& of_row = totals[BLOCK ? 0 : thread_again() / LANES];
+            scales = solve(p, map, row, lane == 0, y, target_in_shared(), all, of_row);
         }
         turn ^= 1;
         const float row_scale = from_leader<TEAM>(scales.scale);

@@ -77,12 +77,16 @@ __device__ __forceinline__ bool is_left(float x) {
     return bits == 0xffffffffu;
 }
 
-__device__ __forceinline__ void write_loss(const AlaParams& p, uint64_t row, float loss) {
+// `Row` has 32 bits where the tier counts rows by them: widened for this it would take a register
+// from the row.
+template <typename Row>
+__device__ __forceinline__ void write_loss(const AlaParams& p, Row row, float loss) {
     reinterpret_cast<float*>(p.row_losses)[row] = loss;
 }
 
 // Called where hits are asked for.
-__device__ __forceinline__ void write_hit(const AlaParams& p, uint64_t row, bool hit) {
+template <typename Row>
+__device__ __forceinline__ void write_hit(const AlaParams& p, Row row, bool hit) {
     reinterpret_cast<uint8_t*>(p.hits)[row] = hit;
 }
 
