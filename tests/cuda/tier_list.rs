@@ -45,7 +45,12 @@ impl<'a> Line<'a> {
 }
 
 fn lines() -> Vec<Line<'static>> {
-    let lines: Vec<_> = HEADER.lines().filter_map(Line::parse).collect();
+    // Comments come before it.
+    let list = HEADER
+        .split_once("#define ALA_TIERS(X)")
+        .expect("the list")
+        .1;
+    let lines: Vec<_> = list.lines().filter_map(Line::parse).collect();
     assert!(!lines.is_empty(), "kernels/tiers.h has no list");
     lines
 }
@@ -67,6 +72,22 @@ fn every_line_of_the_list_is_in_the_table() {
             // As many as the kernels' indices hold.
             None => assert!(most >= 1 << 31, "{line:?}: {tier:?}"),
         }
+    }
+}
+
+/// Of what the limit is made; with four lanes, which take as many elements as they can, the lanes alone.
+#[test]
+fn names_of_register_tiers_say_their_lanes_and_elements() {
+    for line in lines() {
+        let Some(numbers) = line.name.strip_prefix("row") else {
+            continue;
+        };
+        let elements = line.elements.expect("registers hold a number of elements");
+        let both = format!("{}x{elements}", line.lanes);
+        assert!(
+            numbers == both || numbers == "4" && line.lanes == 4,
+            "{line:?}"
+        );
     }
 }
 
