@@ -70,7 +70,7 @@ mod cuda {
             report_file.display()
         );
         if cfg!(feature = "instruments") {
-            let (fatbin, _) = compile("instruments.cu");
+            let (fatbin, _) = compile("dev/instruments.cu");
             println!(
                 "cargo::rustc-env=ALA_INSTRUMENTS_FATBIN={}",
                 fatbin.display()

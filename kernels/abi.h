@@ -1,11 +1,12 @@
-/* What crosses from host to device, once. `src/cuda/abi.rs` is generated from this file; a test catches drift.
-   Slopes and biases are in units of log2: the kernels take exp2 of them. */
+/* What crosses from host to device, once. `src/cuda/abi.rs` is generated from this file; a test
+   catches drift. Slopes and biases are in units of log2: the kernels take exp2 of them. */
 #ifndef ALA_ABI_H
 #define ALA_ABI_H
 
 #include <stdint.h>
 
-/* The constants of a class as target: u_y = (slope + extra_slope) x_y + bias, slope being that of the class. */
+/* The constants of a class as target: u_y = (slope + extra_slope) x_y + bias, with the class's own
+   slope. */
 typedef struct AlaTarget {
     float extra_slope;
     float bias;
@@ -30,17 +31,17 @@ typedef struct AlaExact {
 /* No row has gone wrong. */
 #define ALA_NO_ROW 0xffffffffffffffffull
 
-/* What a step leaves for the host, and what the last block of a launch needs. One for each workspace. */
+/* What a step leaves for the host, and what the last block of a launch needs. One a workspace. */
 typedef struct AlaState {
-    double loss;           /* reduced as the parameters say */
-    double total_weight;   /* of the counted rows */
+    double loss;         /* reduced as the parameters say */
+    double total_weight; /* of the counted rows */
     uint64_t counted_rows;
-    uint64_t bad_row;      /* first bad row since the state was last cleared, or ALA_NO_ROW; sticky */
-    int64_t bad_label;     /* its label, sign-extended (u64 labels: as their bits) */
+    uint64_t bad_row;  /* first bad row since the state was last cleared, or ALA_NO_ROW; sticky */
+    int64_t bad_label; /* its label, sign-extended (u64 labels: as their bits) */
     uint64_t step_bad_row; /* first bad row of the launch under way */
     uint32_t blocks_done;  /* of the launch under way */
-    uint32_t tickets;      /* given out to the blocks of the launch under way, where several share a row */
-    uint64_t disturbed;    /* whether blocks of two launches ever met here, or one waited in vain; sticky */
+    uint32_t tickets;      /* given out to the blocks of that launch, where several share a row */
+    uint64_t disturbed; /* whether blocks of two launches met here, or one waited in vain; sticky */
 } AlaState;
 
 /* Blocks of a launch, at most. */
@@ -49,7 +50,7 @@ typedef struct AlaState {
 /* What the rows of one block add up to. */
 typedef struct AlaTotals {
     double loss;
-    double weight;    /* of the block's rows that have a target; their number follows */
+    double weight; /* of the block's rows that have a target; their number follows */
     uint64_t counted;
 } AlaTotals;
 
@@ -70,8 +71,10 @@ typedef struct AlaPart {
 /* What the blocks of a launch tell one another. One for each workspace, behind the state. */
 typedef struct AlaBlocks {
     AlaBlockTotals totals[ALA_MOST_BLOCKS];
-    AlaPart parts[2][ALA_MOST_BLOCKS];  /* of a group's rows by turns: who is a row ahead must not write over the last */
-    uint32_t arrived[ALA_MOST_BLOCKS];  /* parts that a group's blocks have written, over all its rows; 0 between launches */
+    /* Of a group's rows by turns: who is a row ahead must not write over the last. */
+    AlaPart parts[2][ALA_MOST_BLOCKS];
+    /* Parts that a group's blocks have written, over all its rows; 0 between launches. */
+    uint32_t arrived[ALA_MOST_BLOCKS];
 } AlaBlocks;
 
 /* AlaParams::label_type */
@@ -85,14 +88,17 @@ typedef struct AlaBlocks {
 #define ALA_REDUCTION_MEAN 1u
 
 /* Bits of AlaParams::flags. */
-#define ALA_HAS_IGNORE 1u        /* ignore_label is to be looked for */
-#define ALA_COUNTED 2u           /* ala_count ran before: total_weight and counted_rows are in the state */
-#define ALA_WEIGHTED 4u          /* not every w_y is 1 */
-#define ALA_UPSTREAM_PER_ROW 8u  /* upstream is [N], else one number */
-#define ALA_FOCAL 16u            /* focal_gamma is to be used */
-#define ALA_OUT_OF_PHASE 32u      /* a row's gradient may begin elsewhere within 16 bytes than its logits */
+#define ALA_HAS_IGNORE 1u /* ignore_label is to be looked for */
+#define ALA_COUNTED 2u    /* ala_count ran before: total_weight and counted_rows are in the state */
+#define ALA_WEIGHTED 4u   /* not every w_y is 1 */
+#define ALA_UPSTREAM_PER_ROW 8u /* upstream is [N], else one number */
+#define ALA_FOCAL 16u           /* focal_gamma is to be used */
+#define ALA_OUT_OF_PHASE                                                     \
+    32u /* a gradient's row may begin elsewhere in 16 bytes than the logits' \
+         */
 
-/* Kernel parameter. Strides are in elements; every pointer is a device address; 0 where something is left out. */
+/* Kernel parameter. Strides are in elements; every pointer is a device address; 0 where something
+   is left out. */
 typedef struct AlaParams {
     uint64_t logits;      /* [rows, classes], row stride logits_stride */
     uint64_t gradient;    /* the same shape, or 0; may be the logits' address and stride */
@@ -112,15 +118,15 @@ typedef struct AlaParams {
     uint64_t gradient_stride;
     int64_t ignore_label; /* -1, which is no class either, where there is none */
     uint32_t classes;
-    uint32_t label_type;  /* ALA_LABEL_* */
-    uint32_t reduction;   /* ALA_REDUCTION_* */
+    uint32_t label_type; /* ALA_LABEL_* */
+    uint32_t reduction;  /* ALA_REDUCTION_* */
     uint32_t flags;
-    float slope;          /* of every class off the target, where it is uniform */
+    float slope; /* of every class off the target, where it is uniform */
     float focal_gamma;
-    float gradient_factor; /* the gradient's scale; divided by the rows already, where a mean is over them all */
-    uint32_t parts;       /* blocks that share a row, where the tier splits rows */
+    float gradient_factor; /* the gradient's scale, divided by the rows where a mean is over all */
+    uint32_t parts;        /* blocks that share a row, where the tier splits rows */
     uint32_t part_vectors; /* whole 16-byte vectors of a row that each of them takes, at most */
-    uint32_t launch;      /* its number, not that of any other launch that may be under way */
+    uint32_t launch;       /* its number, not that of any other launch that may be under way */
 } AlaParams;
 
 #endif

@@ -1,32 +1,17 @@
-// Rows whose exponents f32 cannot tell apart: their logits are so large that the spacing of floating-point numbers there is no
-// longer small against 1. They are found by the row's largest exponent, left out, and solved here one by one when the block has
-// nothing else to do, in f64 and by differences of logits:
+// Rows whose exponents f32 cannot tell apart: their logits are so large that the spacing of
+// floating-point numbers there is no longer small against 1. They are found by the row's largest
+// exponent, left out, and solved here one by one when the block has nothing else to do, in f64 and
+// by differences of logits:
 //
 //     u_j - u_m = a_j (x_j - x_m) + ((a_j - a_m) x_m + (b_j - b_m))
 //
-// which is exact to rounding where the slopes are equal. Slow, and rare: a row of nothing but masks, for one.
+// which is exact to rounding where the slopes are equal. Slow, and rare: a row of nothing but
+// masks, for one.
 #pragma once
 #include "finish.cuh"
-#include "walk.cuh"
+#include "row_io.cuh"
 
 namespace ala {
-
-// Up to here exponents are half apart at most.
-constexpr float FAR_OUT = 4194304.0f;
-
-// Whether a row whose largest exponent is `shift` is to be solved here; one with nothing above -inf is too. Every thread that
-// knows the exponent decides alike.
-__device__ __forceinline__ bool is_far_out(float shift) { return !(fabsf(shift) <= FAR_OUT); }
-
-// What stands for the loss of a row that was left, and for its gradient's scale: a NaN that no instruction gives. Its logits
-// are where they were, or in the gradient that goes over them.
-__device__ __forceinline__ float left_row() { return __uint_as_float(0xffffffffu); }
-__device__ __forceinline__ bool is_left(float x) {
-    uint32_t bits;
-    // Volatile, so that it stays behind what asks for a NaN first.
-    asm volatile("mov.b32 %0, %1;" : "=r"(bits) : "f"(x));
-    return bits == 0xffffffffu;
-}
 
 struct Affine64 {
     double slope;
@@ -35,7 +20,8 @@ struct Affine64 {
 
 __device__ inline Affine64 exact_map(const AlaParams& p, uint32_t j, uint32_t y) {
     const AlaExact* exact = reinterpret_cast<const AlaExact*>(p.exact) + j;
-    return j == y ? Affine64{exact->target_slope, exact->target_bias} : Affine64{exact->slope, exact->bias};
+    return j == y ? Affine64{exact->target_slope, exact->target_bias}
+                  : Affine64{exact->slope, exact->bias};
 }
 
 // u_j - u_m.
@@ -45,7 +31,8 @@ __device__ inline double difference(Affine64 map, double x, Affine64 top, double
 
 // The class of the larger exponent; the first where they are alike, or where neither is a number.
 template <typename T>
-__device__ inline uint32_t higher(const AlaParams& p, const T* logits, uint32_t y, uint32_t i, uint32_t j) {
+__device__ inline uint32_t higher(
+    const AlaParams& p, const T* logits, uint32_t y, uint32_t i, uint32_t j) {
     const double x_i = widen(logits[i]), x_j = widen(logits[j]);
     const double above = difference(exact_map(p, j, y), x_j, exact_map(p, i, y), x_i);
     return x_i == -INFINITY || above > 0.0 ? j : i;
@@ -53,19 +40,19 @@ __device__ inline uint32_t higher(const AlaParams& p, const T* logits, uint32_t 
 
 // 2^(u_j - u_m).
 template <typename T>
-__device__ inline float exponential(const AlaParams& p, T x, uint32_t j, uint32_t y, Affine64 top, double x_top) {
+__device__ inline float exponential(
+    const AlaParams& p, T x, uint32_t j, uint32_t y, Affine64 top, double x_top) {
     const double below = difference(exact_map(p, j, y), widen(x), top, x_top);
     return exp2_fast(static_cast<float>(below > 0.0 ? 0.0 : below));
 }
 
-// Solves one row by all threads of the block.
-template <typename T, typename Map>
-__device__ void solve_with_care(const AlaParams& p, uint64_t row, uint32_t y) {
+// 3: the class of the row's largest exponent, the target's among them, and its logit. Through
+// shared memory, as every thread's own load would take registers, of the tiers' rows too.
+template <typename T>
+__device__ __forceinline__ uint32_t
+top_class(const AlaParams& p, const T* logits, uint32_t y, double& x_top) {
     __shared__ uint32_t tops[1024 / WARP];
-    __shared__ double x_top_of_row;
-    __shared__ RowGradient solution;
-    const T* logits = logits_row<T>(p, row);
-    // 1. The class of the largest exponent, the target's among them.
+    __shared__ double x_of_top;
     uint32_t top = threadIdx.x < p.classes ? threadIdx.x : 0;
     for (uint32_t j = threadIdx.x; j < p.classes; j += blockDim.x) {
         top = higher(p, logits, y, top, j);
@@ -84,16 +71,21 @@ __device__ void solve_with_care(const AlaParams& p, uint64_t row, uint32_t y) {
         for (uint32_t warp = 1; warp < blockDim.x / WARP; warp++) {
             tops[0] = higher(p, logits, y, tops[0], tops[warp]);
         }
-        x_top_of_row = widen(logits[tops[0]]);
+        x_of_top = widen(logits[tops[0]]);
     }
     // Every thread sees the row's.
     __syncthreads();
-    top = tops[0];
-    const double x_top = x_top_of_row;
-    const Affine64 map_top = exact_map(p, top, y);
-    // 2. The sum off the target, and whether the target is the row's largest logit.
-    const float x_target = widen(logits[y]);
-    bool outdone = x_target != x_target;
+    x_top = x_of_top;
+    return tops[0];
+}
+
+// 4 and 5: the exponentials' sum off the target, in thread 0. On the way for 6: `outdone` is
+// whether one of this thread's logits beats the target's.
+template <typename T>
+__device__ __forceinline__ double sum_off_target(
+    const AlaParams& p, const T* logits, uint32_t y, Affine64 map_top, double x_top, float x_target,
+    bool& outdone) {
+    outdone = x_target != x_target;
     // A +inf, a NaN, and a row of -inf alone make no softmax.
     AlaTotals mine = {isfinite(x_top) ? 0.0 : NAN, 0.0, 0};
 #pragma unroll 1
@@ -106,39 +98,53 @@ __device__ void solve_with_care(const AlaParams& p, uint64_t row, uint32_t y) {
             mine.loss += exponential(p, x, j, y, map_top, x_top);
         }
     }
-    const double sum = block_totals(mine).loss;
+    return block_totals(mine).loss;
+}
+
+// Solves one row by all threads of the block. Steps 1 and 2, the maps, are in every exponent.
+template <typename T, typename Map>
+__device__ void solve_with_care(const AlaParams& p, uint64_t row, uint32_t y) {
+    __shared__ RowGradient scales;
+    const T* logits = logits_row<T>(p, row);
+    double x_top;
+    const uint32_t top = top_class(p, logits, y, x_top);
+    const Affine64 map_top = exact_map(p, top, y);
+    const float x_target = widen(logits[y]);
+    bool outdone;
+    const double sum = sum_off_target(p, logits, y, map_top, x_top, x_target, outdone);
     // Also keeps the gradient, which may go over the logits, behind these reads.
-    outdone = __syncthreads_or(outdone);
-    // 3. Loss and scale.
+    const bool hit = !__syncthreads_or(outdone);
     if (threadIdx.x == 0) {
         const AlaTarget target = read_target(p, y);
-        const double place = difference(exact_map(p, y, y), x_target, map_top, x_top);
-        const RowSums sums = {static_cast<float>(sum), static_cast<float>(place > 0.0 ? 0.0 : place)};
-        const float loss = row_loss(p, target, sums);
-        reinterpret_cast<float*>(p.row_losses)[row] = loss;
+        const double offset = difference(exact_map(p, y, y), x_target, map_top, x_top);
+        const RowSums sums = {
+            static_cast<float>(sum), static_cast<float>(offset > 0.0 ? 0.0 : offset), 0.0f};
+        write_loss(p, row, row_loss(p, target, sums));
         if (p.hits != 0) {
-            reinterpret_cast<uint8_t*>(p.hits)[row] = !outdone;
+            write_hit(p, row, hit);
         }
-        solution = row_gradient(p, target, Map(p).common_slope(), sums, row_factor(p, row));
+        scales = row_gradient(p, target, Map(p).common_slope(), sums, row_factor(p, row));
     }
-    // Every thread sees the solution.
+    // Every thread sees the scales, and none reads another's logits any more.
     __syncthreads();
     if (p.gradient != 0) {
         const Map map(p);
         T* gradient = gradient_row<T>(p, row);
-        // 4. The gradient, each class from its own logit.
+        // 7: the gradient, each class from its own logit.
 #pragma unroll 1
         for (uint32_t j = threadIdx.x; j < p.classes; j += blockDim.x) {
             const float e = exponential(p, logits[j], j, y, map_top, x_top);
-            gradient[j] = round_to<T>(j == y ? solution.at_target : solution.scale * map.gradient_slope(j) * e);
+            gradient[j] =
+                round_to<T>(j == y ? scales.at_target : map.times_class_slope(scales.scale, j) * e);
         }
     }
-    // The slots are read before the next row's are written.
+    // The shared values are read before the next row's are written.
     __syncthreads();
 }
 
-// Solves the rows that a block left, and gives the block's loss anew to thread 0. Its rows are `count` from `first` on, and
-// again every `step`. Called by every thread of the block when all that the block wrote is visible to it.
+// Solves the rows that a block left, and gives the block's loss anew to thread 0. Its rows are
+// `count` from `first` on, and again every `step`. Called by every thread of the block when all
+// that the block wrote is visible to it.
 template <typename T, typename Map>
 __device__ double solve_left(const AlaParams& p, uint64_t first, uint32_t count, uint64_t step) {
     const float* losses = reinterpret_cast<const float*>(p.row_losses);

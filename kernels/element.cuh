@@ -6,38 +6,57 @@
 
 #include <type_traits>
 
-#include "reduce.cuh"
-
 namespace ala {
 
 // What one lane moves at a time.
 constexpr int VECTOR_BYTES = 16;
-template <typename T> constexpr int WIDTH = VECTOR_BYTES / static_cast<int>(sizeof(T));
+template <typename T>
+constexpr int WIDTH = VECTOR_BYTES / static_cast<int>(sizeof(T));
 
-__device__ __forceinline__ float widen(float x) { return x; }
-__device__ __forceinline__ float widen(__half x) { return __half2float(x); }
-__device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float widen(float x) {
+    return x;
+}
+__device__ __forceinline__ float widen(__half x) {
+    return __half2float(x);
+}
+__device__ __forceinline__ float widen(__nv_bfloat16 x) {
+    return __bfloat162float(x);
+}
 
-template <typename T> __device__ __forceinline__ T round_to(float x);
-template <> __device__ __forceinline__ float round_to<float>(float x) { return x; }
-template <> __device__ __forceinline__ __half round_to<__half>(float x) { return __float2half_rn(x); }
-template <> __device__ __forceinline__ __nv_bfloat16 round_to<__nv_bfloat16>(float x) {
+template <typename T>
+__device__ __forceinline__ T round_to(float x);
+template <>
+__device__ __forceinline__ float round_to<float>(float x) {
+    return x;
+}
+template <>
+__device__ __forceinline__ __half round_to<__half>(float x) {
+    return __float2half_rn(x);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 round_to<__nv_bfloat16>(float x) {
     return __float2bfloat16_rn(x);
 }
 
 // The elements of one 32-bit word.
-__device__ __forceinline__ void unpack(uint32_t word, float (&x)[1], float) { x[0] = __uint_as_float(word); }
+__device__ __forceinline__ void unpack(uint32_t word, float (&x)[1], float) {
+    x[0] = __uint_as_float(word);
+}
 __device__ __forceinline__ void unpack(uint32_t word, float (&x)[2], __half) {
-    asm("{\n\t.reg .b16 low, high;\n\tmov.b32 {low, high}, %2;\n\tcvt.f32.f16 %0, low;\n\tcvt.f32.f16 %1, high;\n\t}"
+    asm("{\n\t.reg .b16 low, high;\n\tmov.b32 {low, high}, %2;\n\tcvt.f32.f16 %0, "
+        "low;\n\tcvt.f32.f16 %1, high;\n\t}"
         : "=f"(x[0]), "=f"(x[1])
         : "r"(word));
 }
 __device__ __forceinline__ void unpack(uint32_t word, float (&x)[2], __nv_bfloat16) {
-    // A bf16 is the upper half of its f32. By instruction: as integers they would be moved once more.
+    // A bf16 is the upper half of its f32. By instruction: as integers they would be moved once
+    // more.
     asm("shl.b32 %0, %1, 16;" : "=f"(x[0]) : "r"(word));
     asm("and.b32 %0, %1, 0xffff0000;" : "=f"(x[1]) : "r"(word));
 }
-__device__ __forceinline__ uint32_t pack(const float (&x)[1], float) { return __float_as_uint(x[0]); }
+__device__ __forceinline__ uint32_t pack(const float (&x)[1], float) {
+    return __float_as_uint(x[0]);
+}
 __device__ __forceinline__ uint32_t pack(const float (&x)[2], __half) {
     const __half2 pair = __floats2half2_rn(x[0], x[1]);
     return *reinterpret_cast<const uint32_t*>(&pair);
@@ -48,15 +67,22 @@ __device__ __forceinline__ uint32_t pack(const float (&x)[2], __nv_bfloat16) {
 }
 
 // -inf in every element of a word.
-__device__ constexpr uint32_t minus_infinity(float) { return 0xff800000u; }
-__device__ constexpr uint32_t minus_infinity(__half) { return 0xfc00fc00u; }
-__device__ constexpr uint32_t minus_infinity(__nv_bfloat16) { return 0xff80ff80u; }
+__device__ constexpr uint32_t minus_infinity(float) {
+    return 0xff800000u;
+}
+__device__ constexpr uint32_t minus_infinity(__half) {
+    return 0xfc00fc00u;
+}
+__device__ constexpr uint32_t minus_infinity(__nv_bfloat16) {
+    return 0xff80ff80u;
+}
 
 // The larger of each pair of elements; of a NaN and a number the number.
 __device__ __forceinline__ uint32_t max_of_words(uint32_t a, uint32_t b, float) {
     return __float_as_uint(fmaxf(__uint_as_float(a), __uint_as_float(b)));
 }
-template <typename T> __device__ __forceinline__ uint32_t max_of_words(uint32_t a, uint32_t b, T) {
+template <typename T>
+__device__ __forceinline__ uint32_t max_of_words(uint32_t a, uint32_t b, T) {
     static_assert(sizeof(T) == 2, "two elements a word");
 #if __CUDA_ARCH__ >= 800
     uint32_t max;
@@ -80,7 +106,8 @@ struct Words {
     uint32_t word[4];
 };
 
-template <typename T> __device__ __forceinline__ void unpack(const Words& words, float (&x)[WIDTH<T>]) {
+template <typename T>
+__device__ __forceinline__ void unpack(const Words& words, float (&x)[WIDTH<T>]) {
     constexpr int EACH = WIDTH<T> / 4;
 #pragma unroll
     for (int w = 0; w < 4; w++) {
@@ -93,7 +120,8 @@ template <typename T> __device__ __forceinline__ void unpack(const Words& words,
     }
 }
 
-template <typename T> __device__ __forceinline__ Words pack(const float (&x)[WIDTH<T>]) {
+template <typename T>
+__device__ __forceinline__ Words pack(const float (&x)[WIDTH<T>]) {
     constexpr int EACH = WIDTH<T> / 4;
     Words words;
 #pragma unroll
@@ -109,7 +137,8 @@ template <typename T> __device__ __forceinline__ Words pack(const float (&x)[WID
 }
 
 // The words with -inf in the place of an element.
-template <typename T> __device__ __forceinline__ Words erase(const Words& words, uint32_t element) {
+template <typename T>
+__device__ __forceinline__ Words without_element(const Words& words, uint32_t element) {
     constexpr uint32_t EACH = WIDTH<T> / 4;
     // The element's bits, where a word has two.
     const uint32_t bits = EACH == 1 ? 0xffffffffu : 0xffffu << element % EACH * 16;
@@ -120,67 +149,20 @@ template <typename T> __device__ __forceinline__ Words erase(const Words& words,
     return {{one(0), one(1), one(2), one(3)}};
 }
 
-// The vectors of a row that a group of `STEP` threads shares: thread t takes t, t + STEP, ... of those from `begin` to
-// `end`. `begin` is 0, or 1 where the row's vectors begin in the middle of a 32-byte sector and the group is small, so
-// that no two of its accesses touch the same sector.
-struct Share {
-    uint32_t begin;
-    uint32_t thread;
-    // Vectors from the thread's first place to the end.
-    int left;
-
-    template <int AT, int STEP> __device__ __forceinline__ bool has() const {
-        return left > AT * STEP && (AT > 0 || thread >= begin);
+// `value` in the place of an element, where the vector has that.
+template <int V>
+__device__ __forceinline__ void replace(float (&x)[V], uint32_t element, float value) {
+    if (element < V) {
+#pragma unroll
+        for (int k = 0; k < V; k++) {
+            x[k] = element == k ? value : x[k];
+        }
     }
-};
-
-// Vector `AT` of a thread's share: 16 aligned bytes that nobody reads again soon. `from` is the thread's first; the
-// distance is part of the instruction.
-template <int AT, int STEP, typename T> __device__ __forceinline__ Words load_whole(const T* from) {
-    Words w;
-    asm volatile("ld.global.cs.v4.b32 {%0, %1, %2, %3}, [%4+%5];"
-                 : "=r"(w.word[0]), "=r"(w.word[1]), "=r"(w.word[2]), "=r"(w.word[3])
-                 : "l"(from), "n"(AT * STEP * VECTOR_BYTES));
-    return w;
-}
-
-// The same where the thread has one, else -inf. One predicated load, since a branch around it would keep the next from
-// being issued.
-template <int AT, int STEP, typename T> __device__ __forceinline__ Words load_if(const Share& share, const T* from) {
-    Words w;
-    w.word[0] = w.word[1] = w.word[2] = w.word[3] = minus_infinity(T());
-    if constexpr (AT == 0) {
-        asm volatile(
-            "{\n\t"
-            ".reg .pred mine;\n\t"
-            "setp.gt.s32 mine, %4, 0;\n\t"
-            "setp.ge.and.u32 mine, %5, %6, mine;\n\t"
-            "@mine ld.global.cs.v4.b32 {%0, %1, %2, %3}, [%7];\n\t"
-            "}"
-            : "+r"(w.word[0]), "+r"(w.word[1]), "+r"(w.word[2]), "+r"(w.word[3])
-            : "r"(share.left), "r"(share.thread), "r"(share.begin), "l"(from));
-    } else {
-        asm volatile(
-            "{\n\t"
-            ".reg .pred mine;\n\t"
-            "setp.gt.s32 mine, %4, %5;\n\t"
-            "@mine ld.global.cs.v4.b32 {%0, %1, %2, %3}, [%6+%7];\n\t"
-            "}"
-            : "+r"(w.word[0]), "+r"(w.word[1]), "+r"(w.word[2]), "+r"(w.word[3])
-            : "r"(share.left), "n"(AT * STEP), "l"(from), "n"(AT * STEP * VECTOR_BYTES));
-    }
-    return w;
-}
-
-template <int AT, int STEP, typename T> __device__ __forceinline__ void store_whole(T* to, const Words& w) {
-    asm volatile("st.global.cs.v4.b32 [%0+%1], {%2, %3, %4, %5};"
-                 :
-                 : "l"(to), "n"(AT * STEP * VECTOR_BYTES), "r"(w.word[0]), "r"(w.word[1]), "r"(w.word[2]), "r"(w.word[3])
-                 : "memory");
 }
 
 // 16 aligned bytes; evicted first unless they are read `AGAIN`.
-template <bool AGAIN = false> __device__ __forceinline__ Words load_words(const void* from) {
+template <bool AGAIN = false>
+__device__ __forceinline__ Words load_words(const void* from) {
     const uint4* words = reinterpret_cast<const uint4*>(from);
     const uint4 raw = AGAIN ? *words : __ldcs(words);
     return {{raw.x, raw.y, raw.z, raw.w}};
@@ -191,37 +173,10 @@ __device__ __forceinline__ void load_vector(const T* from, float (&x)[WIDTH<T>])
     unpack<T>(load_words<AGAIN>(from), x);
 }
 
-template <typename T> __device__ __forceinline__ void store_vector(T* to, const float (&x)[WIDTH<T>]) {
+template <typename T>
+__device__ __forceinline__ void store_vector(T* to, const float (&x)[WIDTH<T>]) {
     const Words w = pack<T>(x);
     __stcs(reinterpret_cast<uint4*>(to), make_uint4(w.word[0], w.word[1], w.word[2], w.word[3]));
-}
-
-// How a span of elements falls on 16-byte boundaries: a head before the first, whole vectors, a tail.
-struct Span {
-    uint32_t head;
-    uint32_t vectors;
-    uint32_t tail;
-};
-
-// `KEPT`: where a register is left for the head, or it is computed once more in every branch.
-template <bool KEPT = false, typename T> __device__ __forceinline__ Span split(const T* from, uint32_t count) {
-    // Elements from `from` to the next boundary: what its address lacks, modulo a vector.
-    const uint32_t place = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(from)) / static_cast<uint32_t>(sizeof(T));
-    const uint32_t lacks = (0u - place) % WIDTH<T>;
-    const uint32_t least = lacks < count ? lacks : count;
-    const uint32_t head = KEPT ? opaque(least) : least;
-    const uint32_t rest = count - head;
-    return {head, rest / WIDTH<T>, rest % WIDTH<T>};
-}
-
-// 1 where the first whole vector of a row is the second half of its 32-byte sector.
-template <typename T> __device__ __forceinline__ uint32_t sector_phase(const T* row) {
-    return (static_cast<uint32_t>(reinterpret_cast<uintptr_t>(row)) + VECTOR_BYTES - 1) / VECTOR_BYTES % 2;
-}
-
-// Whether two rows' vectors begin at the same elements.
-template <typename T> __device__ __forceinline__ bool in_phase(const T* a, const T* b) {
-    return (reinterpret_cast<uintptr_t>(a) - reinterpret_cast<uintptr_t>(b)) % VECTOR_BYTES == 0;
 }
 
 }  // namespace ala

@@ -1,8 +1,9 @@
-// The end of a launch: each block leaves what its rows add up to, and the last one adds the blocks up in their order.
+// Step 8, the rows' losses become one number: each block leaves what its rows add up to, and the
+// last one adds the blocks up in their order.
 #pragma once
-#include "abi.h"
+#include "opaque.cuh"
 #include "reduce.cuh"
-#include "row.cuh"
+#include "row_io.cuh"
 
 namespace ala {
 
@@ -12,13 +13,25 @@ __device__ __forceinline__ void add_totals(AlaTotals& sum, const AlaTotals& more
     sum.counted += more.counted;
 }
 
-__device__ __forceinline__ AlaTotals no_rows() { return {0.0, 0.0, 0}; }
+__device__ __forceinline__ AlaTotals no_rows() {
+    return {0.0, 0.0, 0};
+}
 
 // Adds one row.
 __device__ __forceinline__ void add_row(AlaTotals& totals, float loss, float weight) {
     totals.loss += static_cast<double>(loss);
     totals.weight += static_cast<double>(weight);
     totals.counted += 1;
+}
+
+// Step 6: writes the loss of a row that has a target, or leaves the row for careful.cuh, and counts
+// it. Called by one thread a row.
+template <typename Row>
+__device__ __forceinline__ void write_row(
+    const AlaParams& p, Row row, const AlaTarget& target, RowSums sums, AlaTotals& totals) {
+    const float loss = is_far_out(sums.pivot) ? left_row() : row_loss(p, target, sums);
+    write_loss(p, row, loss);
+    add_row(totals, loss, target.weight);
 }
 
 // The sum over a block's threads, in thread 0.
@@ -28,7 +41,8 @@ __device__ inline AlaTotals block_totals(AlaTotals mine) {
     for (int offset = WARP / 2; offset > 0; offset /= 2) {
         mine.loss += __shfl_down_sync(FULL_WARP, mine.loss, offset);
         mine.weight += __shfl_down_sync(FULL_WARP, mine.weight, offset);
-        mine.counted += __shfl_down_sync(FULL_WARP, static_cast<unsigned long long>(mine.counted), offset);
+        mine.counted +=
+            __shfl_down_sync(FULL_WARP, static_cast<unsigned long long>(mine.counted), offset);
     }
     const uint32_t thread = thread_again();
     if (thread % WARP == 0) {
@@ -45,54 +59,58 @@ __device__ inline AlaTotals block_totals(AlaTotals mine) {
     return mine;
 }
 
-// What the last block leaves for the host and for the next launch. Called by its thread 0.
-__device__ inline void settle(const AlaParams& p, const AlaTotals& totals) {
-    AlaState* state = reinterpret_cast<AlaState*>(p.state);
-    if ((p.flags & ALA_COUNTED) == 0) {
-        const bool counts = (p.flags & (ALA_HAS_IGNORE | ALA_WEIGHTED)) != 0;
-        state->total_weight = counts ? totals.weight : static_cast<double>(p.rows);
-        state->counted_rows = counts ? totals.counted : p.rows;
-    }
-    const double divisor =
-        p.reduction == ALA_REDUCTION_MEAN && state->total_weight > 0.0 ? state->total_weight : 1.0;
-    state->loss = totals.loss / divisor;
-    // Other blocks reached it by atomics alone.
-    const uint64_t bad_row = atomicExch(
-        reinterpret_cast<unsigned long long*>(&state->step_bad_row),
-        static_cast<unsigned long long>(ALA_NO_ROW));
-    if (bad_row != ALA_NO_ROW && state->bad_row == ALA_NO_ROW) {
-        state->bad_row = bad_row;
-        state->bad_label = read_label(p, bad_row);
-    }
-    state->blocks_done = 0;
-    state->tickets = 0;
+// Whether the counted rows and their weights are not just the rows.
+__device__ __forceinline__ bool not_every_row_counts_one(const AlaParams& p) {
+    return (p.flags & (ALA_HAS_IGNORE | ALA_WEIGHTED)) != 0;
 }
 
-// Leaves a block's totals for the launch's last block, and says whether it is the last itself. Called by one thread of every
-// block. `place` is the block's among those that are added up: its rows follow from it, so that losses are added in the same
-// order in every run.
+// What the last block leaves for the host and for the next launch. Called by its thread 0.
+__device__ inline void settle(const AlaParams& p, const AlaTotals& totals) {
+    AlaState& state = state_of(p);
+    if ((p.flags & ALA_COUNTED) == 0) {
+        const bool counts = not_every_row_counts_one(p);
+        state.total_weight = counts ? totals.weight : static_cast<double>(p.rows);
+        state.counted_rows = counts ? totals.counted : p.rows;
+    }
+    const double divisor =
+        p.reduction == ALA_REDUCTION_MEAN && state.total_weight > 0.0 ? state.total_weight : 1.0;
+    state.loss = totals.loss / divisor;
+    // Other blocks reached it by atomics alone.
+    const uint64_t bad_row = atomicExch(
+        reinterpret_cast<unsigned long long*>(&state.step_bad_row),
+        static_cast<unsigned long long>(ALA_NO_ROW));
+    if (bad_row != ALA_NO_ROW && state.bad_row == ALA_NO_ROW) {
+        state.bad_row = bad_row;
+        state.bad_label = read_label(p, bad_row);
+    }
+    state.blocks_done = 0;
+    state.tickets = 0;
+}
+
+// Leaves a block's totals for the launch's last block, and says whether it is the last itself.
+// Called by one thread of every block. `place` is the block's among those that are added up: its
+// rows follow from it, so that losses are added in the same order in every run.
 __device__ inline bool leave_totals(const AlaParams& p, const AlaTotals& totals, uint32_t place) {
-    AlaBlocks* blocks = reinterpret_cast<AlaBlocks*>(p.blocks);
     // Two stores of 16 bytes.
-    ulonglong2* to = reinterpret_cast<ulonglong2*>(&blocks->totals[place]);
+    ulonglong2* to = reinterpret_cast<ulonglong2*>(&blocks_of(p).totals[place]);
     to[0] = make_ulonglong2(__double_as_longlong(totals.loss), __double_as_longlong(totals.weight));
     to[1] = make_ulonglong2(totals.counted, p.launch);
     // The block's totals are visible to the device before it counts itself done.
     __threadfence();
-    const bool last = atomicAdd(&reinterpret_cast<AlaState*>(p.state)->blocks_done, 1u) == gridDim.x - 1;
-    // The other blocks' totals are read after their counts, by this thread and, behind the next barrier, by its block.
+    const bool last = atomicAdd(&state_of(p).blocks_done, 1u) == gridDim.x - 1;
+    // The other blocks' totals are read after their counts, by this thread and, behind the next
+    // barrier, by its block.
     __threadfence();
     return last;
 }
 
 // What all blocks left, added up, in thread 0. Called by every thread of the last block.
 __device__ inline AlaTotals launch_totals(const AlaParams& p) {
-    const AlaBlocks* blocks = reinterpret_cast<const AlaBlocks*>(p.blocks);
     AlaTotals some = no_rows();
     bool others = false;
     for (uint32_t block = threadIdx.x; block < gridDim.x; block += blockDim.x) {
         // Written by other blocks of this launch: read past this SM's L1.
-        const ulonglong2* from = reinterpret_cast<const ulonglong2*>(&blocks->totals[block]);
+        const ulonglong2* from = reinterpret_cast<const ulonglong2*>(&blocks_of(p).totals[block]);
         const ulonglong2 sums = __ldcg(from), rest = __ldcg(from + 1);
         add_totals(some, {__longlong_as_double(sums.x), __longlong_as_double(sums.y), rest.x});
         others |= rest.y != p.launch;
@@ -103,27 +121,12 @@ __device__ inline AlaTotals launch_totals(const AlaParams& p) {
     return block_totals(some);
 }
 
-// What thread 0 tells its block about the end of the launch.
-enum Ending : uint32_t {
-    DONE,  // other blocks still run
-    LAST,  // this block adds all of them up
-    REST,  // rows of this block have to be solved first
-};
-
-// Called by every thread of every block when the block's rows are done. `totals` are in shared memory and have been
-// written, each by one thread (one total only, by thread 0, where there are not `SEVERAL`): few of them are added up by the
-// first warp with far fewer instructions than it takes all threads to shuffle.
-//
-// A loss that is no number may stand for rows that were left: then `solve_rest()` solves them, and gives the block's loss
-// anew to thread 0.
-template <bool SEVERAL = true, typename Rest>
-__device__ void finish(const AlaParams& p, AlaTotals* totals, uint32_t count, uint32_t place, Rest solve_rest) {
-    __shared__ Ending ending;
-    if constexpr (SEVERAL) {
-        // Every thread's totals are there before the first warp reads them.
-        __syncthreads();
-    }
-    if (SEVERAL && threadIdx.x < WARP && count > WARP) {
+// Folds `count` totals of a block into the first warp's, by that warp: far fewer instructions than
+// it takes all threads to shuffle.
+__device__ __forceinline__ void fold_totals(AlaTotals* totals, uint32_t count) {
+    // Every thread's totals are there before the first warp reads them.
+    __syncthreads();
+    if (threadIdx.x < WARP && count > WARP) {
         AlaTotals& own = totals[threadIdx.x];
         for (uint32_t i = threadIdx.x + WARP; i < count; i += WARP) {
             add_totals(own, totals[i]);
@@ -131,22 +134,51 @@ __device__ void finish(const AlaParams& p, AlaTotals* totals, uint32_t count, ui
         // Every lane's sum is there before lane 0 reads it.
         __syncwarp();
     }
-    if (threadIdx.x == 0) {
-        AlaTotals of_block = totals[0];
-        const uint32_t left = SEVERAL ? min(count, static_cast<uint32_t>(WARP)) : 1;
-        // The rest is the rows' number where every one counts.
-        const bool counts = (p.flags & (ALA_HAS_IGNORE | ALA_WEIGHTED)) != 0;
+}
+
+// The sum of `count` totals, by one thread.
+__device__ __forceinline__ AlaTotals
+sum_of_totals(const AlaParams& p, const AlaTotals* totals, uint32_t count) {
+    AlaTotals all = totals[0];
+    // The rest is the rows' number where every one counts.
+    const bool counts = not_every_row_counts_one(p);
 #pragma unroll 4
-        for (uint32_t i = 1; i < left; i++) {
-            of_block.loss += totals[i].loss;
-        }
-        if (counts) {
+    for (uint32_t i = 1; i < count; i++) {
+        all.loss += totals[i].loss;
+    }
+    if (counts) {
 #pragma unroll 1
-            for (uint32_t i = 1; i < left; i++) {
-                of_block.weight += totals[i].weight;
-                of_block.counted += totals[i].counted;
-            }
+        for (uint32_t i = 1; i < count; i++) {
+            all.weight += totals[i].weight;
+            all.counted += totals[i].counted;
         }
+    }
+    return all;
+}
+
+// What thread 0 tells its block about the end of the launch.
+enum Ending : uint32_t {
+    DONE,  // other blocks still run
+    LAST,  // this block adds all of them up
+    REST,  // rows of this block have to be solved first
+};
+
+// Called by every thread of every block when the block's rows are done. `totals` are in shared
+// memory and have been written, each by one thread; one total only, by thread 0, where there are
+// not `SEVERAL`.
+//
+// A loss that is no number may stand for rows that were left: then `solve_rest()` solves them, and
+// gives the block's loss anew to thread 0.
+template <bool SEVERAL = true, typename Rest>
+__device__ void finish(
+    const AlaParams& p, AlaTotals* totals, uint32_t count, uint32_t place, Rest solve_rest) {
+    __shared__ Ending ending;
+    if constexpr (SEVERAL) {
+        fold_totals(totals, count);
+    }
+    if (threadIdx.x == 0) {
+        const uint32_t left = SEVERAL ? min(count, static_cast<uint32_t>(WARP)) : 1;
+        const AlaTotals of_block = sum_of_totals(p, totals, left);
         if (of_block.loss != of_block.loss) {
             totals[0] = of_block;
             ending = REST;
@@ -175,9 +207,8 @@ __device__ void finish(const AlaParams& p, AlaTotals* totals, uint32_t count, ui
     }
     if (p.parts > 1) {
         // No block waits for another any more.
-        AlaBlocks* blocks = reinterpret_cast<AlaBlocks*>(p.blocks);
         for (uint32_t group = threadIdx.x; group < gridDim.x / p.parts; group += blockDim.x) {
-            blocks->arrived[group] = 0;
+            blocks_of(p).arrived[group] = 0;
         }
     }
     const AlaTotals all = launch_totals(p);

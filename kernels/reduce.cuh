@@ -1,85 +1,123 @@
-// Reductions over a warp and a block in an order that the thread count alone fixes.
+// Reductions over the lanes of a warp and the warps of a block, in an order that the thread count
+// alone fixes.
 #pragma once
 #include <stdint.h>
+
+#include "arithmetic.cuh"
 
 namespace ala {
 
 constexpr unsigned FULL_WARP = 0xffffffffu;
 constexpr int WARP = 32;
 
-// The same number, but the compiler does not know it: what follows from it is computed again rather than kept in registers,
-// and it is itself kept rather than computed again.
-__device__ __forceinline__ uint32_t opaque(uint32_t x) {
-    asm volatile("" : "+r"(x));
-    return x;
-}
-
-// threadIdx.x, read again for the same reason.
-__device__ __forceinline__ uint32_t thread_again() {
-    uint32_t x;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
-    return x;
-}
-
 struct Max {
     // Drops a NaN; the sums that follow do not.
     __device__ static float of(float a, float b) { return fmaxf(a, b); }
-    static constexpr float IDENTITY = -INFINITY;
 };
 
 struct Sum {
     __device__ static float of(float a, float b) { return a + b; }
-    static constexpr float IDENTITY = 0.0f;
 };
 
-// What the lane `lane ^ OFFSET` holds. By its instruction, since the intrinsic moves floats to integers and back.
-template <int OFFSET> __device__ __forceinline__ float from_partner(float value) {
+// What the lane `lane ^ OFFSET` holds. By its instruction, since the intrinsic moves floats to
+// integers and back.
+template <int OFFSET>
+__device__ __forceinline__ float from_partner(float value) {
     float other;
-    asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, 0xffffffff;" : "=f"(other) : "f"(value), "n"(OFFSET));
+    asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, 0xffffffff;"
+                 : "=f"(other)
+                 : "f"(value), "n"(OFFSET));
     return other;
 }
 
-// What the first lane of each part of `PART` lanes holds.
-template <int PART> __device__ __forceinline__ float from_first(float value) {
+// A team is a warp, or 2 to 16 lanes that follow one another in one. What its first lane, the
+// leader, holds.
+template <int TEAM>
+__device__ __forceinline__ float from_leader(float value) {
     float first;
-    asm volatile("shfl.sync.idx.b32 %0, %1, 0, %2, 0xffffffff;" : "=f"(first) : "f"(value), "n"((WARP - PART) << 8 | 31));
+    asm volatile("shfl.sync.idx.b32 %0, %1, 0, %2, 0xffffffff;"
+                 : "=f"(first)
+                 : "f"(value), "n"((WARP - TEAM) << 8 | 31));
     return first;
 }
-template <int PART> __device__ __forceinline__ uint32_t from_first(uint32_t value) {
-    return __shfl_sync(FULL_WARP, value, 0, PART);
+template <int TEAM>
+__device__ __forceinline__ uint32_t from_leader(uint32_t value) {
+    return __shfl_sync(FULL_WARP, value, 0, TEAM);
 }
 
-// Over each part of `PART` lanes; every lane gets its part's result: a butterfly adds the same pairs in every lane.
-template <typename Op, int PART> __device__ __forceinline__ float part_reduce(float value) {
-    if constexpr (PART >= 32) value = Op::of(value, from_partner<16>(value));
-    if constexpr (PART >= 16) value = Op::of(value, from_partner<8>(value));
-    if constexpr (PART >= 8) value = Op::of(value, from_partner<4>(value));
-    if constexpr (PART >= 4) value = Op::of(value, from_partner<2>(value));
-    if constexpr (PART >= 2) value = Op::of(value, from_partner<1>(value));
+// Over each team; every lane gets its team's result: a butterfly adds the same pairs in every lane.
+template <typename Op, int TEAM>
+__device__ __forceinline__ float reduce_team(float value) {
+    if constexpr (TEAM >= 32) value = Op::of(value, from_partner<16>(value));
+    if constexpr (TEAM >= 16) value = Op::of(value, from_partner<8>(value));
+    if constexpr (TEAM >= 8) value = Op::of(value, from_partner<4>(value));
+    if constexpr (TEAM >= 4) value = Op::of(value, from_partner<2>(value));
+    if constexpr (TEAM >= 2) value = Op::of(value, from_partner<1>(value));
     return value;
 }
 
-// Every thread of a whole block gets the result. `slots` is one value a warp; two reductions that follow each other need
-// different ones, or a barrier between them.
-template <typename Op, int THREADS> __device__ __forceinline__ float block_reduce(float value, float* slots) {
-    const int lane = threadIdx.x % WARP;
-    value = part_reduce<Op, WARP>(value);
-    if (lane == 0) {
-        slots[threadIdx.x / WARP] = value;
+// The largest of some exponents u, and the sum of their exp2(u - max): steps 3 and 5 of some of a
+// row's elements. `max` is a pivot, so never -inf, and no difference of two is a NaN.
+struct MaxSum {
+    float max;
+    float sum;
+
+    // Of no elements.
+    __device__ static MaxSum none() { return {-FLT_MAX, 0.0f}; }
+    // The sum of exp2(u - pivot), for a pivot that is not smaller.
+    __device__ __forceinline__ float against(float pivot) const {
+        return sum * exp2_fast(max - pivot);
     }
-    // All warps' values are in their slots before any warp reads them.
-    __syncthreads();
-    return part_reduce<Op, WARP>(lane < THREADS / WARP ? slots[lane] : Op::IDENTITY);
+};
+
+__device__ __forceinline__ MaxSum merge(MaxSum a, MaxSum b) {
+    const float max = Max::of(a.max, b.max);
+    return {max, fmaf(a.sum, exp2_fast(a.max - max), b.against(max))};
 }
 
-// Over the `COUNT` slots of a block's warps, by every thread by itself: fewer steps in a row than shuffles.
-template <int COUNT> __device__ __forceinline__ float max_of_slots(const float* slots) {
-    float max = slots[0];
-#pragma unroll 4
-    for (int i = 1; i < COUNT; i++) {
-        max = Max::of(max, slots[i]);
-    }
-    return max;
+// The same over each team. The maximum comes first, so that a lane takes one exponential, not one a
+// merge.
+template <int TEAM>
+__device__ __forceinline__ MaxSum merge_team(MaxSum mine) {
+    const float max = reduce_team<Max, TEAM>(mine.max);
+    return {max, reduce_team<Sum, TEAM>(mine.against(max))};
 }
+
+// What the `WARPS` warps of a block tell one another, through shared memory. A barrier comes
+// between the warps' `put` and what reads them, and one before the next `put` to the same slots.
+template <int WARPS>
+struct alignas(16) WarpSlots {
+    float max[WARPS];
+    float sum[WARPS];
+
+    // Called by one lane of each warp.
+    __device__ __forceinline__ void put(uint32_t warp, MaxSum of_warp) {
+        max[warp] = of_warp.max;
+        sum[warp] = of_warp.sum;
+    }
+    // The block's, by the lanes of a warp together.
+    __device__ __forceinline__ MaxSum merged_by_warp() const {
+        const uint32_t lane = threadIdx.x % WARP;
+        return merge_team<WARP>(lane < WARPS ? MaxSum{max[lane], sum[lane]} : MaxSum::none());
+    }
+    // The same by one thread by itself: the maximum alone, which takes fewer steps in a row than
+    // shuffles, and the sum.
+    __device__ __forceinline__ float greatest() const {
+        float greatest = max[0];
+#pragma unroll 4
+        for (int i = 1; i < WARPS; i++) {
+            greatest = Max::of(greatest, max[i]);
+        }
+        return greatest;
+    }
+    __device__ __forceinline__ float sum_against(float pivot) const {
+        float all = 0.0f;
+#pragma unroll 1
+        for (int i = 0; i < WARPS; i++) {
+            all = fmaf(sum[i], exp2_fast(max[i] - pivot), all);
+        }
+        return all;
+    }
+};
 
 }  // namespace ala

@@ -1,83 +1,396 @@
-// A row in the registers of a group of lanes, from 4 lanes of a warp to a whole block: every logit is read once and
-// every gradient written once, 16 bytes a lane. Head and tail of a row that starts off a 16-byte boundary are taken by
-// one access of several lanes each.
+// A row in the registers of some lanes, from 4 of a warp to a whole block: every logit is read once
+// and every gradient written once, 16 bytes a lane. Head and tail of a row that starts off a
+// 16-byte boundary are taken by one access of several lanes each.
 //
-// Each lane takes its exponentials against its own maximum, so that no lane waits for another before it: the row's
-// maximum is found meanwhile, and one factor a lane makes up for the difference. A row of a block costs one barrier.
+// Each lane takes its exponentials against its own maximum, so that no lane waits for another
+// before it: the row's maximum is found meanwhile, and one factor a lane makes up for the
+// difference. A row of a block costs one barrier.
+//
+// Which lane holds which element, for C = 365 in f32 by 16 lanes of 24 elements, 6 vectors of 4.
+// Row 1 of contiguous rows begins at element 365, 3 elements before a 16-byte boundary: a head of
+// 3, 90 vectors, a tail of 2.
+//
+//     lane            0          1      ...      4      ...      9         10      ...     15
+//     vector 0      3..6       7..10          19..22          39..42     43..46          63..66
+//     vector 1     67..70     71..74          83..86         103..106   107..110        127..130
+//       ...
+//     vector 4    259..262   263..266        275..278        295..298   299..302        319..322
+//     vector 5    323..326   327..330        339..342        359..362      -                -
+//     edge            0          1     2, 363, 364 to lanes 2, 3, 4         -                -
+//
+// Row 2 has a head of 2, and its first vector is the second half of a 32-byte sector. Each lane's
+// vectors are one earlier then, and lane 0 has no vector 0: two lanes that share a sector ask for
+// it at the same time.
 #pragma once
 #include "careful.cuh"
 #include "finish.cuh"
-#include "walk.cuh"
+#include "span.cuh"
 
 namespace ala {
 
+template <typename Element, int LANES_OF_ROW, int ELEMENTS, int MOST_THREADS>
+struct RegisterShape {
+    using T = Element;
+    static constexpr int LANES = LANES_OF_ROW;
+    static constexpr int THREADS = MOST_THREADS;
+    // Lanes of more than a warp are the block; of fewer ones a block has as many rows as it has
+    // threads for.
+    static constexpr bool BLOCK = LANES > WARP;
+    static_assert(
+        BLOCK ? LANES % WARP == 0 && LANES == THREADS : WARP % LANES == 0,
+        "a part of a warp, or whole warps");
+    // Of a row's lanes, those that shuffles reach.
+    static constexpr int TEAM = BLOCK ? WARP : LANES;
+    static constexpr int TEAMS = LANES / TEAM;
+    static constexpr int V = WIDTH<T>;
+    static constexpr int VECTORS = ELEMENTS / V;
+    static_assert(VECTORS * V == ELEMENTS && VECTORS > 0, "whole vectors");
+    // Head and tail together have up to 2 (V - 1) elements.
+    static constexpr int EDGES = (2 * (V - 1) + LANES - 1) / LANES;
+    // From a lane's vector to its next, in elements.
+    static constexpr int STEP = LANES * V;
+    // A lane's logits as they are in memory, -inf where it has none.
+    struct Logits {
+        Words vectors[VECTORS];
+        float edges[EDGES];
+    };
+    // Its exponentials. Those of its edges are in shared memory, where each thread has its own: the
+    // registers are the row's.
+    struct Exponentials {
+        float vectors[VECTORS][V];
+    };
+    struct EdgesInShared {
+        float of[EDGES][THREADS];
+    };
+};
+
 // What a leader keeps of its row's target while the registers are the row's.
-struct Held {
+struct TargetInShared {
     AlaTarget target;
     float x;
 };
 
-template <int I> struct Item {
-    __device__ constexpr operator int() const { return I; }
-};
+// Where a lane's elements are in its row.
+template <typename Shape>
+struct LanePlace {
+    static constexpr int LANES = Shape::LANES;
+    uint32_t lane;
+    Span span;
+    // 1 where the lanes begin in the middle of a sector.
+    uint32_t phase;
+    // Behind the last vector, counted from lane 0's first place.
+    uint32_t end;
+    Share share;
+    // Of the lane's first vector.
+    uint32_t first_class;
 
-// Calls `body` with each of 0..ITEMS as a constant.
-template <int ITEMS, int I = 0, typename Body> __device__ __forceinline__ void each_item(Body body) {
-    if constexpr (I < ITEMS) {
-        body(Item<I>());
-        each_item<ITEMS, I + 1>(body);
+    __device__ __forceinline__ uint32_t class_of(int vector, int k) const {
+        return first_class + vector * Shape::STEP + k;
     }
-}
-
-// The same as long as `is` says so: what it denies is the last that it is asked.
-template <int ITEMS, int I = 0, typename Is, typename Body>
-__device__ __forceinline__ void while_item(Is is, Body body) {
-    if constexpr (I < ITEMS) {
-        if (is(I)) {
-            body(Item<I>());
-            while_item<ITEMS, I + 1>(is, body);
+    __device__ __forceinline__ uint32_t edge_class(int i) const {
+        return span.edge<Shape::V>(lane + i * LANES);
+    }
+    // The same from what is still there when the gradient is stored.
+    __device__ __forceinline__ uint32_t edge_class_again(int i) const {
+        const uint32_t place = opaque(lane) + i * LANES;
+        const uint32_t head = first_class + (phase - lane) * Shape::V;
+        return place < head ? place : place + (share.left + lane - phase) * Shape::V;
+    }
+    // Calls `body` with each edge element of this lane.
+    template <typename Body>
+    __device__ __forceinline__ void each_edge(Body body) const {
+        // A block's are its first warp's, and the others do not look for them.
+        if (!Shape::BLOCK || threadIdx.x < WARP) {
+            unrolled_while<Shape::EDGES>(
+                [&](int i) { return lane + i * LANES < span.edges(); }, body);
         }
     }
+};
+
+// `KEPT` as in `split`. A row of no classes gives no lane an element.
+template <bool KEPT, typename Shape>
+__device__ __forceinline__ LanePlace<Shape> lane_place(
+    const typename Shape::T* logits, uint32_t classes, uint32_t lane) {
+    constexpr int LANES = Shape::LANES;
+    const Span span = split<KEPT>(logits, classes);
+    // Few lanes begin at a sector; where all places are taken the row's own phase has to do.
+    const uint32_t phase =
+        LANES < WARP && span.vectors < LANES * Shape::VECTORS ? sector_phase(logits) : 0;
+    const uint32_t end = span.vectors + phase;
+    const Share share = {phase, lane, static_cast<int>(end - lane)};
+    return {lane, span, phase, end, share, span.head + (lane - phase) * Shape::V};
 }
 
-// `GROUP` lanes a row, `ELEMENTS` a lane. A group of more than a warp is the block; of smaller ones a block has as many
-// as it has threads for.
-template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void register_row(const AlaParams& p) {
-    constexpr bool BLOCK = GROUP > WARP;
-    static_assert(BLOCK ? GROUP % WARP == 0 : WARP % GROUP == 0, "a part of a warp, or whole warps");
-    constexpr int V = WIDTH<T>;
-    constexpr int ITEMS = ELEMENTS / V;
-    static_assert(ITEMS * V == ELEMENTS && ITEMS > 0, "whole vectors");
-    // Head and tail together have up to 2 (V - 1) elements.
-    constexpr int EDGES = (2 * (V - 1) + GROUP - 1) / GROUP;
-    // Lanes that shuffles reach.
-    constexpr int PART = BLOCK ? WARP : GROUP;
-    constexpr int PARTS = GROUP / PART;
+// Loads a lane's elements, -inf where it has none.
+template <typename Shape>
+__device__ __forceinline__ void load_row(
+    const LanePlace<Shape>& place, const typename Shape::T* row, typename Shape::Logits& logits) {
+    constexpr int LANES = Shape::LANES;
+    constexpr int VECTORS = Shape::VECTORS;
+    const auto* body = row + static_cast<int>(place.first_class);
+    // Most often all lanes have all but the last vector, and where they are few all but the first
+    // and the last two.
+    constexpr int FIRST = LANES < WARP ? 1 : 0;
+    constexpr uint32_t MOST = VECTORS > 1 + FIRST ? (VECTORS - 1 - FIRST) * LANES : 0;
+    if (MOST > 0 && place.end >= MOST) {
+        unrolled<VECTORS>([&](auto i) {
+            constexpr bool WHOLE = i >= FIRST && i < VECTORS - 1 - FIRST;
+            logits.vectors[i] =
+                WHOLE ? load_whole<i, LANES>(body) : load_if<i, LANES>(place.share, body);
+        });
+    } else {
+        unrolled<VECTORS>(
+            [&](auto i) { logits.vectors[i] = load_if<i, LANES>(place.share, body); });
+    }
+    // Also where there is none: what is only sometimes defined takes its register through the whole
+    // loop.
+    unrolled<Shape::EDGES>([&](auto i) { logits.edges[i] = -INFINITY; });
+    place.each_edge([&](auto i) {
+        logits.edges[i] = widen(body[static_cast<int>(place.edge_class(i) - place.first_class)]);
+    });
+}
+
+// The target's own term is kept apart: whoever holds its logit takes it out. `target_place` is its
+// place from the lane's first vector on. Of every class one lane is the owner, be it in a vector,
+// in the head or in the tail.
+template <typename Shape>
+__device__ __forceinline__ bool owns(uint32_t target_place) {
+    return target_place % Shape::STEP < Shape::V;
+}
+template <typename Shape>
+__device__ __forceinline__ void take_target_out(
+    uint32_t target_place, typename Shape::Logits& logits) {
+    if (owns<Shape>(target_place)) {
+        unrolled<Shape::VECTORS>([&](auto i) {
+            if (target_place / Shape::STEP == i) {
+                logits.vectors[i] =
+                    without_element<typename Shape::T>(logits.vectors[i], target_place % Shape::V);
+            }
+        });
+    }
+}
+
+// The largest of the vectors' logits, packed as they are.
+template <typename T, int VECTORS>
+__device__ __forceinline__ float max_of_vectors(const Words (&vectors)[VECTORS]) {
+    // Several maxima at a time: a chain of one would wait for itself.
+    Words most = vectors[0];
+    unrolled<VECTORS>([&](auto i) {
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+            most.word[w] =
+                i == 0 ? vectors[0].word[w] : max_of_words(most.word[w], vectors[i].word[w], T());
+        }
+    });
+    const uint32_t word = max_of_words(
+        max_of_words(most.word[0], most.word[1], T()),
+        max_of_words(most.word[2], most.word[3], T()), T());
+    float last[WIDTH<T> / 4];
+    unpack(word, last, T());
+    return Max::of(last[0], last[WIDTH<T> / 4 - 1]);
+}
+
+// A lane's largest exponent, as a pivot. Takes a target in head or tail out.
+template <typename Shape, typename Map>
+__device__ __forceinline__ float lane_max(
+    const Map& map, const LanePlace<Shape>& place, uint32_t y, typename Shape::Logits& logits) {
+    using T = typename Shape::T;
+    float max = -INFINITY;
+    if constexpr (Map::ORDERED) {
+        max = max_of_vectors<T>(logits.vectors);
+    } else {
+        unrolled<Shape::VECTORS>([&](auto i) {
+            // Vectors that are not there are left out: a map is two loads.
+            if (place.share.template has<i, Shape::LANES>()) {
+                float x[Shape::V];
+                unpack<T>(logits.vectors[i], x);
+#pragma unroll
+                for (int k = 0; k < Shape::V; k++) {
+                    max = Max::of(max, map.order(x[k], place.class_of(i, k)));
+                }
+            }
+        });
+    }
+    place.each_edge([&](auto i) {
+        const uint32_t j = place.edge_class(i);
+        logits.edges[i] = j == y ? -INFINITY : logits.edges[i];
+        max = Max::of(max, map.order(logits.edges[i], j));
+    });
+    return pivot_of(map.from_order(max));
+}
+
+// A lane's exponentials against its own pivot, and their sum. Those of head and tail wait in shared
+// memory.
+template <typename Shape, typename Map>
+__device__ __forceinline__ MaxSum lane_exponentials(
+    const Map& map, const LanePlace<Shape>& place, float pivot,
+    const typename Shape::Logits& logits, typename Shape::Exponentials& exponentials,
+    typename Shape::EdgesInShared& edges) {
+    using T = typename Shape::T;
+    // As with the maxima.
+    float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    unrolled<Shape::VECTORS>([&](auto i) {
+        unpack<T>(logits.vectors[i], exponentials.vectors[i]);
+#pragma unroll
+        for (int k = 0; k < Shape::V; k++) {
+            if (Map::ORDERED || place.share.template has<i, Shape::LANES>()) {
+                float& e = exponentials.vectors[i][k];
+                e = exp2_fast(map.exponent(e, place.class_of(i, k), pivot));
+                sums[k % 4] = i == 0 && k < 4 ? e : sums[k % 4] + e;
+            }
+        }
+    });
+    float sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    place.each_edge([&](auto i) {
+        const float e = exp2_fast(map.exponent(logits.edges[i], place.edge_class(i), pivot));
+        sum += e;
+        edges.of[i][threadIdx.x] = e;
+    });
+    return {pivot, sum};
+}
+
+// Whether no logit beats the target's, for a team's lanes or a block's alike. `all` has the row's
+// maximum, and a sum of the team's elements. A row that is not `valid` has no target.
+template <typename Shape, typename Map>
+__device__ __forceinline__ bool is_hit(
+    const AlaParams& p, const Map& map, uint32_t row, uint32_t lane, bool valid, uint32_t y,
+    float x_target, MaxSum all) {
+    using T = typename Shape::T;
+    // With one slope for all the row's maximum settles it; a NaN is not in the maximum, but in the
+    // sum.
+    const float target_order = map.from_order(x_target);
+    bool outdone = Map::ORDERED && (!(all.max <= target_order) || all.sum != all.sum);
+    if (!Map::ORDERED || all.max == target_order) {
+        // A tie goes to the lowest class: the row is looked at again, one logit at a time for the
+        // registers' sake.
+        outdone |= x_target != x_target;
+        const T* again = logits_row<T>(p, opaque(row));
+#pragma unroll 1
+        for (uint32_t j = valid ? lane : p.classes; j < p.classes; j += Shape::LANES) {
+            outdone |= outdoes(widen(again[j]), j, x_target, y);
+        }
+    }
+    // Also keeps the gradient, which may go over the logits, behind these reads.
+    if constexpr (Shape::BLOCK) {
+        return !__syncthreads_or(outdone);
+    } else {
+        constexpr int TEAM = Shape::TEAM;
+        const unsigned team = (TEAM == WARP ? FULL_WARP : (1u << TEAM % WARP) - 1)
+                              << (threadIdx.x % WARP / TEAM * TEAM);
+        return (__ballot_sync(FULL_WARP, outdone) & team) == 0;
+    }
+}
+
+// What a row has once, by one lane of each team: its loss, and what scales its gradient, left_row()
+// where nothing is to be stored. A row's first lane writes the loss and counts the row in `totals`.
+template <typename Map>
+__device__ __forceinline__ RowGradient solve(
+    const AlaParams& p, const Map& map, uint32_t row, bool first_lane, uint32_t y,
+    const TargetInShared& kept, MaxSum non_target, AlaTotals& totals) {
+    // 2: the target's exponent, with its margin.
+    const AlaTarget target = kept.target;
+    const RowSums sums = row_sums(map, y, target, kept.x, non_target);
+    // 6: the row's loss.
+    if (first_lane) {
+        write_row(p, row, target, sums, totals);
+    }
+    // 7: what scales its gradient, against the maximum off the target.
+    if (p.gradient == 0 || is_far_out(sums.pivot)) {
+        return {left_row(), 0.0f};
+    }
+    RowGradient scales = row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
+    scales.scale *= exp2_fast(non_target.max - sums.pivot);
+    return scales;
+}
+
+// Stores the gradients of a lane's vectors, one after the other: registers are free again after
+// each. `IN_PHASE`: by 16 bytes, as the logits were loaded.
+template <bool IN_PHASE, typename Shape, typename Map>
+__device__ __forceinline__ void store_vectors(
+    const Map& map, const LanePlace<Shape>& place, float scale,
+    typename Shape::Exponentials& exponentials, typename Shape::T* to) {
+    using T = typename Shape::T;
+    unrolled<Shape::VECTORS>([&](auto i) {
+        if (place.share.template has<i, Shape::LANES>()) {
+            float (&g)[Shape::V] = exponentials.vectors[i];
+#pragma unroll
+            for (int k = 0; k < Shape::V; k++) {
+                g[k] *= map.times_class_slope(scale, place.class_of(i, k));
+            }
+            if constexpr (IN_PHASE) {
+                store_whole<i, Shape::LANES>(to, pack<T>(g));
+            } else {
+#pragma unroll
+                for (int k = 0; k < Shape::V; k++) {
+                    to[i * Shape::STEP + k] = round_to<T>(g[k]);
+                }
+            }
+        }
+    });
+}
+
+// Stores a lane's gradient. The owner's store of the target's comes last, alone: put into its
+// vector it would cost every vector a comparison.
+template <typename Shape, typename Map>
+__device__ __forceinline__ void store_gradient(
+    const AlaParams& p, const Map& map, const LanePlace<Shape>& place, uint32_t row, uint32_t y,
+    bool owner, float scale, float at_target, typename Shape::Exponentials& exponentials,
+    const typename Shape::EdgesInShared& edges) {
+    using T = typename Shape::T;
+    T* to = gradient_row<T>(p, opaque(row)) + static_cast<int>(place.first_class);
+    if ((p.flags & ALA_OUT_OF_PHASE) == 0) {
+        store_vectors<true>(map, place, scale, exponentials, to);
+    } else {
+        store_vectors<false>(map, place, scale, exponentials, to);
+    }
+    place.each_edge([&](auto i) {
+        const uint32_t j = place.edge_class_again(i);
+        if (j != y) {
+            const float g = map.times_class_slope(scale, j) * edges.of[i][thread_again()];
+            to[static_cast<int>(j - place.first_class)] = round_to<T>(g);
+        }
+    });
+    if (owner) {
+        // After this thread's own store of the vector around it.
+        to[static_cast<int>(y - place.first_class)] = round_to<T>(at_target);
+    }
+}
+
+template <typename T, typename Map, int LANES, int ELEMENTS, int THREADS>
+__device__ void register_row(const AlaParams& p) {
+    using Shape = RegisterShape<T, LANES, ELEMENTS, THREADS>;
+    constexpr bool BLOCK = Shape::BLOCK;
+    constexpr int TEAM = Shape::TEAM;
     // By turns: a warp that is a row ahead must not write over what a slow one still reads.
-    __shared__ __align__(16) float max_slots[2][PARTS];
-    __shared__ __align__(16) float sum_slots[2][PARTS];
-    // Each thread's own: the registers are the row's.
-    __shared__ float edge_slots[EDGES][BLOCK ? GROUP : 4 * WARP];
-    __shared__ Held held_of[BLOCK ? PARTS : WARP / GROUP * 4];
-    __shared__ AlaTotals totals[BLOCK ? 1 : WARP / GROUP * 4];
+    __shared__ WarpSlots<Shape::TEAMS> slots[2];
+    __shared__ typename Shape::EdgesInShared edges;
+    // One a team.
+    __shared__ TargetInShared targets[THREADS / TEAM];
+    // One for each row that a block has at a time.
+    __shared__ AlaTotals totals[THREADS / LANES];
 
     const Map map(p);
-    const uint32_t lane = BLOCK ? threadIdx.x : threadIdx.x % GROUP;
-    const uint32_t group = BLOCK ? 0 : threadIdx.x / GROUP;
-    const uint32_t groups = BLOCK ? 1 : blockDim.x / GROUP;
-    // One lane of each part does what is done once a row, and tells the others.
-    const bool leader = threadIdx.x % PART == 0;
-    const auto held = [&]() -> Held& { return held_of[thread_again() / PART]; };
+    const uint32_t lane = BLOCK ? threadIdx.x : threadIdx.x % LANES;
+    const uint32_t row_in_block = BLOCK ? 0 : threadIdx.x / LANES;
+    const uint32_t rows_at_once = BLOCK ? 1 : blockDim.x / LANES;
+    // One lane of each team does what is done once a row, and tells the others.
+    const bool leader = threadIdx.x % TEAM == 0;
+    const auto target_in_shared = [&]() -> TargetInShared& {
+        return targets[thread_again() / TEAM];
+    };
     if (lane == 0) {
-        totals[group] = no_rows();
+        totals[row_in_block] = no_rows();
     }
 
-    // 32 bits hold every row (the host sees to it), and leave registers to the logits; offsets are 64 bits.
+    // 32 bits hold every row (the host sees to it), and leave registers to the logits; offsets are
+    // 64 bits.
     const uint32_t rows = static_cast<uint32_t>(p.rows);
     uint32_t turn = 0;
-    for (uint32_t first = blockIdx.x * groups; first < rows; first += gridDim.x * groups) {
-        // Groups without a row go along for the shuffles of the warp's other groups, as with a row of no classes.
-        const uint32_t row = first + group;
+    for (uint32_t first = blockIdx.x * rows_at_once; first < rows;
+         first += gridDim.x * rows_at_once) {
+        // Lanes without a row go along for the shuffles of the warp's other rows, as with a row of
+        // no classes.
+        const uint32_t row = first + row_in_block;
         const bool live = BLOCK || row < rows;
         int64_t label = 0;
         if (leader && live) {
@@ -85,56 +398,24 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
         }
 
         // The row's loads do not wait for its label.
-        const T* logits = logits_row<T>(p, row);
-        const Span span = split<Map::ORDERED>(logits, live ? p.classes : 0);
-        // Small groups begin at a sector; where all places are taken the row's own phase has to do.
-        const uint32_t phase = GROUP < WARP && span.vectors < GROUP * ITEMS ? sector_phase(logits) : 0;
-        const uint32_t end = span.vectors + phase;
-        const Share share = {phase, lane, static_cast<int>(end - lane)};
-        // Of this lane's first vector.
-        const uint32_t first_class = span.head + (lane - phase) * V;
-        const auto class_of = [&](int i, int k) { return first_class + i * GROUP * V + k; };
-        const T* body = logits + static_cast<int>(first_class);
-        Words raw[ITEMS];
-        if (GROUP < WARP ? end >= (ITEMS - 2) * GROUP : end >= (ITEMS - 1) * GROUP) {
-            // Most often all lanes have all but the last, and where the groups are small all but the first and last two.
-            constexpr int FIRST = GROUP < WARP ? 1 : 0;
-            each_item<ITEMS>([&](auto i) {
-                constexpr bool WHOLE = i >= FIRST && i < ITEMS - 1 - FIRST;
-                raw[i] = WHOLE ? load_whole<i, GROUP>(body) : load_if<i, GROUP>(share, body);
-            });
-        } else {
-            each_item<ITEMS>([&](auto i) { raw[i] = load_if<i, GROUP>(share, body); });
-        }
-        float edge[EDGES];
-        const uint32_t edges = span.head + span.tail;
-        // A block's are its first warp's, and the others do not look for them.
-        const bool may_have_edge = !BLOCK || threadIdx.x < WARP;
-        const auto has_edge = [&](int i) { return lane + i * GROUP < edges; };
-        // Calls `body` with each edge element of this lane.
-        const auto each_edge = [&](auto body) {
-            if (may_have_edge) {
-                while_item<EDGES>(has_edge, body);
-            }
-        };
-        const auto edge_class = [&](int i) {
-            const uint32_t place = lane + i * GROUP;
-            return place < span.head ? place : place + span.vectors * V;
-        };
-        // Also where there is none: what is only sometimes defined takes its register through the whole loop.
-        each_item<EDGES>([&](auto i) { edge[i] = -INFINITY; });
-        each_edge([&](auto i) { edge[i] = widen(body[static_cast<int>(edge_class(i) - first_class)]); });
+        const T* row_logits = logits_row<T>(p, row);
+        const LanePlace<Shape> place =
+            lane_place<Map::ORDERED, Shape>(row_logits, live ? p.classes : 0, lane);
+        typename Shape::Logits logits;
+        load_row(place, row_logits, logits);
 
         // No classes.
         constexpr uint32_t NO_TARGET = UINT32_MAX;
         constexpr uint32_t NO_ROW = NO_TARGET - 1;
-        const uint32_t target_class = has_target(p, label) ? static_cast<uint32_t>(label) : NO_TARGET;
-        const uint32_t y = from_first<PART>(live ? target_class : NO_ROW);
+        const uint32_t target_class =
+            has_target(p, label) ? static_cast<uint32_t>(label) : NO_TARGET;
+        const uint32_t y = from_leader<TEAM>(live ? target_class : NO_ROW);
         if (y == NO_TARGET) {
             if constexpr (BLOCK) {
-                // Every thread's loads are done before another writes over them, where the gradient is in place.
+                // Every thread's loads are done before another writes over them, where the gradient
+                // is in place.
                 __syncthreads();
-                skip_row<T>(p, row, lane, GROUP);
+                skip_row<T>(p, row, lane, LANES);
                 // The whole block: no one waits at the barrier below.
                 continue;
             } else if (lane == 0) {
@@ -143,204 +424,83 @@ template <typename T, typename Map, int GROUP, int ELEMENTS> __device__ void reg
             }
         }
         const bool valid = BLOCK || y < NO_ROW;
-        Held arriving = {};
+        TargetInShared arriving = {};
         if (leader && valid) {
-            arriving = {read_target(p, y), widen(logits[y])};
+            arriving = {read_target(p, y), widen(row_logits[y])};
         }
+        const uint32_t target_place =
+            Map::ORDERED ? opaque(y - place.first_class) : y - place.first_class;
+        const bool owner = owns<Shape>(target_place);
+        take_target_out<Shape>(target_place, logits);
 
-        // The target's own term is kept apart: whoever holds its logit takes it out of the others. Of every class one lane
-        // is the owner, be it in a vector, in the head or in the tail.
-        const uint32_t y_place = Map::ORDERED ? opaque(y - first_class) : y - first_class;
-        const bool owner = y_place % (GROUP * V) < V;
-        if (owner) {
-            each_item<ITEMS>([&](auto i) {
-                if (y_place / (GROUP * V) == i) {
-                    raw[i] = erase<T>(raw[i], y_place % V);
-                }
-            });
-        }
-
-        // Several maxima and sums at a time: a chain of one would wait for itself.
-        float max = -INFINITY;
-        if constexpr (Map::ORDERED) {
-            Words most = raw[0];
-            each_item<ITEMS>([&](auto i) {
-#pragma unroll
-                for (int w = 0; w < 4; w++) {
-                    most.word[w] = i == 0 ? raw[0].word[w] : max_of_words(most.word[w], raw[i].word[w], T());
-                }
-            });
-            const uint32_t word = max_of_words(
-                max_of_words(most.word[0], most.word[1], T()), max_of_words(most.word[2], most.word[3], T()), T());
-            float last[V / 4];
-            unpack(word, last, T());
-            max = Max::of(last[0], last[V / 4 - 1]);
-        } else {
-            each_item<ITEMS>([&](auto i) {
-                // Vectors that are not there are left out: a map is two loads.
-                if (share.template has<i, GROUP>()) {
-                    float x[V];
-                    unpack<T>(raw[i], x);
-#pragma unroll
-                    for (int k = 0; k < V; k++) {
-                        max = Max::of(max, map.order(x[k], class_of(i, k)));
-                    }
-                }
-            });
-        }
-        each_edge([&](auto i) {
-            const uint32_t j = edge_class(i);
-            edge[i] = j == y ? -INFINITY : edge[i];
-            max = Max::of(max, map.order(edge[i], j));
-        });
-        const float mine = shift_of(map.from_order(max));
+        // 1 and 3: the lane's exponents off the target, and their maximum.
+        const float pivot = lane_max(map, place, y, logits);
         if (leader) {
             // By now it is there, like the row.
-            held() = arriving;
+            target_in_shared() = arriving;
         }
 
-        float x[ITEMS][V];
-        float sums_of[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        each_item<ITEMS>([&](auto i) {
-            unpack<T>(raw[i], x[i]);
-#pragma unroll
-            for (int k = 0; k < V; k++) {
-                if (Map::ORDERED || share.template has<i, GROUP>()) {
-                    x[i][k] = exp2_fast(map.exponent(x[i][k], class_of(i, k), mine));
-                    sums_of[k % 4] = i == 0 && k < 4 ? x[i][k] : sums_of[k % 4] + x[i][k];
-                }
-            }
-        });
-        float sum = (sums_of[0] + sums_of[1]) + (sums_of[2] + sums_of[3]);
-        each_edge([&](auto i) {
-            const float e = exp2_fast(map.exponent(edge[i], edge_class(i), mine));
-            sum += e;
-            edge_slots[i][threadIdx.x] = e;
-        });
+        // 4 and 5: the lane's exponentials and their sum.
+        typename Shape::Exponentials exponentials;
+        const MaxSum mine = lane_exponentials(map, place, pivot, logits, exponentials, edges);
 
-        float all = part_reduce<Max, PART>(mine);
-        sum = part_reduce<Sum, PART>(sum * exp2_fast(mine - all));
+        // 3 and 5: the team's maximum and sum, then the row's maximum.
+        MaxSum all = merge_team<TEAM>(mine);
         if constexpr (BLOCK) {
             if (leader) {
-                max_slots[turn][threadIdx.x / WARP] = all;
-                sum_slots[turn][threadIdx.x / WARP] = sum;
+                slots[turn].put(threadIdx.x / WARP, all);
             }
             // All warps' values are in their slots before any warp reads them.
             __syncthreads();
-            all = max_of_slots<PARTS>(max_slots[turn]);
+            all.max = slots[turn].greatest();
         }
+
+        // 6: the row's hit.
         if (p.hits != 0) {
-            const float own = from_first<PART>(leader ? held().x : 0.0f);
-            // With one slope for all the row's maximum settles it; a NaN is not in the maximum, but in the sum.
-            const float own_order = map.from_order(own);
-            bool outdone = Map::ORDERED && (!(all <= own_order) || sum != sum);
-            if (!Map::ORDERED || all == own_order) {
-                // A tie goes to the lowest class: the row is looked at again, one logit at a time for the registers' sake.
-                outdone |= own != own;
-                const T* again = logits_row<T>(p, opaque(row));
-#pragma unroll 1
-                for (uint32_t j = valid ? lane : p.classes; j < p.classes; j += GROUP) {
-                    outdone |= outdoes(widen(again[j]), j, own, y);
-                }
-            }
-            // Also keeps the gradient, which may go over the logits, behind these reads.
-            bool any;
-            if constexpr (BLOCK) {
-                any = __syncthreads_or(outdone);
-            } else {
-                const unsigned part = (PART == WARP ? FULL_WARP : (1u << PART % WARP) - 1)
-                    << (threadIdx.x % WARP / PART * PART);
-                any = (__ballot_sync(FULL_WARP, outdone) & part) != 0;
-            }
+            const float x_target = from_leader<TEAM>(leader ? target_in_shared().x : 0.0f);
+            const bool hit = is_hit<Shape>(p, map, row, lane, valid, y, x_target, all);
             if (lane == 0 && valid) {
-                reinterpret_cast<uint8_t*>(p.hits)[row] = !any;
+                write_hit(p, row, hit);
             }
         }
 
-        RowGradient result = {left_row(), 0.0f};
-        if (leader) {
-            if constexpr (BLOCK) {
-                sum = 0.0f;
-#pragma unroll 1
-                for (int i = 0; i < PARTS; i++) {
-                    sum = fmaf(sum_slots[turn][i], exp2_fast(max_slots[turn][i] - all), sum);
-                }
+        // 5: the row's sum. 2, 6 and 7: the target's exponent, the loss, and what scales the
+        // gradient.
+        if constexpr (BLOCK) {
+            if (leader) {
+                all.sum = slots[turn].sum_against(all.max);
             }
-            const AlaTarget target = held().target;
-            const TargetExponent exponent = target_exponent(held().x, map, valid ? y : 0, target);
-            const float shift = Max::of(all, exponent.sum);
-            const RowSums sums = RowSums::of(all, sum, exponent, shift);
-            const bool left = is_far_out(shift);
-            if (lane == 0 && valid) {
-                const float loss = left ? left_row() : row_loss(p, target, sums);
-                reinterpret_cast<float*>(p.row_losses)[row] = loss;
-                add_row(totals[BLOCK ? 0 : thread_again() / GROUP], loss, target.weight);
-            }
-            if (p.gradient != 0 && valid && !left) {
-                result = row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
-                result.scale *= exp2_fast(all - shift);
-            }
+        }
+        RowGradient scales = {left_row(), 0.0f};
+        if (leader && valid) {
+            AlaTotals& of_row = totals[BLOCK ? 0 : thread_again() / LANES];
+            scales = solve(p, map, row, lane == 0, y, target_in_shared(), all, of_row);
         }
         turn ^= 1;
-        const float common = from_first<PART>(result.scale);
-        const float at_target = from_first<PART>(result.at_target);
+        const float row_scale = from_leader<TEAM>(scales.scale);
+        const float at_target = from_leader<TEAM>(scales.at_target);
         if constexpr (!BLOCK) {
-            // Every lane's loads are done before another writes over them, where the gradient is in place.
+            // Every lane's loads are done before another writes over them, where the gradient is in
+            // place.
             __syncwarp();
         }
-        T* to = gradient_row<T>(p, opaque(row)) + static_cast<int>(first_class);
-        // All but few rows need not look at the bits.
-        if (common != common) {
-            if (is_left(common)) {
+
+        // 7: its gradient. All but few rows need not look at the bits.
+        if (row_scale != row_scale) {
+            if (is_left(row_scale)) {
                 // Solved later, without a target, or without a gradient.
                 if (!BLOCK && y == NO_TARGET && p.gradient != 0) {
-                    zero_gradient<T>(p, opaque(row), lane, GROUP);
+                    zero_gradient<T>(p, opaque(row), lane, LANES);
                 }
                 continue;
             }
         }
-        const float scale = common * exp2_fast(mine - all);
-        const auto gradients = [&](auto i) -> float(&)[V] {
-#pragma unroll
-            for (int k = 0; k < V; k++) {
-                x[i][k] *= scale * map.gradient_slope(class_of(i, k));
-            }
-            return x[i];
-        };
-        if ((p.flags & ALA_OUT_OF_PHASE) == 0) {
-            each_item<ITEMS>([&](auto i) {
-                if (share.template has<i, GROUP>()) {
-                    store_whole<i, GROUP>(to, pack<T>(gradients(i)));
-                }
-            });
-        } else {
-            each_item<ITEMS>([&](auto i) {
-                if (share.template has<i, GROUP>()) {
-                    const float(&g)[V] = gradients(i);
-#pragma unroll
-                    for (int k = 0; k < V; k++) {
-                        to[i * GROUP * V + k] = round_to<T>(g[k]);
-                    }
-                }
-            });
-        }
-        each_edge([&](auto i) {
-            // As above, from what is still there.
-            const uint32_t place = opaque(lane) + i * GROUP;
-            const uint32_t head = first_class + (phase - lane) * V;
-            const uint32_t j = place < head ? place : place + (share.left + lane - phase) * V;
-            if (j != y) {
-                const float g = scale * map.gradient_slope(j) * edge_slots[i][thread_again()];
-                to[static_cast<int>(j - first_class)] = round_to<T>(g);
-            }
-        });
-        if (owner) {
-            // After this thread's own store of the vector around it.
-            to[static_cast<int>(y - first_class)] = round_to<T>(at_target);
-        }
+        const float scale = row_scale * exp2_fast(pivot - all.max);
+        store_gradient(p, map, place, row, y, owner, scale, at_target, exponentials, edges);
     }
-    finish<!BLOCK>(p, totals, groups, blockIdx.x, [&] {
-        const uint32_t count = opaque(groups);
+    // 8: the rows' losses become one number.
+    finish<!BLOCK>(p, totals, rows_at_once, blockIdx.x, [&] {
+        const uint32_t count = opaque(rows_at_once);
         const uint64_t step = static_cast<uint64_t>(gridDim.x) * count;
         return solve_left<T, Map>(p, static_cast<uint64_t>(blockIdx.x) * count, count, step);
     });

@@ -1,12 +1,14 @@
-// A row in shared memory, in its own type: by one block, or by several that each hold a part of it. Every logit is read
-// from memory once. Each thread stages what it alone reads again, so that the staging needs no barrier.
+// A row in shared memory, in its own type: by one block, or by several that each hold a part of it.
+// Every logit is read from memory once. Each thread stages what it alone reads again, so that the
+// staging needs no barrier.
 //
-// The blocks of a row tell one another their part's maximum and sum through memory and wait. They take their places by
-// ticket, so that it does not matter in which order the device begins them; the launch is cooperative, so that all of them run.
+// The blocks of a row tell one another their part's maximum and sum through memory and wait. They
+// take their places by ticket, so that it does not matter in which order the device begins them;
+// the launch is cooperative, so that all of them run.
 #pragma once
 #include "careful.cuh"
 #include "finish.cuh"
-#include "walk.cuh"
+#include "span.cuh"
 
 namespace ala {
 
@@ -16,74 +18,69 @@ __device__ __forceinline__ uint32_t read_acquire(const uint32_t* from) {
     return value;
 }
 
-// A block gives up after so many looks, a quarter of a minute at least: the others are not of its launch, or never run.
+// A block gives up after so many looks, a quarter of a minute at least: the others are not of its
+// launch, or never run.
 constexpr uint32_t MOST_LOOKS = 1u << 24;
 
-// Shares this block's part with the others of its row and gives the whole row's. Called by the first warp; its first
-// lane has the part. `arrivals` are those of the group when all its blocks have come; `turn` changes from row to row.
-__device__ __forceinline__ AlaPart combine_parts(
-    const AlaParams& p, const AlaPart& mine, uint32_t ticket, uint32_t arrivals, uint32_t turn) {
-    AlaBlocks* blocks = reinterpret_cast<AlaBlocks*>(p.blocks);
-    const uint32_t group = ticket / p.parts;
-    AlaPart* parts = blocks->parts[turn];
-    if (threadIdx.x == 0) {
-        parts[ticket] = mine;
-        // The part is visible to the device before the block counts itself.
-        __threadfence();
-        atomicAdd(&blocks->arrived[group], 1u);
-        uint32_t looks = 0;
-        while (read_acquire(&blocks->arrived[group]) < arrivals) {
-            if (++looks == MOST_LOOKS) {
-                report_disturbed(p);
-                break;
-            }
-            __nanosleep(40);
+// What a block tells the others of its row, of its part or of all: the softmax off the target, and
+// whether a logit beats the target's.
+struct PartSums {
+    MaxSum sums;
+    bool outdone;
+};
+
+// Leaves this block's part for the others of its row, and waits until all have left theirs. Called
+// by one thread. `arrivals` are those of the row's blocks when all of them have come.
+__device__ __forceinline__ void leave_part(
+    const AlaParams& p, AlaPart* parts, const PartSums& mine, uint32_t ticket, uint32_t arrivals) {
+    parts[ticket] = {mine.sums.max, mine.sums.sum, mine.outdone, 0};
+    // The part is visible to the device before the block counts itself.
+    __threadfence();
+    uint32_t* arrived = &blocks_of(p).arrived[ticket / p.parts];
+    atomicAdd(arrived, 1u);
+    uint32_t looks = 0;
+    while (read_acquire(arrived) < arrivals) {
+        if (++looks == MOST_LOOKS) {
+            report_disturbed(p);
+            break;
         }
+        __nanosleep(40);
+    }
+}
+
+// Steps 3 and 5 over the blocks of a row. Called by the first warp, whose first lane has the
+// block's part; every lane gets the row's. `turn` changes from row to row.
+__device__ __forceinline__ PartSums merge_parts(
+    const AlaParams& p, const PartSums& mine, uint32_t ticket, uint32_t arrivals, uint32_t turn) {
+    AlaPart* parts = blocks_of(p).parts[turn];
+    if (threadIdx.x == 0) {
+        leave_part(p, parts, mine, ticket, arrivals);
     }
     // No lane reads the parts before lane 0 has seen them all arrive.
     __syncwarp();
-    AlaPart all = {-FLT_MAX, 0.0f, 0, 0};
-    const float4* from = reinterpret_cast<const float4*>(parts + group * p.parts);
+    MaxSum sums = MaxSum::none();
+    uint32_t outdone = 0;
+    const float4* from = reinterpret_cast<const float4*>(parts + ticket / p.parts * p.parts);
 #pragma unroll 1
     for (uint32_t i = threadIdx.x; i < p.parts; i += WARP) {
         // Written by other blocks of this launch: read past this SM's L1.
         const float4 part = __ldcg(from + i);
-        const float max = Max::of(all.max, part.x);
-        all.sum = fmaf(all.sum, exp2_fast(all.max - max), part.y * exp2_fast(part.x - max));
-        all.max = max;
-        all.outdone |= __float_as_uint(part.z);
+        sums = merge(sums, {part.x, part.y});
+        outdone |= __float_as_uint(part.z);
     }
-    const float max = part_reduce<Max, WARP>(all.max);
-    all.sum = part_reduce<Sum, WARP>(all.sum * exp2_fast(all.max - max));
-    all.max = max;
-    all.outdone = __any_sync(FULL_WARP, all.outdone != 0);
-    return all;
+    return {merge_team<WARP>(sums), __any_sync(FULL_WARP, outdone != 0) != 0};
 }
 
-// What every thread of a block needs of its row's solution.
-struct Solution {
-    float max;
-    float scale;
-    float at_target;
-};
-
-template <typename T, typename Map, int THREADS> __device__ void staged_row(const AlaParams& p) {
-    constexpr int V = WIDTH<T>;
-    static_assert(2 * (V - 1) <= WARP, "head and tail are one access each");
-    extern __shared__ __align__(16) uint4 staged[];
-    // By turns: a warp that is a row ahead must not write over what a slow one still reads.
-    __shared__ float max_slots[2][THREADS / WARP];
-    __shared__ float sum_slots[2][THREADS / WARP];
-    __shared__ Solution solutions[2];
-    __shared__ uint32_t my_ticket;
-    AlaState* state = reinterpret_cast<AlaState*>(p.state);
-    const Map map(p);
+// The ticket of a block, for all its threads. Blocks that share a row take them in the order in
+// which they begin.
+__device__ __forceinline__ uint32_t take_ticket(const AlaParams& p) {
+    __shared__ uint32_t of_block;
     if (threadIdx.x == 0) {
-        my_ticket = blockIdx.x;
+        of_block = blockIdx.x;
         if (p.parts > 1) {
-            const uint32_t taken = atomicAdd(&state->tickets, 1u);
-            my_ticket = taken % gridDim.x;
-            if (taken != my_ticket) {
+            const uint32_t taken = atomicAdd(&state_of(p).tickets, 1u);
+            of_block = taken % gridDim.x;
+            if (taken != of_block) {
                 // Another launch took some.
                 report_disturbed(p);
             }
@@ -91,27 +88,163 @@ template <typename T, typename Map, int THREADS> __device__ void staged_row(cons
     }
     // Every thread sees the ticket.
     __syncthreads();
-    const uint32_t ticket = my_ticket;
-    const uint32_t part = ticket % p.parts;
-    uint32_t arrivals = 0;
-    uint32_t turn = 0;
+    return of_block;
+}
+
+// One thread's elements of its block's part of a row: vectors, and one of head and tail at most.
+template <typename T, int THREADS>
+struct StagedPart {
+    static constexpr int V = WIDTH<T>;
+    // 16 bits would round exponentials: there the stage keeps the logits.
+    static constexpr bool KEEPS_EXPONENTIALS = sizeof(T) == sizeof(float);
+    uint4* stage;
+    Span span;
+    // The part's vectors.
+    uint32_t begin;
+    uint32_t end;
+    bool has_edge;
+    uint32_t edge_class;
+
+    __device__ __forceinline__
+    StagedPart(const AlaParams& p, uint4* stage, const T* logits, uint32_t part)
+        : stage(stage), span(split(logits, p.classes)) {
+        begin = part * p.part_vectors < span.vectors ? part * p.part_vectors : span.vectors;
+        end = span.vectors - begin < p.part_vectors ? span.vectors : begin + p.part_vectors;
+        // The first block has head and tail.
+        has_edge = part == 0 && threadIdx.x < span.edges();
+        edge_class = has_edge ? span.edge<V>(threadIdx.x) : 0;
+    }
+    // Calls `body(its place in the stage, first class)` for this thread's vectors.
+    template <typename Body>
+    __device__ __forceinline__ void each_vector(Body body) const {
+#pragma unroll 1
+        for (uint32_t i = begin + threadIdx.x; i < end; i += THREADS) {
+            body(i - begin, span.head + i * V);
+        }
+    }
+    __device__ __forceinline__ void read_stage(uint32_t place, float (&x)[V]) const {
+        const uint4 raw = stage[place];
+        unpack<T>(Words{{raw.x, raw.y, raw.z, raw.w}}, x);
+    }
+};
+
+// Steps 1 and 3 of this thread's elements off the target: stages them, and gives their maximum as a
+// pivot. `edge` is the one of head and tail, -inf where there is none; `outdone` whether one of
+// them, or a target that is no number, makes the row no hit.
+template <typename T, int THREADS, typename Map>
+__device__ __forceinline__ float stage_logits(
+    const AlaParams& p, const Map& map, const StagedPart<T, THREADS>& part, const T* logits,
+    uint32_t y, float x_target, float& edge, bool& outdone) {
+    constexpr int V = WIDTH<T>;
+    const uint32_t edge_class = part.edge_class;
+    edge = part.has_edge && edge_class != y ? widen(logits[edge_class]) : -INFINITY;
+    outdone = p.hits != 0 &&
+              (x_target != x_target || (part.has_edge && outdoes(edge, edge_class, x_target, y)));
+    float max = map.order(edge, edge_class);
+#pragma unroll 2
+    for (uint32_t i = part.begin + threadIdx.x; i < part.end; i += THREADS) {
+        const uint32_t first = part.span.head + i * V;
+        const Words words = load_words(logits + first);
+        part.stage[i - part.begin] =
+            make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
+        float x[V];
+        unpack<T>(words, x);
+        const bool has_target = y - first < V;
+#pragma unroll
+        for (int k = 0; k < V; k++) {
+            const float order = map.order(x[k], first + k);
+            max = has_target && y - first == k ? max : Max::of(max, order);
+        }
+        if (p.hits != 0) {
+#pragma unroll
+            for (int k = 0; k < V; k++) {
+                outdone |= outdoes(x[k], first + k, x_target, y);
+            }
+        }
+    }
+    return pivot_of(map.from_order(max));
+}
+
+// Steps 4 and 5: this thread's exponentials against its own pivot, and their sum.
+template <typename T, int THREADS, typename Map>
+__device__ __forceinline__ MaxSum sum_exponentials(
+    const Map& map, const StagedPart<T, THREADS>& part, uint32_t y, float pivot, float& edge) {
+    constexpr int V = WIDTH<T>;
+    edge = exp2_fast(map.exponent(edge, part.edge_class, pivot));
+    float sum = edge;
+    part.each_vector([&](uint32_t place, uint32_t first) {
+        float x[V];
+        part.read_stage(place, x);
+        // The target's own term is kept apart.
+        replace(x, y - first, -INFINITY);
+#pragma unroll
+        for (int k = 0; k < V; k++) {
+            x[k] = exp2_fast(map.exponent(x[k], first + k, pivot));
+            sum += x[k];
+        }
+        if constexpr (StagedPart<T, THREADS>::KEEPS_EXPONENTIALS) {
+            part.stage[place] = make_uint4(
+                __float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
+                __float_as_uint(x[3]));
+        }
+    });
+    return {pivot, sum};
+}
+
+// Step 7 of this thread's elements, from their exponentials.
+template <typename T, int THREADS, typename Map>
+__device__ __forceinline__ void write_gradient(
+    const Map& map, const StagedPart<T, THREADS>& part, const GradientRow<T>& gradient, float scale,
+    float pivot, float edge) {
+    constexpr int V = WIDTH<T>;
+    part.each_vector([&](uint32_t place, uint32_t first) {
+        float x[V];
+        part.read_stage(place, x);
+#pragma unroll
+        for (int k = 0; k < V; k++) {
+            const float e = StagedPart<T, THREADS>::KEEPS_EXPONENTIALS
+                                ? x[k]
+                                : exp2_fast(map.exponent(x[k], first + k, pivot));
+            x[k] = map.times_class_slope(scale, first + k) * e;
+        }
+        gradient.store(first, x);
+    });
+    if (part.has_edge) {
+        gradient.store(part.edge_class, map.times_class_slope(scale, part.edge_class) * edge);
+    }
+}
+
+// What every thread of a block needs of its row's solution.
+struct Solution {
+    float pivot;
+    float scale;
+    float at_target;
+};
+
+template <typename T, typename Map, int LANES, int, int THREADS>
+__device__ void staged_row(const AlaParams& p) {
+    static_assert(LANES == THREADS, "a block a row, or a part of one");
+    static_assert(2 * (WIDTH<T> - 1) <= WARP, "head and tail are one access each");
+    extern __shared__ __align__(16) uint4 staged[];
+    // By turns: a warp that is a row ahead must not write over what a slow one still reads.
+    __shared__ WarpSlots<THREADS / WARP> slots[2];
+    __shared__ Solution solutions[2];
     // Thread 0's.
     __shared__ AlaTotals totals;
+    const Map map(p);
+    const uint32_t ticket = take_ticket(p);
+    const uint32_t part_of_row = ticket % p.parts;
+    uint32_t arrivals = 0;
+    uint32_t turn = 0;
     if (threadIdx.x == 0) {
         totals = no_rows();
     }
     for (uint64_t row = ticket / p.parts; row < p.rows; row += gridDim.x / p.parts) {
         const int64_t label = read_label(p, row);
         const T* logits = logits_row<T>(p, row);
-        const Span span = split(logits, p.classes);
-        const uint32_t begin = part * p.part_vectors < span.vectors ? part * p.part_vectors : span.vectors;
-        const uint32_t end = span.vectors - begin < p.part_vectors ? span.vectors : begin + p.part_vectors;
-        // The first block has head and tail.
-        const bool has_edge = part == 0 && threadIdx.x < span.head + span.tail;
-        const uint32_t edge_class =
-            threadIdx.x < span.head ? threadIdx.x : has_edge ? threadIdx.x + span.vectors * V : 0;
+        const StagedPart<T, THREADS> part(p, staged, logits, part_of_row);
         if (!has_target(p, label)) {
-            if (part == 0) {
+            if (part_of_row == 0) {
                 skip_row<T>(p, row, threadIdx.x, THREADS);
             }
             // All the row's blocks: no one waits for this row.
@@ -119,149 +252,64 @@ template <typename T, typename Map, int THREADS> __device__ void staged_row(cons
         }
         const uint32_t y = static_cast<uint32_t>(label);
         const float x_target = widen(logits[y]);
-        // Calls `body(its place in the stage, first class)` for this thread's vectors.
-        const auto each_vector = [&](auto body) {
-#pragma unroll 1
-            for (uint32_t i = begin + threadIdx.x; i < end; i += THREADS) {
-                body(i - begin, span.head + i * V);
-            }
-        };
-        // The staged logits, -inf in the target's place.
-        const auto read_stage = [&](uint32_t place, uint32_t first, float (&x)[V]) {
-            const uint4 raw = staged[place];
-            unpack<T>(Words{{raw.x, raw.y, raw.z, raw.w}}, x);
-            if (y - first < V) {
-#pragma unroll
-                for (int k = 0; k < V; k++) {
-                    x[k] = y - first == k ? -INFINITY : x[k];
-                }
-            }
-        };
 
-        float edge = has_edge && edge_class != y ? widen(logits[edge_class]) : -INFINITY;
-        bool outdone = p.hits != 0 && (x_target != x_target || (has_edge && outdoes(edge, edge_class, x_target, y)));
-        float max = map.order(edge, edge_class);
-#pragma unroll 2
-        for (uint32_t i = begin + threadIdx.x; i < end; i += THREADS) {
-            const Words words = load_words(logits + span.head + i * V);
-            staged[i - begin] = make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
-            float x[V];
-            unpack<T>(words, x);
-            const uint32_t first = span.head + i * V;
-            const bool has_target = y - first < V;
-#pragma unroll
-            for (int k = 0; k < V; k++) {
-                const float order = map.order(x[k], first + k);
-                max = has_target && y - first == k ? max : Max::of(max, order);
-            }
-            if (p.hits != 0) {
-#pragma unroll
-                for (int k = 0; k < V; k++) {
-                    outdone |= outdoes(x[k], first + k, x_target, y);
-                }
-            }
-        }
-        const float mine = shift_of(map.from_order(max));
-        edge = exp2_fast(map.exponent(edge, edge_class, mine));
-        float sum = edge;
-        each_vector([&](uint32_t place, uint32_t first) {
-            float x[V];
-            read_stage(place, first, x);
-#pragma unroll
-            for (int k = 0; k < V; k++) {
-                x[k] = exp2_fast(map.exponent(x[k], first + k, mine));
-                sum += x[k];
-            }
-            if constexpr (sizeof(T) == sizeof(float)) {
-                // The stage holds exponentials from here on; 16 bits would round them.
-                staged[place] = make_uint4(
-                    __float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]), __float_as_uint(x[3]));
-            }
-        });
+        // 1 and 3: this thread's exponents off the target, and their maximum.
+        float edge;
+        bool outdone;
+        const float pivot = stage_logits(p, map, part, logits, y, x_target, edge, outdone);
 
-        // As in the row in registers: the warps' maxima and sums meet once.
-        const float of_warp = part_reduce<Max, WARP>(mine);
-        sum = part_reduce<Sum, WARP>(sum * exp2_fast(mine - of_warp));
+        // 4 and 5: its exponentials and their sum, then the warp's.
+        const MaxSum of_warp = merge_team<WARP>(sum_exponentials(map, part, y, pivot, edge));
         if (threadIdx.x % WARP == 0) {
-            max_slots[turn][threadIdx.x / WARP] = of_warp;
-            sum_slots[turn][threadIdx.x / WARP] = sum;
+            slots[turn].put(threadIdx.x / WARP, of_warp);
         }
         // All warps' values are in their slots before the first warp reads them.
         const bool any = __syncthreads_or(outdone);
         if (threadIdx.x < WARP) {
-            const bool has = threadIdx.x < THREADS / WARP;
-            const float max_of_warp = has ? max_slots[turn][threadIdx.x] : -FLT_MAX;
-            AlaPart whole = {part_reduce<Max, WARP>(max_of_warp), has ? sum_slots[turn][threadIdx.x] : 0.0f, any, 0};
-            whole.sum = part_reduce<Sum, WARP>(whole.sum * exp2_fast(max_of_warp - whole.max));
+            // 3 and 5: the block's, then the row's.
+            PartSums whole = {slots[turn].merged_by_warp(), any};
             if (p.parts > 1) {
                 arrivals += p.parts;
-                whole = combine_parts(p, whole, ticket, arrivals, turn);
+                whole = merge_parts(p, whole, ticket, arrivals, turn);
             }
             if (threadIdx.x == 0) {
+                // 2: the target's exponent, with its margin.
                 const AlaTarget target = read_target(p, y);
-                const TargetExponent exponent = target_exponent(x_target, map, y, target);
-                const float shift = Max::of(whole.max, exponent.sum);
-                const RowSums sums = RowSums::of(whole.max, whole.sum, exponent, shift);
-                const bool left = is_far_out(shift);
-                if (part == 0) {
-                    const float loss = left ? left_row() : row_loss(p, target, sums);
-                    reinterpret_cast<float*>(p.row_losses)[row] = loss;
-                    add_row(totals, loss, target.weight);
+                const RowSums sums = row_sums(map, y, target, x_target, whole.sums);
+                // 6: the row's loss and hit, by the first of its blocks.
+                if (part_of_row == 0) {
+                    write_row(p, row, target, sums, totals);
                     if (p.hits != 0) {
-                        reinterpret_cast<uint8_t*>(p.hits)[row] = whole.outdone == 0;
+                        write_hit(p, row, !whole.outdone);
                     }
                 }
-                const RowGradient result = row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
-                const float scale = result.scale * exp2_fast(whole.max - shift);
-                solutions[turn] = {whole.max, left ? left_row() : scale, result.at_target};
+                // 7: what scales its gradient.
+                const RowGradient scales =
+                    row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
+                const float scale = scales.scale * exp2_fast(whole.sums.max - sums.pivot);
+                solutions[turn] = {
+                    whole.sums.max, is_far_out(sums.pivot) ? left_row() : scale, scales.at_target};
             }
         }
         // The row is solved before any thread writes its gradient.
         __syncthreads();
         const Solution solution = solutions[turn];
         turn ^= 1;
-        // What a block leaves, all the row's blocks leave; the first of them solves it.
+
+        // 7: its gradient. What a block leaves, all the row's blocks leave; the first of them
+        // solves it.
         if (p.gradient != 0 && !is_left(solution.scale)) {
-            // Exponentials are against this thread's own maximum.
-            const float scale = solution.scale * exp2_fast(mine - solution.max);
-            T* gradient = gradient_row<T>(p, row);
-            const bool aligned = in_phase<T>(gradient, logits);
-            each_vector([&](uint32_t place, uint32_t first) {
-                float x[V];
-                if constexpr (sizeof(T) == sizeof(float)) {
-                    const uint4 raw = staged[place];
-                    unpack<T>(Words{{raw.x, raw.y, raw.z, raw.w}}, x);
-                } else {
-                    read_stage(place, first, x);
-                }
-#pragma unroll
-                for (int k = 0; k < V; k++) {
-                    const float e =
-                        sizeof(T) == sizeof(float) ? x[k] : exp2_fast(map.exponent(x[k], first + k, mine));
-                    x[k] = scale * map.gradient_slope(first + k) * e;
-                }
-                if (aligned) {
-                    store_vector(gradient + first, x);
-                } else {
-#pragma unroll
-                    for (int k = 0; k < V; k++) {
-                        gradient[first + k] = round_to<T>(x[k]);
-                    }
-                }
-                if (y - first < V) {
-                    // After this thread's own store of the vector around it.
-                    gradient[y] = round_to<T>(solution.at_target);
-                }
-            });
-            if (has_edge) {
-                const float g = scale * map.gradient_slope(edge_class) * edge;
-                gradient[edge_class] = round_to<T>(edge_class == y ? solution.at_target : g);
-            }
+            const float scale = solution.scale * exp2_fast(pivot - solution.pivot);
+            T* to = gradient_row<T>(p, row);
+            const GradientRow<T> gradient = {to, in_phase(to, logits), y, solution.at_target};
+            write_gradient(map, part, gradient, scale, pivot, edge);
         }
     }
+    // 8: the rows' losses become one number.
     finish<false>(p, &totals, 1, ticket, [&] {
         // Losses are the first block's.
-        return part == 0 ? solve_left<T, Map>(p, ticket / p.parts, 1, gridDim.x / p.parts) : totals.loss;
+        return part_of_row == 0 ? solve_left<T, Map>(p, ticket / p.parts, 1, gridDim.x / p.parts)
+                                : totals.loss;
     });
 }
 

@@ -1,56 +1,36 @@
-// One block a row of any length, where shared memory cannot hold it: maximum and sum in one pass with rescaling, the
-// gradient in a second, which reads the logits again.
+// One block a row of any length, where shared memory cannot hold it: maximum and sum in one pass
+// with rescaling, the gradient in a second, which reads the logits again. Read it first among the
+// fused tiers: it has every step, and no trick but the running maximum.
 #pragma once
 #include "careful.cuh"
 #include "finish.cuh"
-#include "walk.cuh"
+#include "span.cuh"
 
 namespace ala {
 
-// A maximum and the sum of exp2(u - max) over what was seen so far.
-struct Online {
-    float max;
-    float sum;
-};
+// The pivot is the largest exponent so far: where a larger one comes, what has been added up is
+// scaled down to it.
+struct RunningMaxSum : MaxSum {
+    // The running maximum drops a NaN, and inf - inf would come late.
+    bool invalid;
 
-struct Merge {
-    __device__ static Online of(Online a, Online b) {
-        const float max = fmaxf(a.max, b.max);
-        // Where nothing above -inf was seen both maxima are -inf, and their difference would be NaN.
-        const float shift = max == -INFINITY ? 0.0f : max;
-        return {max, a.sum * exp2_fast(a.max - shift) + b.sum * exp2_fast(b.max - shift)};
-    }
-};
-
-template <int THREADS> __device__ Online merge_block(Online mine, float* max_slots, float* sum_slots) {
-    const int lane = threadIdx.x % WARP;
-    auto merge_warp = [](Online value) {
-#pragma unroll
-        for (int offset = WARP / 2; offset > 0; offset /= 2) {
-            const Online other = {
-                __shfl_xor_sync(FULL_WARP, value.max, offset), __shfl_xor_sync(FULL_WARP, value.sum, offset)};
-            // The lower lane's part first in both lanes, so that they round alike.
-            value = (threadIdx.x & offset) ? Merge::of(other, value) : Merge::of(value, other);
+    __device__ __forceinline__ void raise_pivot(float u) {
+        invalid |= u == INFINITY;
+        if (u > max) {
+            sum = against(u);
+            max = u;
         }
-        return value;
-    };
-    mine = merge_warp(mine);
-    if (lane == 0) {
-        max_slots[threadIdx.x / WARP] = mine.max;
-        sum_slots[threadIdx.x / WARP] = mine.sum;
     }
-    // All warps' values are in their slots before any warp reads them.
-    __syncthreads();
-    const bool has = lane < THREADS / WARP;
-    return merge_warp({has ? max_slots[lane] : -INFINITY, has ? sum_slots[lane] : 0.0f});
-}
+    __device__ __forceinline__ MaxSum done() const { return {max, invalid ? NAN : sum}; }
+};
 
-// Calls `vector(first class, logits)` for the row's whole vectors and `single(class, logit)` for head and tail. `AGAIN`: the
-// vectors will be read once more.
+// Calls `single(class, logit)` for this thread's element of the row's head and tail, and
+// `vector(first class, logits)` for its whole vectors. `AGAIN`: the vectors will be read once more.
 template <typename T, int THREADS, bool AGAIN, typename Single, typename Vector>
-__device__ __forceinline__ void each_vector(const T* logits, const Span& span, Single single, Vector vector) {
-    if (threadIdx.x < span.head + span.tail) {
-        const uint32_t j = threadIdx.x < span.head ? threadIdx.x : threadIdx.x + span.vectors * WIDTH<T>;
+__device__ __forceinline__ void each_logit(
+    const T* logits, const Span& span, Single single, Vector vector) {
+    if (threadIdx.x < span.edges()) {
+        const uint32_t j = span.edge<WIDTH<T>>(threadIdx.x);
         single(j, widen(logits[j]));
     }
     for (uint32_t i = threadIdx.x; i < span.vectors; i += THREADS) {
@@ -60,14 +40,76 @@ __device__ __forceinline__ void each_vector(const T* logits, const Span& span, S
     }
 }
 
-template <typename T, typename Map, int THREADS> __device__ void streamed_row(const AlaParams& p) {
+// Steps 1 and 3 to 5 of this thread's elements off the target, and whether one of them, or a target
+// that is no number, makes the row no hit.
+template <typename T, int THREADS, typename Map>
+__device__ __forceinline__ MaxSum pass_over_logits(
+    const AlaParams& p, const Map& map, const T* logits, const Span& span, uint32_t y,
+    float x_target, bool& outdone) {
     constexpr int V = WIDTH<T>;
-    static_assert(2 * (V - 1) <= THREADS, "head and tail are one access each");
-    __shared__ float max_slots[THREADS / WARP];
-    __shared__ float sum_slots[THREADS / WARP];
-    const Map map(p);
+    RunningMaxSum mine = {MaxSum::none(), false};
+    outdone = x_target != x_target;
+    each_logit<T, THREADS, true>(
+        logits, span,
+        [&](uint32_t j, float x) {
+            outdone |= p.hits != 0 && outdoes(x, j, x_target, y);
+            if (j != y) {
+                mine.invalid |= x != x;
+                mine.raise_pivot(map.from_order(map.order(x, j)));
+                mine.sum += exp2_fast(map.exponent(x, j, mine.max));
+            }
+        },
+        [&](uint32_t first, float (&x)[V]) {
+            if (p.hits != 0) {
+#pragma unroll
+                for (int k = 0; k < V; k++) {
+                    outdone |= outdoes(x[k], first + k, x_target, y);
+                }
+            }
+            // The target's own term is kept apart.
+            replace(x, y - first, -INFINITY);
+            float most = -INFINITY;
+#pragma unroll
+            for (int k = 0; k < V; k++) {
+                most = Max::of(most, map.order(x[k], first + k));
+                mine.invalid |= x[k] != x[k];
+            }
+            mine.raise_pivot(map.from_order(most));
+#pragma unroll
+            for (int k = 0; k < V; k++) {
+                mine.sum += exp2_fast(map.exponent(x[k], first + k, mine.max));
+            }
+        });
+    return mine.done();
+}
+
+// Step 7 of this thread's elements: their exponentials once more, against the row's pivot.
+template <typename T, int THREADS, typename Map>
+__device__ __forceinline__ void write_gradient(
+    const Map& map, const T* logits, const Span& span, const GradientRow<T>& gradient, float scale,
+    float pivot) {
+    const auto gradient_of = [&](float x, uint32_t j) {
+        return map.times_class_slope(scale, j) * exp2_fast(map.exponent(x, j, pivot));
+    };
+    each_logit<T, THREADS, false>(
+        logits, span, [&](uint32_t j, float x) { gradient.store(j, gradient_of(x, j)); },
+        [&](uint32_t first, float (&x)[WIDTH<T>]) {
+#pragma unroll
+            for (int k = 0; k < WIDTH<T>; k++) {
+                x[k] = gradient_of(x[k], first + k);
+            }
+            gradient.store(first, x);
+        });
+}
+
+template <typename T, typename Map, int LANES, int, int THREADS>
+__device__ void streamed_row(const AlaParams& p) {
+    static_assert(LANES == THREADS, "a block a row");
+    static_assert(2 * (WIDTH<T> - 1) <= THREADS, "head and tail are one access each");
+    __shared__ WarpSlots<THREADS / WARP> slots;
     // Thread 0's.
     __shared__ AlaTotals totals;
+    const Map map(p);
     if (threadIdx.x == 0) {
         totals = no_rows();
     }
@@ -83,116 +125,49 @@ template <typename T, typename Map, int THREADS> __device__ void streamed_row(co
         const float x_target = widen(logits[y]);
         const AlaTarget target = read_target(p, y);
 
-        Online mine = {-INFINITY, 0.0f};
-        bool outdone = x_target != x_target;
-        // The running maximum drops a NaN, and inf - inf would come late: the row is told here.
-        bool invalid = false;
-        const auto raise = [&](float u) {
-            if (u > mine.max) {
-                // An empty sum stays 0: exp2(-inf) is.
-                mine.sum *= exp2_fast(mine.max - u);
-                mine.max = u;
-            }
-        };
-        const auto accumulate = [&](float x, uint32_t j) {
-            if (mine.max > -INFINITY) {
-                mine.sum += exp2_fast(map.exponent(x, j, mine.max));
-            }
-        };
-        each_vector<T, THREADS, true>(
-            logits, span,
-            [&](uint32_t j, float x) {
-                outdone |= p.hits != 0 && outdoes(x, j, x_target, y);
-                if (j != y) {
-                    const float u = map.from_order(map.order(x, j));
-                    invalid |= !(u < INFINITY);
-                    raise(u);
-                    accumulate(x, j);
-                }
-            },
-            [&](uint32_t first, float (&x)[V]) {
-                if (p.hits != 0) {
-#pragma unroll
-                    for (int k = 0; k < V; k++) {
-                        outdone |= outdoes(x[k], first + k, x_target, y);
-                    }
-                }
-                if (y - first < V) {
-#pragma unroll
-                    for (int k = 0; k < V; k++) {
-                        x[k] = y - first == k ? -INFINITY : x[k];
-                    }
-                }
-                float most = -INFINITY;
-#pragma unroll
-                for (int k = 0; k < V; k++) {
-                    most = Max::of(most, map.order(x[k], first + k));
-                    invalid |= x[k] != x[k];
-                }
-                const float u = map.from_order(most);
-                invalid |= u == INFINITY;
-                raise(u);
-#pragma unroll
-                for (int k = 0; k < V; k++) {
-                    accumulate(x[k], first + k);
-                }
-            });
-        if (invalid) {
-            mine.sum = NAN;
+        // 1, 3, 4 and 5: exponents off the target, their maximum, exponentials and sum; by thread,
+        // then by warp.
+        bool outdone;
+        const MaxSum mine =
+            pass_over_logits<T, THREADS>(p, map, logits, span, y, x_target, outdone);
+        const MaxSum of_warp = merge_team<WARP>(mine);
+        if (threadIdx.x % WARP == 0) {
+            slots.put(threadIdx.x / WARP, of_warp);
         }
-        const Online all = merge_block<THREADS>(mine, max_slots, sum_slots);
-        const TargetExponent exponent = target_exponent(x_target, map, y, target);
-        const float others_max = shift_of(all.max);
-        const float shift = Max::of(others_max, exponent.sum);
-        const RowSums sums = RowSums::of(others_max, all.sum, exponent, shift);
-        const RowGradient result = row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
-        const bool left = is_far_out(shift);
-        if (p.gradient != 0 && !left) {
-            T* gradient = gradient_row<T>(p, row);
-            const bool whole = in_phase<T>(gradient, logits);
-            const auto at = [&](float x, uint32_t j) {
-                return result.scale * map.gradient_slope(j) *
-                    exp2_fast(map.exponent(x, j, shift));
-            };
-            each_vector<T, THREADS, false>(
-                logits, span,
-                [&](uint32_t j, float x) {
-                    gradient[j] = round_to<T>(j == y ? result.at_target : at(x, j));
-                },
-                [&](uint32_t first, float (&x)[V]) {
-#pragma unroll
-                    for (int k = 0; k < V; k++) {
-                        x[k] = at(x[k], first + k);
-                    }
-                    if (whole) {
-                        store_vector(gradient + first, x);
-                    } else {
-#pragma unroll
-                        for (int k = 0; k < V; k++) {
-                            gradient[first + k] = round_to<T>(x[k]);
-                        }
-                    }
-                    if (y - first < V) {
-                        // After this thread's own store of the vector around it.
-                        gradient[y] = round_to<T>(result.at_target);
-                    }
-                });
-        }
+        // All warps' values are in their slots before any warp reads them.
+        __syncthreads();
+        const MaxSum non_target = slots.merged_by_warp();
+
+        // 2: the target's exponent, with its margin.
+        const RowSums sums = row_sums(map, y, target, x_target, non_target);
+
+        // 6: the row's loss.
         if (threadIdx.x == 0) {
-            const float loss = left ? left_row() : row_loss(p, target, sums);
-            reinterpret_cast<float*>(p.row_losses)[row] = loss;
-            add_row(totals, loss, target.weight);
+            write_row(p, row, target, sums, totals);
         }
+
+        // 7: its gradient.
+        if (p.gradient != 0 && !is_far_out(sums.pivot)) {
+            const RowGradient scales =
+                row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
+            T* to = gradient_row<T>(p, row);
+            const GradientRow<T> gradient = {to, in_phase<T>(to, logits), y, scales.at_target};
+            write_gradient<T, THREADS>(map, logits, span, gradient, scales.scale, sums.pivot);
+        }
+
+        // 6: its hit.
         if (p.hits != 0) {
             const bool any = __syncthreads_or(outdone);
             if (threadIdx.x == 0) {
-                reinterpret_cast<uint8_t*>(p.hits)[row] = !any;
+                write_hit(p, row, !any);
             }
         }
         // Slow warps have read their slots before the next row's are written.
         __syncthreads();
     }
-    finish<false>(p, &totals, 1, blockIdx.x, [&] { return solve_left<T, Map>(p, blockIdx.x, 1, gridDim.x); });
+    // 8: the rows' losses become one number.
+    finish<false>(
+        p, &totals, 1, blockIdx.x, [&] { return solve_left<T, Map>(p, blockIdx.x, 1, gridDim.x); });
 }
 
 }  // namespace ala

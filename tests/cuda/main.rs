@@ -19,6 +19,7 @@ mod parity;
 #[path = "../problem/mod.rs"]
 mod problem;
 mod resources;
+mod tier_list;
 #[cfg(feature = "instruments")]
 mod tiers;
 mod workspaces;
