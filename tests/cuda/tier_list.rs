@@ -1,6 +1,6 @@
 //! The launcher's table of tiers says what `kernels/tiers.h` does: which there are, in which order, and what rows they take.
 
-use ala_loss::cuda::{TIERS, Tier};
+use ala_loss::cuda::instruments::{TIERS, Tier};
 
 const HEADER: &str = include_str!("../../kernels/tiers.h");
 const MAPS: [&str; 2] = ["uniform", "per_class"];
