@@ -76,7 +76,7 @@ impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
                 _ => None,
             };
             if let (Some(hits), Some(RowSum { x, target, .. })) = (&mut batch.hits, new) {
-                hits[row] = Top1 { x, target }.run(isa);
+                hits[row] = isa.apart(Top1 { x, target });
             }
             let old = match (gradient, old) {
                 (Some(gradient), Some(old)) => Some(Gradient {

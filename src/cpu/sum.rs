@@ -201,13 +201,32 @@ impl<T: Lane, M: Map<T::Real>> RowSum<'_, T, M> {
         if !(M::WHOLE_EXPONENTS && I::FUSED) {
             take.with::<I, true>(isa, sum)
         } else if pivot.subtract_first {
-            take_apart(isa, take, sum)
+            take.apart(isa, sum)
         } else {
             take.with::<I, false>(isa, sum)
         }
     }
 
-    /// The same from no sum on.
+    /// The same as a function of its own.
+    #[inline(always)]
+    fn take_apart<I: Isa>(
+        self,
+        isa: I,
+        columns: Range<usize>,
+        pivot: Pivot<T::Real>,
+        kept: Option<&mut [T::Real]>,
+        sum: VectorOf<I, T>,
+    ) -> VectorOf<I, T> {
+        let take = Take {
+            row: self,
+            columns,
+            pivot,
+            kept,
+        };
+        take.apart(isa, sum)
+    }
+
+    /// [`take`](Self::take) from no sum on.
     #[inline(always)]
     pub(super) fn take_from_none<I: Isa>(
         self,
@@ -336,31 +355,31 @@ impl<T: Lane, M: Map<T::Real>> Take<'_, T, M> {
         pass::<_, _, true>(isa, x, self.columns, self.kept, &mut step);
         step.sum
     }
+
+    #[inline(always)]
+    fn apart<I: Isa>(self, isa: I, sum: VectorOf<I, T>) -> VectorOf<I, T> {
+        let mut lanes = [T::Real::default(); MOST_LANES];
+        sum.store(&mut lanes);
+        VectorOf::<I, T>::load(isa, &isa.apart(TakeApart(self, lanes)))
+    }
 }
 
-/// The same with logits so large that the pivot is taken off first.
-#[inline(always)]
-fn take_apart<I: Isa, T: Lane, M: Map<T::Real>>(
-    isa: I,
-    take: Take<'_, T, M>,
-    sum: VectorOf<I, T>,
-) -> VectorOf<I, T> {
-    let mut lanes = [T::Real::default(); MOST_LANES];
-    sum.store(&mut lanes);
-    let lanes = isa.apart(TakeSubtracting(take, lanes));
-    VectorOf::<I, T>::load(isa, &lanes)
-}
+/// The same as a function of its own, for what is seldom taken: of pivots that are taken off first, or of a block once more.
+struct TakeApart<'a, T: Lane, M>(Take<'a, T, M>, [T::Real; MOST_LANES]);
 
-struct TakeSubtracting<'a, T: Lane, M>(Take<'a, T, M>, [T::Real; MOST_LANES]);
-
-impl<T: Lane, M: Map<T::Real>> Kernel for TakeSubtracting<'_, T, M> {
+impl<T: Lane, M: Map<T::Real>> Kernel for TakeApart<'_, T, M> {
     type Output = [T::Real; MOST_LANES];
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) -> Self::Output {
         let Self(take, mut lanes) = self;
         let sum = VectorOf::<I, T>::load(isa, &lanes);
-        take.with::<I, true>(isa, sum).store(&mut lanes);
+        let sum = if !(M::WHOLE_EXPONENTS && I::FUSED) || take.pivot.subtract_first {
+            take.with::<I, true>(isa, sum)
+        } else {
+            take.with::<I, false>(isa, sum)
+        };
+        sum.store(&mut lanes);
         lanes
     }
 }
@@ -400,7 +419,7 @@ impl<T: Lane, M: Map<T::Real>> Kernel for RetakeFromHigher<'_, T, M> {
         } = self;
         let map = row.map;
         let mut partial = low;
-        let order = row.max(isa, block.clone());
+        let order = isa.apart(Max(row, block.clone()));
         if order > low.pivot.order {
             let pivot = map.pivot::<I>(order);
             if let Some(kept) = &mut kept {
@@ -409,14 +428,18 @@ impl<T: Lane, M: Map<T::Real>> Kernel for RetakeFromHigher<'_, T, M> {
             }
             partial = low.moved(pivot, map);
         }
-        let sum = match kept {
-            Some(kept) => {
-                let sum = row.take_from_none(isa, block.clone(), partial.pivot, Some(&mut *kept));
-                row.without_target(isa, block, sum, kept)
+        let mut sum = VectorOf::<I, T>::splat(isa, T::Real::default());
+        let Some(kept) = kept else {
+            for columns in off_target(block, row.target) {
+                if !columns.is_empty() {
+                    sum = row.take_apart(isa, columns, partial.pivot, None, sum);
+                }
             }
-            None => row.sum_off_target(isa, block, partial.pivot),
+            partial.sum += total::<I, T::Real>(sum);
+            return partial;
         };
-        partial.sum += sum;
+        let sum = row.take_apart(isa, block.clone(), partial.pivot, Some(&mut *kept), sum);
+        partial.sum += row.without_target(isa, block, sum, kept);
         partial
     }
 }

@@ -21,7 +21,7 @@ pub use super::plan::LaunchShape;
 pub use super::ptxas::ptxas_report;
 pub use super::tiers::{RowRequirement, TIERS, Tier};
 
-/// What build.rs compiled of `kernels/instruments.cu`, if it found nvcc.
+/// What build.rs compiled of `kernels/dev/instruments.cu`, if it found nvcc.
 #[cfg(ala_kernels)]
 const FATBIN: Option<&[u8]> = Some(include_bytes!(env!("ALA_INSTRUMENTS_FATBIN")));
 #[cfg(not(ala_kernels))]

@@ -107,7 +107,7 @@ const fn missed(
     }
 }
 
-/// What the README owns up to. An entry that is met after all fails the test too.
+/// What docs/kernels.md says costs more. An entry that is met after all fails the test too.
 const MISSED: [Missed; 6] = {
     use Figure::{Asked, Instructions};
     [
@@ -219,7 +219,7 @@ fn every_figure_of_a_step_is_within_its_bound() {
     );
 }
 
-/// Else the README tells of a miss that is none.
+/// Else the page tells of a cost that is none.
 #[test]
 fn what_is_said_to_be_missed_is_missed() {
     for missed in &MISSED {
