@@ -125,7 +125,8 @@ impl<'a, R: Real> Options<'a, R> {
         self
     }
 
-    /// Asks for the rows' top-1 hits where the result is owned ([`Loss::evaluate_with`](crate::Loss::evaluate_with)); elsewhere they need
+    /// Asks for the rows' top-1 hits where the result is owned ([`Loss::evaluate_with`](crate::Loss::evaluate_with));
+    /// elsewhere they need
     /// a buffer ([`Outputs::hits`]).
     ///
     /// ```

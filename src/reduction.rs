@@ -23,7 +23,8 @@ pub enum Reduction {
     Mean,
     /// The sum over rows.
     Sum,
-    /// Not reduced: the gradient is that of each row's own loss, and [`Outcome::loss`] is their sum, to watch.
+    /// Not reduced: the gradient is that of each row's own loss, and [`Outcome::loss`](crate::Outcome::loss) is their sum,
+    /// to watch.
     None,
 }
 
