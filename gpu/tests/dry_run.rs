@@ -411,7 +411,7 @@ fn what_a_tool_finds_fails_the_run_and_the_other_stages_go_on() {
 #[test]
 fn a_stage_that_takes_too_long_is_stopped_and_keeps_what_it_has() {
     let out = folder("slow");
-    let variables = [("STAND_IN_SLOW", "racecheck"), ("ALA_GPU_LIMIT", "16")];
+    let variables = [("STAND_IN_SLOW", "racecheck"), ("ALA_GPU_LIMIT", "48")];
     let output = run(&out, &["sanitize", "facts"], Some(&stand_ins()), &variables);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     let sanitize = records(&out, "sanitize");

@@ -97,7 +97,7 @@ impl CandleLoss {
     /// # fn main() -> Result<(), ala_loss::Error> {
     /// let counts = ClassCounts::new([9, 3])?;
     /// let op = CandleLoss::new(Loss::builder(Objective::ala(), &counts).build()?);
-    /// assert_eq!(op.loss().scale(), 30.0);
+    /// assert_eq!(op.loss().scale(), Some(30.0));
     /// # Ok(())
     /// # }
     /// ```
