@@ -21,6 +21,7 @@ mod cuda {
     const MACHINE_CODE: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
     /// The newest architecture whose PTX is embedded: devices without machine code of their own compile it.
     const PTX: u32 = 90;
+    const KERNELS: &str = "kernels";
     const VARIABLES: [&str; 6] = [
         "ALA_CUDA_ARCHS",
         "CUDA_HOME",
@@ -34,7 +35,7 @@ mod cuda {
         for variable in VARIABLES {
             println!("cargo::rerun-if-env-changed={variable}");
         }
-        let kernels = Path::new("kernels");
+        let kernels = Path::new(KERNELS);
         println!("cargo::rerun-if-changed={}", kernels.display());
         if env::var_os("DOCS_RS").is_some() || env::var("NVCC").is_ok_and(|nvcc| nvcc == "off") {
             return;
@@ -60,20 +61,21 @@ mod cuda {
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
         let compile = |source: &str| compile(&nvcc, &machine, &ptx, &kernels.join(source), &out);
 
-        let (fatbin, report) = compile("ala.cu");
-        let report_file = out.join("ptxas.txt");
-        fs::write(&report_file, report).expect("OUT_DIR is writable");
+        let (fatbin, mut report) = compile("ala.cu");
         println!("cargo::rustc-cfg=ala_kernels");
         println!("cargo::rustc-env=ALA_FATBIN={}", fatbin.display());
-        println!(
-            "cargo::rustc-env=ALA_PTXAS_REPORT={}",
-            report_file.display()
-        );
         if cfg!(feature = "instruments") {
-            let (fatbin, _) = compile("dev/instruments.cu");
+            let (fatbin, of_instruments) = compile("dev/instruments.cu");
+            report.push_str(&of_instruments);
+            let report_file = out.join("ptxas.txt");
+            fs::write(&report_file, report).expect("OUT_DIR is writable");
             println!(
                 "cargo::rustc-env=ALA_INSTRUMENTS_FATBIN={}",
                 fatbin.display()
+            );
+            println!(
+                "cargo::rustc-env=ALA_PTXAS_REPORT={}",
+                report_file.display()
             );
         }
     }
@@ -94,8 +96,7 @@ mod cuda {
             .args(["-fatbin", "-std=c++17", "-O3", "-Xptxas=-v"])
             // One process an architecture, as many at a time as there are cores.
             .args(["--threads", "0"])
-            .arg("-I")
-            .arg(source.parent().expect("a source is in a folder"));
+            .args(["-I", KERNELS]);
         // Readable PTX, so that a driver in software can run it. From version to version it is asked for in another way.
         if let Some(readable) = ["--no-compress", "--compress-mode=none"]
             .into_iter()

@@ -100,19 +100,17 @@ typedef struct AlaBlocks {
 /* Kernel parameter. Strides are in elements; every pointer is a device address; 0 where something
    is left out. */
 typedef struct AlaParams {
-    uint64_t logits;      /* [rows, classes], row stride logits_stride */
-    uint64_t gradient;    /* the same shape, or 0; may be the logits' address and stride */
-    uint64_t labels;      /* [rows] */
-    uint64_t targets;     /* AlaTarget[classes] */
-    uint64_t others;      /* AlaAffine[classes]; unused where the slope is uniform */
-    uint64_t exact;       /* AlaExact[classes] */
-    uint64_t upstream;    /* float, or float[rows]; 0 stands for 1 */
-    uint64_t row_losses;  /* float[rows]; never 0 */
-    uint64_t hits;        /* uint8_t[rows], or 0 */
-    uint64_t state;       /* AlaState */
-    uint64_t blocks;      /* AlaBlocks */
-    uint64_t scratch;     /* float[rows, classes]: the unfused kernels' intermediate values */
-    uint64_t row_scratch; /* float[2, rows]: the unfused kernels' maximum and sum */
+    uint64_t logits;     /* [rows, classes], row stride logits_stride */
+    uint64_t gradient;   /* the same shape, or 0; may be the logits' address and stride */
+    uint64_t labels;     /* [rows] */
+    uint64_t targets;    /* AlaTarget[classes] */
+    uint64_t others;     /* AlaAffine[classes]; unused where the slope is uniform */
+    uint64_t exact;      /* AlaExact[classes] */
+    uint64_t upstream;   /* float, or float[rows]; 0 stands for 1 */
+    uint64_t row_losses; /* float[rows]; never 0 */
+    uint64_t hits;       /* uint8_t[rows], or 0 */
+    uint64_t state;      /* AlaState */
+    uint64_t blocks;     /* AlaBlocks */
     uint64_t rows;
     uint64_t logits_stride;
     uint64_t gradient_stride;
@@ -128,5 +126,11 @@ typedef struct AlaParams {
     uint32_t part_vectors; /* whole 16-byte vectors of a row that each of them takes, at most */
     uint32_t launch;       /* its number, not that of any other launch that may be under way */
 } AlaParams;
+
+/* Where the unfused baseline leaves what its steps tell one another. */
+typedef struct AlaScratch {
+    uint64_t values;     /* float[rows, classes] */
+    uint64_t row_values; /* float[2, rows]: maximum and sum */
+} AlaScratch;
 
 #endif

@@ -1,6 +1,10 @@
-// What a measurement of the loss stands beside: kernels that do nothing, only copy or only read.
-// Compiled with the feature `instruments` alone; src/cuda/instruments.rs launches them.
+// What a measurement of the loss stands beside: the unfused baseline, and kernels that do nothing,
+// only copy or only read. Compiled with the feature `instruments` alone; src/cuda/instruments.rs
+// launches them.
 #include <stdint.h>
+
+#include "kernel.h"
+#include "unfused.cuh"
 
 namespace {
 
@@ -55,3 +59,24 @@ extern "C" __global__ void __launch_bounds__(256)
         *to = all;
     }
 }
+
+// Its steps take where they leave their intermediate values too.
+#define STEP(name, threads, ...)                                                          \
+    extern "C" __global__ void __launch_bounds__(threads)                                 \
+        name(const __grid_constant__ AlaParams p, const __grid_constant__ AlaScratch s) { \
+        __VA_ARGS__(p, s);                                                                \
+    }
+
+#define UNFUSED(type, step, map) \
+    STEP(ala_unfused_##step##_##type##_##map, 256, ala::unfused::step<TYPE_##type, MAP_##map>)
+#define UNFUSED_STEP(step)             \
+    EVERY_TYPE(UNFUSED, step, uniform) \
+    EVERY_TYPE(UNFUSED, step, per_class)
+UNFUSED_STEP(scale)
+UNFUSED_STEP(margin)
+STEP(ala_unfused_max, 256, ala::unfused::max<256>)
+UNFUSED_STEP(exponentiate)
+STEP(ala_unfused_sum, 256, ala::unfused::sum<256>)
+UNFUSED_STEP(loss)
+UNFUSED_STEP(gradient)
+STEP(ala_unfused_reduce, 256, ala::unfused::reduce<256>)

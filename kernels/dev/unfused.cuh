@@ -37,14 +37,14 @@ __device__ void each_row(const AlaParams& p, Body body) {
     }
 }
 
-__device__ __forceinline__ float* values(const AlaParams& p) {
-    return reinterpret_cast<float*>(p.scratch);
+__device__ __forceinline__ float* values(const AlaScratch& s) {
+    return reinterpret_cast<float*>(s.values);
 }
-__device__ __forceinline__ float* row_max(const AlaParams& p) {
-    return reinterpret_cast<float*>(p.row_scratch);
+__device__ __forceinline__ float* row_max(const AlaScratch& s) {
+    return reinterpret_cast<float*>(s.row_values);
 }
-__device__ __forceinline__ float* row_sum(const AlaParams& p) {
-    return row_max(p) + p.rows;
+__device__ __forceinline__ float* row_sum(const AlaParams& p, const AlaScratch& s) {
+    return row_max(s) + p.rows;
 }
 
 template <typename T, typename Map>
@@ -69,21 +69,21 @@ __device__ __forceinline__ float reduce_block(float value, float identity, float
 
 // 1: u = a x + b.
 template <typename T, typename Map>
-__device__ void scale(const AlaParams& p) {
+__device__ void scale(const AlaParams& p, const AlaScratch& s) {
     const Map map(p);
     each_element(p, [&](uint64_t i, uint64_t row, uint32_t j) {
-        values(p)[i] = map.at(widen(logits_row<T>(p, row)[j]), j);
+        values(s)[i] = map.at(widen(logits_row<T>(p, row)[j]), j);
     });
 }
 
 // 2: the target's logit gets its margin.
 template <typename T, typename Map>
-__device__ void margin(const AlaParams& p) {
+__device__ void margin(const AlaParams& p, const AlaScratch& s) {
     const Map map(p);
     each_row(p, [&](uint64_t row) {
         const int64_t label = read_label(p, row);
         if (has_target(p, label)) {
-            values(p)[row * p.classes + label] =
+            values(s)[row * p.classes + label] =
                 target_of<T>(p, map, row, static_cast<uint32_t>(label)).sum;
         }
     });
@@ -91,16 +91,16 @@ __device__ void margin(const AlaParams& p) {
 
 // 3: the row's maximum.
 template <int THREADS>
-__device__ void max(const AlaParams& p) {
+__device__ void max(const AlaParams& p, const AlaScratch& s) {
     __shared__ float slots[THREADS / WARP];
     for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         float mine = -INFINITY;
         for (uint32_t j = threadIdx.x; j < p.classes; j += THREADS) {
-            mine = fmaxf(mine, values(p)[row * p.classes + j]);
+            mine = fmaxf(mine, values(s)[row * p.classes + j]);
         }
         const float all = reduce_block<Max, THREADS>(mine, -INFINITY, slots);
         if (threadIdx.x == 0) {
-            row_max(p)[row] = pivot_of(all);
+            row_max(s)[row] = pivot_of(all);
         }
         // Slow warps have read their slots before the next row's are written.
         __syncthreads();
@@ -109,29 +109,29 @@ __device__ void max(const AlaParams& p) {
 
 // 4: e = exp2(u - max) off the target, from the logits again so that the product is rounded once.
 template <typename T, typename Map>
-__device__ void exponentiate(const AlaParams& p) {
+__device__ void exponentiate(const AlaParams& p, const AlaScratch& s) {
     const Map map(p);
     each_element(p, [&](uint64_t i, uint64_t row, uint32_t j) {
         const int64_t label = read_label(p, row);
-        values(p)[i] =
+        values(s)[i] =
             label == j
                 ? 0.0f
-                : exp2_fast(map.exponent(widen(logits_row<T>(p, row)[j]), j, row_max(p)[row]));
+                : exp2_fast(map.exponent(widen(logits_row<T>(p, row)[j]), j, row_max(s)[row]));
     });
 }
 
 // 5: the others' sum.
 template <int THREADS>
-__device__ void sum(const AlaParams& p) {
+__device__ void sum(const AlaParams& p, const AlaScratch& s) {
     __shared__ float slots[THREADS / WARP];
     for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
         float mine = 0.0f;
         for (uint32_t j = threadIdx.x; j < p.classes; j += THREADS) {
-            mine += values(p)[row * p.classes + j];
+            mine += values(s)[row * p.classes + j];
         }
         const float all = reduce_block<Sum, THREADS>(mine, 0.0f, slots);
         if (threadIdx.x == 0) {
-            row_sum(p)[row] = all;
+            row_sum(p, s)[row] = all;
         }
         // Slow warps have read their slots before the next row's are written.
         __syncthreads();
@@ -140,14 +140,14 @@ __device__ void sum(const AlaParams& p) {
 
 template <typename T, typename Map>
 __device__ __forceinline__ RowSums
-sums(const AlaParams& p, const Map& map, uint64_t row, uint32_t y) {
-    const float pivot = row_max(p)[row];
-    return {row_sum(p)[row], target_of<T>(p, map, row, y).minus(pivot), pivot};
+sums(const AlaParams& p, const AlaScratch& s, const Map& map, uint64_t row, uint32_t y) {
+    const float pivot = row_max(s)[row];
+    return {row_sum(p, s)[row], target_of<T>(p, map, row, y).minus(pivot), pivot};
 }
 
 // 6: the row's loss, and its hit.
 template <typename T, typename Map>
-__device__ void loss(const AlaParams& p) {
+__device__ void loss(const AlaParams& p, const AlaScratch& s) {
     const Map map(p);
     each_row(p, [&](uint64_t row) {
         const int64_t label = read_label(p, row);
@@ -156,7 +156,7 @@ __device__ void loss(const AlaParams& p) {
             return;
         }
         const uint32_t y = static_cast<uint32_t>(label);
-        write_loss(p, row, row_loss(p, read_target(p, y), sums<T>(p, map, row, y)));
+        write_loss(p, row, row_loss(p, read_target(p, y), sums<T>(p, s, map, row, y)));
         if (p.hits != 0) {
             const T* logits = logits_row<T>(p, row);
             const float x_target = widen(logits[y]);
@@ -171,7 +171,7 @@ __device__ void loss(const AlaParams& p) {
 
 // 7: the gradient.
 template <typename T, typename Map>
-__device__ void gradient(const AlaParams& p) {
+__device__ void gradient(const AlaParams& p, const AlaScratch& s) {
     const Map map(p);
     each_element(p, [&](uint64_t i, uint64_t row, uint32_t j) {
         const int64_t label = read_label(p, row);
@@ -179,10 +179,10 @@ __device__ void gradient(const AlaParams& p) {
         if (has_target(p, label)) {
             const uint32_t y = static_cast<uint32_t>(label);
             const RowGradient scales = row_gradient(
-                p, read_target(p, y), map.common_slope(), sums<T>(p, map, row, y),
+                p, read_target(p, y), map.common_slope(), sums<T>(p, s, map, row, y),
                 row_factor(p, row));
             g = label == j ? scales.at_target
-                           : map.times_class_slope(scales.scale, j) * values(p)[i];
+                           : map.times_class_slope(scales.scale, j) * values(s)[i];
         }
         gradient_row<T>(p, row)[j] = round_to<T>(g);
     });
@@ -190,7 +190,7 @@ __device__ void gradient(const AlaParams& p) {
 
 // 8: the rows' losses become one number.
 template <int THREADS>
-__device__ void reduce(const AlaParams& p) {
+__device__ void reduce(const AlaParams& p, const AlaScratch&) {
     __shared__ AlaTotals totals[THREADS];
     totals[threadIdx.x] = no_rows();
     for (uint64_t row = threadIdx.x; row < p.rows; row += THREADS) {

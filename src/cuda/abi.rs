@@ -177,8 +177,6 @@ pub struct AlaParams {
     pub hits: u64,
     pub state: u64,
     pub blocks: u64,
-    pub scratch: u64,
-    pub row_scratch: u64,
     pub rows: u64,
     pub logits_stride: u64,
     pub gradient_stride: u64,
@@ -196,7 +194,7 @@ pub struct AlaParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 176usize];
+    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 160usize];
     ["Alignment of AlaParams"][::core::mem::align_of::<AlaParams>() - 8usize];
     ["Offset of field: AlaParams::logits"][::core::mem::offset_of!(AlaParams, logits) - 0usize];
     ["Offset of field: AlaParams::gradient"][::core::mem::offset_of!(AlaParams, gradient) - 8usize];
@@ -211,29 +209,40 @@ const _: () = {
     ["Offset of field: AlaParams::hits"][::core::mem::offset_of!(AlaParams, hits) - 64usize];
     ["Offset of field: AlaParams::state"][::core::mem::offset_of!(AlaParams, state) - 72usize];
     ["Offset of field: AlaParams::blocks"][::core::mem::offset_of!(AlaParams, blocks) - 80usize];
-    ["Offset of field: AlaParams::scratch"][::core::mem::offset_of!(AlaParams, scratch) - 88usize];
-    ["Offset of field: AlaParams::row_scratch"]
-        [::core::mem::offset_of!(AlaParams, row_scratch) - 96usize];
-    ["Offset of field: AlaParams::rows"][::core::mem::offset_of!(AlaParams, rows) - 104usize];
+    ["Offset of field: AlaParams::rows"][::core::mem::offset_of!(AlaParams, rows) - 88usize];
     ["Offset of field: AlaParams::logits_stride"]
-        [::core::mem::offset_of!(AlaParams, logits_stride) - 112usize];
+        [::core::mem::offset_of!(AlaParams, logits_stride) - 96usize];
     ["Offset of field: AlaParams::gradient_stride"]
-        [::core::mem::offset_of!(AlaParams, gradient_stride) - 120usize];
+        [::core::mem::offset_of!(AlaParams, gradient_stride) - 104usize];
     ["Offset of field: AlaParams::ignore_label"]
-        [::core::mem::offset_of!(AlaParams, ignore_label) - 128usize];
-    ["Offset of field: AlaParams::classes"][::core::mem::offset_of!(AlaParams, classes) - 136usize];
+        [::core::mem::offset_of!(AlaParams, ignore_label) - 112usize];
+    ["Offset of field: AlaParams::classes"][::core::mem::offset_of!(AlaParams, classes) - 120usize];
     ["Offset of field: AlaParams::label_type"]
-        [::core::mem::offset_of!(AlaParams, label_type) - 140usize];
+        [::core::mem::offset_of!(AlaParams, label_type) - 124usize];
     ["Offset of field: AlaParams::reduction"]
-        [::core::mem::offset_of!(AlaParams, reduction) - 144usize];
-    ["Offset of field: AlaParams::flags"][::core::mem::offset_of!(AlaParams, flags) - 148usize];
-    ["Offset of field: AlaParams::slope"][::core::mem::offset_of!(AlaParams, slope) - 152usize];
+        [::core::mem::offset_of!(AlaParams, reduction) - 128usize];
+    ["Offset of field: AlaParams::flags"][::core::mem::offset_of!(AlaParams, flags) - 132usize];
+    ["Offset of field: AlaParams::slope"][::core::mem::offset_of!(AlaParams, slope) - 136usize];
     ["Offset of field: AlaParams::focal_gamma"]
-        [::core::mem::offset_of!(AlaParams, focal_gamma) - 156usize];
+        [::core::mem::offset_of!(AlaParams, focal_gamma) - 140usize];
     ["Offset of field: AlaParams::gradient_factor"]
-        [::core::mem::offset_of!(AlaParams, gradient_factor) - 160usize];
-    ["Offset of field: AlaParams::parts"][::core::mem::offset_of!(AlaParams, parts) - 164usize];
+        [::core::mem::offset_of!(AlaParams, gradient_factor) - 144usize];
+    ["Offset of field: AlaParams::parts"][::core::mem::offset_of!(AlaParams, parts) - 148usize];
     ["Offset of field: AlaParams::part_vectors"]
-        [::core::mem::offset_of!(AlaParams, part_vectors) - 168usize];
-    ["Offset of field: AlaParams::launch"][::core::mem::offset_of!(AlaParams, launch) - 172usize];
+        [::core::mem::offset_of!(AlaParams, part_vectors) - 152usize];
+    ["Offset of field: AlaParams::launch"][::core::mem::offset_of!(AlaParams, launch) - 156usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AlaScratch {
+    pub values: u64,
+    pub row_values: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AlaScratch"][::core::mem::size_of::<AlaScratch>() - 16usize];
+    ["Alignment of AlaScratch"][::core::mem::align_of::<AlaScratch>() - 8usize];
+    ["Offset of field: AlaScratch::values"][::core::mem::offset_of!(AlaScratch, values) - 0usize];
+    ["Offset of field: AlaScratch::row_values"]
+        [::core::mem::offset_of!(AlaScratch, row_values) - 8usize];
 };

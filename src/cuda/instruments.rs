@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, sys};
 
-use super::abi::AlaParams;
+use super::abi::AlaScratch;
 use super::bound::{CudaLoss, Logits};
 use super::call::{Options, Outputs};
 use super::element::{CudaElement, CudaLabel};
@@ -74,7 +74,7 @@ impl Instruments {
             copy1: find("ala_copy1".into())?,
             copy4: find("ala_copy4".into())?,
             read: find("ala_read".into())?,
-            unfused: unfused(module::load_module(context, module::FATBIN)?)?,
+            unfused: unfused(&find)?,
         })
     }
 
@@ -116,6 +116,10 @@ impl Instruments {
         }
         loss.check_context("scratch", scratch)?;
         let (values, _guard) = scratch.device_ptr_mut(stream);
+        let mut scratch = AlaScratch {
+            values,
+            row_values: values + size_of::<f32>() as u64 * (rows * classes) as u64,
+        };
         let kernels = &self.unfused
             [T::TYPE.0 as usize * module::MAPS.len() + usize::from(loss.is_per_class())];
         let logits = Logits::Read(logits);
@@ -127,24 +131,20 @@ impl Instruments {
             outputs,
             workspace,
             |step| {
-                let parameters = AlaParams {
-                    scratch: values,
-                    row_scratch: values + 4 * (rows * classes) as u64,
-                    ..*step
-                };
                 let stream = stream.cu_stream();
-                // SAFETY: every buffer was checked, lives in this context, and is kept in order by its guard; the gradient is
-                // not the logits.
-                unsafe { launch::count(loss.kernels_of(T::TYPE.0), stream, &parameters)? };
-                for (&kernel, (step, _)) in kernels.iter().zip(STEPS) {
-                    let blocks = match step {
+                // SAFETY: every buffer was checked, lives in this context, and is kept in order by its guard.
+                unsafe { launch::count(loss.kernels_of(T::TYPE.0), stream, step)? };
+                for (&kernel, (name, _)) in kernels.iter().zip(STEPS) {
+                    let blocks = match name {
                         "reduce" => 1,
-                        "gradient" if parameters.gradient == 0 => continue,
+                        "gradient" if step.gradient == 0 => continue,
                         _ => self.blocks(rows),
                     };
-                    // SAFETY: as above.
+                    let mut step = launch::numbered(step);
+                    let mut arguments = [argument(&mut step), argument(&mut scratch)];
+                    // SAFETY: as above; the gradient is not the logits, and each step takes these two.
                     unsafe {
-                        launch::launch_with(kernel, Grid::plain(blocks), stream, &parameters)?
+                        launch::launch(kernel, Grid::plain(blocks), stream, &mut arguments, false)?
                     };
                 }
                 Ok(())

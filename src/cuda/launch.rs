@@ -100,8 +100,6 @@ pub(super) fn parameters(
         hits: step.hits.unwrap_or(0),
         state: own.state,
         blocks: own.blocks,
-        scratch: 0,
-        row_scratch: 0,
         rows: step.rows as u64,
         logits_stride: step.logits_stride as u64,
         gradient_stride: step.gradient_stride as u64,
@@ -221,22 +219,26 @@ pub(super) unsafe fn count(
     }
 }
 
+/// The same with a number that the launch is told apart by, from others in the same workspace.
+pub(super) fn numbered(parameters: &AlaParams) -> AlaParams {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    AlaParams {
+        launch: NUMBER.fetch_add(1, Ordering::Relaxed),
+        ..*parameters
+    }
+}
+
 /// A kernel of the loss, which takes one `AlaParams`.
 ///
 /// # Safety
 /// As [`fused`].
-pub(super) unsafe fn launch_with(
+unsafe fn launch_with(
     kernel: Kernel,
     grid: Grid,
     stream: sys::CUstream,
     parameters: &AlaParams,
 ) -> Result<(), CudaError> {
-    /// What the next launch is told apart by, from others in the same workspace.
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let parameters = AlaParams {
-        launch: NUMBER.fetch_add(1, Ordering::Relaxed),
-        ..*parameters
-    };
+    let parameters = numbered(parameters);
     // The driver copies the parameters during the call and writes to none of them.
     let mut arguments = [std::ptr::from_ref(&parameters).cast_mut().cast::<c_void>()];
     // SAFETY: the kernel takes one AlaParams by value; the rest is the caller's promise.

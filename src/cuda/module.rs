@@ -17,9 +17,9 @@ pub(super) const MAPS: [&str; 2] = ["uniform", "per_class"];
 
 /// What build.rs compiled, if it found nvcc.
 #[cfg(ala_kernels)]
-pub(super) const FATBIN: Option<&[u8]> = Some(include_bytes!(env!("ALA_FATBIN")));
+const FATBIN: Option<&[u8]> = Some(include_bytes!(env!("ALA_FATBIN")));
 #[cfg(not(ala_kernels))]
-pub(super) const FATBIN: Option<&[u8]> = None;
+const FATBIN: Option<&[u8]> = None;
 
 /// A kernel of the module.
 #[derive(Debug, Clone, Copy)]

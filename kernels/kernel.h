@@ -1,0 +1,32 @@
+// How a kernel is declared: its name, its threads and what they do. The maps and the types by the
+// names that kernels carry.
+#pragma once
+#include "abi.h"
+
+// Half the threads that an SM of the architecture holds: the occupancy that the registers must
+// allow. Without a bound ptxas aims for so few registers on some architectures that it spills.
+#if __CUDA_ARCH__ == 750
+#define HALF_AN_SM 512
+#elif __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
+#define HALF_AN_SM 768
+#else
+#define HALF_AN_SM 1024
+#endif
+
+#define KERNEL(name, threads, ...)                                                              \
+    extern "C" __global__ void __launch_bounds__(threads, (HALF_AN_SM + threads - 1) / threads) \
+        name(const __grid_constant__ AlaParams p) {                                             \
+        __VA_ARGS__(p);                                                                         \
+    }
+
+// The maps and the types by the names that kernels carry.
+#define MAP_uniform ala::Uniform
+#define MAP_per_class ala::PerClass
+#define TYPE_f32 float
+#define TYPE_f16 __half
+#define TYPE_bf16 __nv_bfloat16
+
+#define EVERY_TYPE(X, ...) \
+    X(f32, __VA_ARGS__)    \
+    X(f16, __VA_ARGS__)    \
+    X(bf16, __VA_ARGS__)
