@@ -60,11 +60,11 @@ extern "C" __global__ void __launch_bounds__(256)
     }
 }
 
-// Its steps take where they leave their intermediate values too.
-#define STEP(name, threads, ...)                                                          \
-    extern "C" __global__ void __launch_bounds__(threads)                                 \
-        name(const __grid_constant__ AlaParams p, const __grid_constant__ AlaScratch s) { \
-        __VA_ARGS__(p, s);                                                                \
+// The baseline's steps also take where they leave their intermediate values.
+#define STEP(name, threads, ...)                                                                \
+    extern "C" __global__ void __launch_bounds__(threads, (HALF_AN_SM + threads - 1) / threads) \
+        name(const __grid_constant__ AlaParams p, const __grid_constant__ AlaScratch s) {       \
+        __VA_ARGS__(p, s);                                                                      \
     }
 
 #define UNFUSED(type, step, map) \
