@@ -2,8 +2,9 @@
 
 use ala_loss::metrics::{Accuracy, Tally};
 use ala_loss::{
-    Ala, ClassCounts, DeferredReweighting, DifficultyGradient, Error, Group, GroupThresholds, Loss,
-    Objective, Options, Outputs, QuantityLog, ZeroCounts,
+    Affine, Ala, ClassCounts, DeferredReweighting, DifficultyGradient, Error, Group,
+    GroupThresholds, Input, Loss, NonTarget, Objective, Options, Outputs, QuantityLog, RowTable,
+    Target, ZeroCounts,
 };
 
 fn counts(counts: &[u64]) -> ClassCounts {
@@ -663,4 +664,63 @@ fn hits_are_asked_for_where_they_have_a_place() {
     loss.evaluate_into(&x, &[0u8], &options, outputs)
         .expect("a place");
     assert_eq!(hits, [true]);
+}
+
+/// What is given for a table is checked as what an objective makes, and a table takes no scale of its own.
+#[test]
+fn a_table_of_ones_own_is_checked() {
+    let target = |weight| Target {
+        slope: 2.0,
+        bias: -0.5,
+        gradient_slope: 2.0,
+        weight,
+    };
+    let uniform = |slope| NonTarget::Uniform { slope };
+    let none: [Target; 0] = [];
+    assert_eq!(
+        RowTable::new(none, uniform(1.0), None),
+        Err(Error::NoClasses)
+    );
+    let one = Affine {
+        slope: 1.0,
+        bias: 0.0,
+    };
+    let short = RowTable::new([target(1.0); 2], NonTarget::PerClass(vec![one]), None);
+    assert!(matches!(
+        short,
+        Err(Error::Length {
+            got: 1,
+            expected: 2,
+            ..
+        })
+    ));
+    for (weight, slope, gamma) in [
+        (-1.0, 1.0, None),
+        (f64::NAN, 1.0, None),
+        (1.0, 0.0, None),
+        (1.0, 1e31, None),
+        (1.0, 1.0, Some(-1.0)),
+    ] {
+        let table = RowTable::new([target(weight); 2], uniform(slope), gamma);
+        assert!(
+            matches!(table, Err(Error::Parameter { .. })),
+            "{weight} {slope} {gamma:?}: {table:?}"
+        );
+    }
+
+    let table = RowTable::new([target(1.0); 2], uniform(2.0), Some(2.0)).expect("valid");
+    for given in [
+        Loss::from_table(table.clone()).scale(30.0),
+        Loss::from_table(table.clone()).input(Input::PreScaled),
+    ] {
+        assert!(matches!(given.build(), Err(Error::Misplaced { .. })));
+    }
+    let loss = Loss::from_table(table).build().expect("valid");
+    assert_eq!((loss.objective(), loss.scale()), (None, None));
+    // By hand: z = [2 x_0 - 1/2, 2 x_1], p the softmax of the target, (1 - p)^2 times cross-entropy.
+    let difference: f64 = 2.0 * 0.75 - (2.0 * 0.5 - 0.5);
+    let miss = 1.0 / (1.0 + (-difference).exp());
+    let by_hand = -(1.0 - miss).ln() * miss * miss;
+    let got = loss.evaluate(&[0.5f64, 0.75], &[0]).expect("valid").loss;
+    assert!((got - by_hand).abs() < 1e-15, "{got} {by_hand}");
 }
