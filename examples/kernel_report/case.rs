@@ -3,12 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
-use std::sync::Arc;
 
 use ala_loss::cuda::instruments::Instruments;
 use ala_loss::cuda::{CudaElement, Options, Outputs};
 use ala_loss::{ClassCounts, Loss, Objective};
-use cudarc::driver::{CudaContext, DeviceRepr};
+use cudarc::driver::DeviceRepr;
 use half::{bf16, f16};
 use softcuda::client::{Launch, SoftCuda};
 use softcuda::counters::Counters;
@@ -118,17 +117,17 @@ impl Counted {
     }
 }
 
-/// Runs one step of `case` on softcuda's device.
+/// Runs one step of `case` on softcuda's device, which the instruments are loaded into.
 pub(crate) fn count(
-    context: &Arc<CudaContext>,
+    instruments: &Instruments,
     soft: SoftCuda,
     case: Case,
     path: Path,
 ) -> Result<Counted, Failure> {
     match case.dtype {
-        Dtype::F32 => count_as::<f32>(context, soft, case, path),
-        Dtype::F16 => count_as::<f16>(context, soft, case, path),
-        Dtype::Bf16 => count_as::<bf16>(context, soft, case, path),
+        Dtype::F32 => count_as::<f32>(instruments, soft, case, path),
+        Dtype::F16 => count_as::<f16>(instruments, soft, case, path),
+        Dtype::Bf16 => count_as::<bf16>(instruments, soft, case, path),
     }
 }
 
@@ -146,7 +145,7 @@ fn loss(classes: usize, path: Path) -> Result<Loss, Failure> {
 }
 
 fn count_as<T>(
-    context: &Arc<CudaContext>,
+    instruments: &Instruments,
     soft: SoftCuda,
     case: Case,
     path: Path,
@@ -155,6 +154,7 @@ where
     T: CudaElement + DeviceRepr,
 {
     let Case { rows, classes, .. } = case;
+    let context = instruments.context();
     let loss = loss(classes, path)?.bind(context)?;
     let mut random = fastrand::Rng::with_seed(1);
     // Allocations start at 16 bytes and more.
@@ -184,7 +184,7 @@ where
         let (options, outputs) = (Options::new(), Outputs::new().gradient(&mut gradient));
         let workspace = &mut workspace;
         match &mut scratch {
-            Some(scratch) => Instruments::load(context)?.unfused(
+            Some(scratch) => instruments.unfused(
                 &loss, &stream, &logits, &labels, &options, outputs, workspace, scratch,
             )?,
             None => loss.launch(&stream, &logits, &labels, &options, outputs, workspace)?,

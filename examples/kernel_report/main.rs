@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ala_loss::cuda;
+use ala_loss::cuda::instruments::{Instruments, ptxas_report};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use output_file::OutputFile;
@@ -145,14 +146,14 @@ struct Report {
 
 impl Report {
     fn count(options: &Options) -> Result<Self, Failure> {
-        let report = cuda::instruments::ptxas_report()
+        let report = ptxas_report()
             .ok_or("the build found no nvcc: run it after `eval \"$(scripts/toolkit)\"`")?;
         let usages = ptxas::parse(report);
         // Loaded before any driver call, it is what cudarc finds, on a machine with a GPU too.
         let library = SoftCuda::locate()
             .ok_or("libsoftcuda.so is not beside this program: build it with cargo")?;
         let soft = SoftCuda::load(&library)?;
-        let context = cuda::context(0)?;
+        let instruments = Instruments::load(&cuda::context(0)?)?;
 
         let mut cases = Vec::new();
         for &classes in &options.classes {
@@ -167,7 +168,7 @@ impl Report {
         let mut rows = Vec::new();
         for case in cases {
             bar.set_message(format!("C = {} {}", case.classes, case.dtype.name()));
-            rows.push(Row::of(&context, soft, &usages, case)?);
+            rows.push(Row::of(&instruments, soft, &usages, case)?);
             bar.inc(1);
         }
         bar.finish_and_clear();

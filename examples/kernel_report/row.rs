@@ -1,9 +1,6 @@
 //! What the report says of a case.
 
-use std::sync::Arc;
-
-use ala_loss::cuda::instruments::TIERS;
-use cudarc::driver::CudaContext;
+use ala_loss::cuda::instruments::{Instruments, TIERS};
 use serde::Serialize;
 use softcuda::client::SoftCuda;
 use softcuda::device::{SECTOR, Sm};
@@ -51,13 +48,13 @@ pub(crate) struct Row {
 impl Row {
     /// Runs and counts a case on softcuda's device; `usages` are ptxas' figures of the same build.
     pub(crate) fn of(
-        context: &Arc<CudaContext>,
+        instruments: &Instruments,
         soft: SoftCuda,
         usages: &[Usage],
         case: Case,
     ) -> Result<Self, Failure> {
-        let fused = count(context, soft, case, Path::Fused)?;
-        let unfused = count(context, soft, case, Path::Unfused)?;
+        let fused = count(instruments, soft, case, Path::Fused)?;
+        let unfused = count(instruments, soft, case, Path::Unfused)?;
         Self::new(case, &fused, &unfused, usages)
     }
 

@@ -164,7 +164,9 @@ impl<T: Lane, M: Map<T::Real>> Kernel for OneBlockRow<'_, T, M> {
         let mut partial = Partial::none::<I>(map);
         if let Some(new) = new {
             new.begin(isa, 0..classes, &mut partial);
-            let sum = new.take_from_none(isa, 0..classes, partial.pivot, Some(&mut *kept));
+            let sum = new
+                .take(0..classes, partial.pivot, Some(&mut *kept))
+                .sum(isa);
             let sum = new.without_target(isa, 0..classes, sum, kept);
             new.end(isa, 0..classes, sum, Some(kept), &mut partial);
         }
@@ -216,7 +218,8 @@ impl<T: Lane, M: Map<T::Real>> Kernel for ManyBlockRow<'_, T, M> {
                     old.write_to(isa, kept, strip.end);
                 }
                 if let Some(new) = new {
-                    sum = new.take(isa, strip, partial.pivot, Some(&mut *kept), sum);
+                    let take = new.take(strip, partial.pivot, Some(&mut *kept));
+                    sum = take.onto(isa, sum);
                 }
             }
             if let Some(new) = new {

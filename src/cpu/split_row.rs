@@ -154,7 +154,8 @@ impl<T: Lane, M: Map<T::Real>> Kernel for WriteColumns<'_, T, M> {
                 },
                 target: usize::MAX,
             };
-            row.take_from_none(isa, 0..block.len(), pivot, Some(&mut exponentials));
+            row.take(0..block.len(), pivot, Some(&mut exponentials))
+                .sum(isa);
             let mut part = Gradient {
                 map,
                 first_class: first_class + block.start,

@@ -144,7 +144,7 @@ pub(super) struct RowSum<'a, T, M> {
     pub(super) target: usize,
 }
 
-impl<T: Lane, M: Map<T::Real>> RowSum<'_, T, M> {
+impl<'r, T: Lane, M: Map<T::Real>> RowSum<'r, T, M> {
     /// Where the row has no pivot yet, one from a sample of the block. A row whose sample holds only masks or NaN looks at
     /// the whole block.
     #[inline(always)]
@@ -182,61 +182,23 @@ impl<T: Lane, M: Map<T::Real>> RowSum<'_, T, M> {
         map.unmasked(max)
     }
 
-    /// The exponentials of some columns, summed up in lanes and kept where there is somewhere to.
+    /// Some columns whose exponentials are to be added up, and kept where there is somewhere to.
     #[inline(always)]
-    pub(super) fn take<I: Isa>(
+    pub(super) fn take<'a>(
         self,
-        isa: I,
         columns: Range<usize>,
         pivot: Pivot<T::Real>,
-        kept: Option<&mut [T::Real]>,
-        sum: VectorOf<I, T>,
-    ) -> VectorOf<I, T> {
-        let take = Take {
+        kept: Option<&'a mut [T::Real]>,
+    ) -> Take<'a, T, M>
+    where
+        'r: 'a,
+    {
+        Take {
             row: self,
             columns,
             pivot,
             kept,
-        };
-        if !(M::WHOLE_EXPONENTS && I::FUSED) {
-            take.with::<I, true>(isa, sum)
-        } else if pivot.subtract_first {
-            take.apart(isa, sum)
-        } else {
-            take.with::<I, false>(isa, sum)
         }
-    }
-
-    /// The same as a function of its own.
-    #[inline(always)]
-    fn take_apart<I: Isa>(
-        self,
-        isa: I,
-        columns: Range<usize>,
-        pivot: Pivot<T::Real>,
-        kept: Option<&mut [T::Real]>,
-        sum: VectorOf<I, T>,
-    ) -> VectorOf<I, T> {
-        let take = Take {
-            row: self,
-            columns,
-            pivot,
-            kept,
-        };
-        take.apart(isa, sum)
-    }
-
-    /// [`take`](Self::take) from no sum on.
-    #[inline(always)]
-    pub(super) fn take_from_none<I: Isa>(
-        self,
-        isa: I,
-        columns: Range<usize>,
-        pivot: Pivot<T::Real>,
-        kept: Option<&mut [T::Real]>,
-    ) -> VectorOf<I, T> {
-        let none = VectorOf::<I, T>::splat(isa, T::Real::default());
-        self.take(isa, columns, pivot, kept, none)
     }
 
     /// The sum of some columns off the target; nothing is kept.
@@ -245,7 +207,7 @@ impl<T: Lane, M: Map<T::Real>> RowSum<'_, T, M> {
         let mut sum = VectorOf::<I, T>::splat(isa, T::Real::default());
         for columns in off_target(columns, self.target) {
             if !columns.is_empty() {
-                sum = self.take(isa, columns, pivot, None, sum);
+                sum = self.take(columns, pivot, None).onto(isa, sum);
             }
         }
         total::<I, T::Real>(sum)
@@ -325,7 +287,7 @@ fn total<I: Isa, R: Float>(sum: R::Vector<I>) -> f64 {
 }
 
 /// Some columns of a row to take.
-struct Take<'a, T: Lane, M> {
+pub(super) struct Take<'a, T: Lane, M> {
     row: RowSum<'a, T, M>,
     columns: Range<usize>,
     pivot: Pivot<T::Real>,
@@ -333,6 +295,24 @@ struct Take<'a, T: Lane, M> {
 }
 
 impl<T: Lane, M: Map<T::Real>> Take<'_, T, M> {
+    /// The sum in lanes.
+    #[inline(always)]
+    pub(super) fn sum<I: Isa>(self, isa: I) -> VectorOf<I, T> {
+        self.onto(isa, VectorOf::<I, T>::splat(isa, T::Real::default()))
+    }
+
+    /// `sum` and these.
+    #[inline(always)]
+    pub(super) fn onto<I: Isa>(self, isa: I, sum: VectorOf<I, T>) -> VectorOf<I, T> {
+        if !(M::WHOLE_EXPONENTS && I::FUSED) {
+            self.with::<I, true>(isa, sum)
+        } else if self.pivot.subtract_first {
+            self.apart(isa, sum)
+        } else {
+            self.with::<I, false>(isa, sum)
+        }
+    }
+
     #[inline(always)]
     fn with<I: Isa, const SUBTRACT_FIRST: bool>(
         self,
@@ -356,6 +336,7 @@ impl<T: Lane, M: Map<T::Real>> Take<'_, T, M> {
         step.sum
     }
 
+    /// [`onto`](Self::onto) as a function of its own.
     #[inline(always)]
     fn apart<I: Isa>(self, isa: I, sum: VectorOf<I, T>) -> VectorOf<I, T> {
         let mut lanes = [T::Real::default(); MOST_LANES];
@@ -432,13 +413,14 @@ impl<T: Lane, M: Map<T::Real>> Kernel for RetakeFromHigher<'_, T, M> {
         let Some(kept) = kept else {
             for columns in off_target(block, row.target) {
                 if !columns.is_empty() {
-                    sum = row.take_apart(isa, columns, partial.pivot, None, sum);
+                    sum = row.take(columns, partial.pivot, None).apart(isa, sum);
                 }
             }
             partial.sum += total::<I, T::Real>(sum);
             return partial;
         };
-        let sum = row.take_apart(isa, block.clone(), partial.pivot, Some(&mut *kept), sum);
+        let take = row.take(block.clone(), partial.pivot, Some(&mut *kept));
+        let sum = take.apart(isa, sum);
         partial.sum += row.without_target(isa, block, sum, kept);
         partial
     }

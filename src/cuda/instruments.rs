@@ -78,12 +78,18 @@ impl Instruments {
         })
     }
 
+    /// The context that they were loaded into.
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
     /// The same result as [`CudaLoss::launch`] by the unfused baseline, one kernel an operation: what benchmarks compare with.
     /// Rows whose logits are so large that `f32` cannot tell their exponents apart are beyond it. `scratch` holds at least
     /// `N C + 2 N` numbers.
     ///
     /// # Errors
-    /// As [`CudaLoss::launch`], and [`Error::Length`] where `scratch` is too short.
+    /// As [`CudaLoss::launch`], [`Error::Length`] where `scratch` is too short, and [`CudaError::OtherContext`] where these
+    /// kernels were loaded into another context than the loss's.
     #[expect(
         clippy::too_many_arguments,
         reason = "those of `launch`, the loss and the scratch"
@@ -113,6 +119,10 @@ impl Instruments {
                 got: scratch.len(),
                 expected,
             });
+        }
+        if *self.context != **loss.context() {
+            let buffer = "baseline";
+            return Err(CudaError::OtherContext { buffer }.into());
         }
         loss.check_context("scratch", scratch)?;
         let (values, _guard) = scratch.device_ptr_mut(stream);

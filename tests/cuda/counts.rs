@@ -140,7 +140,7 @@ fn counted(cases: impl Iterator<Item = Case>, path: Path) -> Vec<(Case, Counted)
     };
     cases
         .map(|case| {
-            let counted = count(&device.context, soft, case, path)
+            let counted = count(device.instruments, soft, case, path)
                 .unwrap_or_else(|failure| panic!("{case:?}: {failure}"));
             (case, counted)
         })
