@@ -54,10 +54,12 @@ typedef struct AlaTotals {
     uint64_t counted;
 } AlaTotals;
 
-/* The same in memory, for the last block. */
+/* The same in memory, for the last block, in halves of 16 bytes: the second is read where rows are counted. */
 typedef struct AlaBlockTotals {
-    AlaTotals totals;
+    double loss;
     uint64_t launch; /* AlaParams::launch of its launch */
+    double weight;
+    uint64_t counted;
 } AlaBlockTotals;
 
 /* One block's part of a row: its maximum u_j off the target, their sum of exp2(u_j - maximum). */

@@ -64,27 +64,15 @@ __device__ __forceinline__ bool not_every_row_counts_one(const AlaParams& p) {
     return (p.flags & (ALA_HAS_IGNORE | ALA_WEIGHTED)) != 0;
 }
 
-// What the last block leaves for the host and for the next launch. Called by its thread 0.
-__device__ inline void settle(const AlaParams& p, const AlaTotals& totals) {
-    AlaState& state = state_of(p);
-    if ((p.flags & ALA_COUNTED) == 0) {
-        const bool counts = not_every_row_counts_one(p);
-        state.total_weight = counts ? totals.weight : static_cast<double>(p.rows);
-        state.counted_rows = counts ? totals.counted : p.rows;
-    }
-    const double divisor =
-        p.reduction == ALA_REDUCTION_MEAN && state.total_weight > 0.0 ? state.total_weight : 1.0;
-    state.loss = totals.loss / divisor;
-    // Other blocks reached it by atomics alone.
-    const uint64_t bad_row = atomicExch(
-        reinterpret_cast<unsigned long long*>(&state.step_bad_row),
-        static_cast<unsigned long long>(ALA_NO_ROW));
-    if (bad_row != ALA_NO_ROW && state.bad_row == ALA_NO_ROW) {
-        state.bad_row = bad_row;
-        state.bad_label = read_label(p, bad_row);
-    }
-    state.blocks_done = 0;
-    state.tickets = 0;
+// Adds to a number that other blocks add to. Whoever gets to know another's addition sees what that
+// block wrote before it.
+__device__ __forceinline__ uint32_t add_acquire_release(uint32_t* to, uint32_t more) {
+    uint32_t before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(to), "r"(more)
+                 : "memory");
+    return before;
 }
 
 // Leaves a block's totals for the launch's last block, and says whether it is the last itself.
@@ -93,32 +81,82 @@ __device__ inline void settle(const AlaParams& p, const AlaTotals& totals) {
 __device__ inline bool leave_totals(const AlaParams& p, const AlaTotals& totals, uint32_t place) {
     // Two stores of 16 bytes.
     ulonglong2* to = reinterpret_cast<ulonglong2*>(&blocks_of(p).totals[place]);
-    to[0] = make_ulonglong2(__double_as_longlong(totals.loss), __double_as_longlong(totals.weight));
-    to[1] = make_ulonglong2(totals.counted, p.launch);
-    // The block's totals are visible to the device before it counts itself done.
-    __threadfence();
-    const bool last = atomicAdd(&state_of(p).blocks_done, 1u) == gridDim.x - 1;
-    // The other blocks' totals are read after their counts, by this thread and, behind the next
-    // barrier, by its block.
-    __threadfence();
-    return last;
+    to[0] = make_ulonglong2(__double_as_longlong(totals.loss), p.launch);
+    to[1] = make_ulonglong2(__double_as_longlong(totals.weight), totals.counted);
+    // The block's totals are visible to the device before it counts itself done; the other blocks'
+    // are read after their counts, by this thread and, behind the next barrier, by its block.
+    return add_acquire_release(&state_of(p).blocks_done, 1) == gridDim.x - 1;
+}
+
+// Calls `body(half)` with one half of each block's totals, those of a thread in their order. They
+// are asked for eight at a time: each takes a round trip to L2.
+template <typename Body>
+__device__ __forceinline__ void each_block(const AlaParams& p, int half, ulonglong2 none, Body body) {
+    constexpr uint32_t AT_ONCE = 8;
+    const ulonglong2* from = reinterpret_cast<const ulonglong2*>(blocks_of(p).totals) + half;
+#pragma unroll 1
+    for (uint32_t first = threadIdx.x; first < gridDim.x; first += AT_ONCE * blockDim.x) {
+        ulonglong2 some[AT_ONCE];
+#pragma unroll
+        for (uint32_t i = 0; i < AT_ONCE; i++) {
+            const uint32_t block = first + i * blockDim.x;
+            // Written by other blocks of this launch: read past this SM's L1.
+            some[i] = none;
+            if (block < gridDim.x) {
+                some[i] = __ldcg(from + 2 * block);
+            }
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < AT_ONCE; i++) {
+            body(some[i]);
+        }
+    }
 }
 
 // What all blocks left, added up, in thread 0. Called by every thread of the last block.
 __device__ inline AlaTotals launch_totals(const AlaParams& p) {
     AlaTotals some = no_rows();
     bool others = false;
-    for (uint32_t block = threadIdx.x; block < gridDim.x; block += blockDim.x) {
-        // Written by other blocks of this launch: read past this SM's L1.
-        const ulonglong2* from = reinterpret_cast<const ulonglong2*>(&blocks_of(p).totals[block]);
-        const ulonglong2 sums = __ldcg(from), rest = __ldcg(from + 1);
-        add_totals(some, {__longlong_as_double(sums.x), __longlong_as_double(sums.y), rest.x});
-        others |= rest.y != p.launch;
+    each_block(p, 0, make_ulonglong2(0, p.launch), [&](ulonglong2 half) {
+        some.loss += __longlong_as_double(half.x);
+        others |= half.y != p.launch;
+    });
+    if (not_every_row_counts_one(p)) {
+        each_block(p, 1, make_ulonglong2(0, 0), [&](ulonglong2 half) {
+            some.weight += __longlong_as_double(half.x);
+            some.counted += half.y;
+        });
     }
     if (others) {
         report_disturbed(p);
     }
     return block_totals(some);
+}
+
+// What the last block leaves for the host and for the next launch. Called by its thread 0.
+// `bad_row` is the launch's first.
+__device__ inline void settle(const AlaParams& p, const AlaTotals& totals, uint64_t bad_row) {
+    AlaState& state = state_of(p);
+    double weight;
+    if ((p.flags & ALA_COUNTED) == 0) {
+        const bool counts = not_every_row_counts_one(p);
+        weight = counts ? totals.weight : static_cast<double>(p.rows);
+        state.total_weight = weight;
+        state.counted_rows = counts ? totals.counted : p.rows;
+    } else {
+        weight = state.total_weight;
+    }
+    const double divisor = p.reduction == ALA_REDUCTION_MEAN && weight > 0.0 ? weight : 1.0;
+    state.loss = totals.loss / divisor;
+    if (bad_row != ALA_NO_ROW) {
+        state.step_bad_row = ALA_NO_ROW;
+        if (state.bad_row == ALA_NO_ROW) {
+            state.bad_row = bad_row;
+            state.bad_label = read_label(p, bad_row);
+        }
+    }
+    state.blocks_done = 0;
+    state.tickets = 0;
 }
 
 // Folds `count` totals of a block into the first warp's, by that warp: far fewer instructions than
@@ -211,9 +249,12 @@ __device__ void finish(
             blocks_of(p).arrived[group] = 0;
         }
     }
+    // Other blocks reached it by atomics: read past this SM's L1, at the same time as the totals.
+    const uint64_t bad_row =
+        __ldcg(reinterpret_cast<const unsigned long long*>(&state_of(p).step_bad_row));
     const AlaTotals all = launch_totals(p);
     if (threadIdx.x == 0) {
-        settle(p, all);
+        settle(p, all, bad_row);
     }
 }
 

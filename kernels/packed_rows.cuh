@@ -198,8 +198,11 @@ __device__ void packed_rows(const AlaParams& p) {
     AlaTotals mine = no_rows();
     // 32 bits hold every row (the host sees to it).
     const uint32_t all_rows = static_cast<uint32_t>(p.rows);
-    for (uint32_t first = blockIdx.x * blockDim.x; first < all_rows;
-         first += gridDim.x * blockDim.x) {
+    const uint32_t step = gridDim.x * blockDim.x;
+    constexpr uint32_t LINE = LINE_BYTES / sizeof(T);
+    const bool has_line = threadIdx.x * LINE < blockDim.x * classes;
+    const uint64_t line = static_cast<uint64_t>(step) * classes + threadIdx.x * LINE;
+    for (uint32_t first = blockIdx.x * blockDim.x; first < all_rows; first += step) {
         const uint32_t rows = min(all_rows - first, blockDim.x);
         const bool live = threadIdx.x < rows;
         const uint32_t row = first + threadIdx.x;
@@ -209,6 +212,10 @@ __device__ void packed_rows(const AlaParams& p) {
         const Span span = split(logits, rows * classes);
         const Tile places(tile, classes, span.head);
         copy_in(logits, span, places);
+        // The next tile's lines come to L2 meanwhile, one a thread.
+        if (has_line && first + step + blockDim.x <= all_rows) {
+            prefetch(logits + line);
+        }
         // The tile is whole before any thread reads its row, which others loaded.
         __syncthreads();
 

@@ -404,6 +404,17 @@ __device__ void register_row(const AlaParams& p) {
         typename Shape::Logits logits;
         load_row(place, row_logits, logits);
 
+        // The next row's lines come to L2 meanwhile, one a lane. Rows of few lanes have few elements
+        // to pay for it.
+        if constexpr (LANES > 4) {
+            constexpr uint32_t LINE = LINE_BYTES / sizeof(T);
+            static_assert(LANES * LINE >= LANES * ELEMENTS, "a line a lane is the row");
+            const uint32_t next = row + gridDim.x * rows_at_once;
+            if (next < rows && lane * LINE < p.classes) {
+                prefetch(logits_row<T>(p, next) + lane * LINE);
+            }
+        }
+
         // No classes.
         constexpr uint32_t NO_TARGET = UINT32_MAX;
         constexpr uint32_t NO_ROW = NO_TARGET - 1;

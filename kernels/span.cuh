@@ -126,6 +126,15 @@ __device__ __forceinline__ Words load_if(const Share& share, const T* from) {
     return w;
 }
 
+// What an SM asks of L2 at a time.
+constexpr uint32_t LINE_BYTES = 128;
+
+// Brings a line of memory to L2.
+template <typename T>
+__device__ __forceinline__ void prefetch(const T* from) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+}
+
 template <int AT, int STEP, typename T>
 __device__ __forceinline__ void store_whole(T* to, const Words& w) {
     asm volatile("st.global.cs.v4.b32 [%0+%1], {%2, %3, %4, %5};"

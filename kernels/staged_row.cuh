@@ -141,24 +141,40 @@ __device__ __forceinline__ float stage_logits(
     outdone = p.hits != 0 &&
               (x_target != x_target || (part.has_edge && outdoes(edge, edge_class, x_target, y)));
     float max = map.order(edge, edge_class);
-#pragma unroll 2
-    for (uint32_t i = part.begin + threadIdx.x; i < part.end; i += THREADS) {
-        const uint32_t first = part.span.head + i * V;
-        const Words words = load_words(logits + first);
-        part.stage[i - part.begin] =
-            make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
-        float x[V];
-        unpack<T>(words, x);
-        const bool has_target = y - first < V;
+    // Several vectors are asked for at a time: each takes a round trip to memory.
+    constexpr uint32_t AT_ONCE = Map::ORDERED ? 4 : 2;
+#pragma unroll 1
+    for (uint32_t next = part.begin + threadIdx.x; next < part.end; next += AT_ONCE * THREADS) {
+        Words some[AT_ONCE];
 #pragma unroll
-        for (int k = 0; k < V; k++) {
-            const float order = map.order(x[k], first + k);
-            max = has_target && y - first == k ? max : Max::of(max, order);
+        for (uint32_t n = 0; n < AT_ONCE; n++) {
+            if (next + n * THREADS < part.end) {
+                some[n] = load_words(logits + part.span.head + (next + n * THREADS) * V);
+            }
         }
-        if (p.hits != 0) {
+#pragma unroll
+        for (uint32_t n = 0; n < AT_ONCE; n++) {
+            const uint32_t i = next + n * THREADS;
+            if (i >= part.end) {
+                break;
+            }
+            const Words& words = some[n];
+            const uint32_t first = part.span.head + i * V;
+            part.stage[i - part.begin] =
+                make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
+            float x[V];
+            unpack<T>(words, x);
+            const bool has_target = y - first < V;
 #pragma unroll
             for (int k = 0; k < V; k++) {
-                outdone |= outdoes(x[k], first + k, x_target, y);
+                const float order = map.order(x[k], first + k);
+                max = has_target && y - first == k ? max : Max::of(max, order);
+            }
+            if (p.hits != 0) {
+#pragma unroll
+                for (int k = 0; k < V; k++) {
+                    outdone |= outdoes(x[k], first + k, x_target, y);
+                }
             }
         }
     }
@@ -257,6 +273,18 @@ __device__ void staged_row(const AlaParams& p) {
         float edge;
         bool outdone;
         const float pivot = stage_logits(p, map, part, logits, y, x_target, edge, outdone);
+
+        // The next row's lines of this part come to L2 meanwhile.
+        const uint64_t next = row + gridDim.x / p.parts;
+        if (next < p.rows) {
+            constexpr uint32_t LINE = LINE_BYTES / sizeof(T);
+            const T* from = logits_row<T>(p, next);
+            const uint32_t begin = part_of_row * p.part_vectors * WIDTH<T>;
+            const uint32_t end = min(p.classes, begin + p.part_vectors * WIDTH<T>);
+            for (uint32_t j = begin + threadIdx.x * LINE; j < end; j += THREADS * LINE) {
+                prefetch(from + j);
+            }
+        }
 
         // 4 and 5: its exponentials and their sum, then the warp's.
         const MaxSum of_warp = merge_team<WARP>(sum_exponentials(map, part, y, pivot, edge));

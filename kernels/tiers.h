@@ -40,8 +40,8 @@
     X(register_row, row512x16, 512, 16, 512, per_class)  \
     X(register_row, row512x24, 512, 24, 512, uniform)    \
     X(register_row, row512x32, 512, 32, 512, uniform)    \
-    X(staged_row,   staged,    512, ANY, 512, uniform)   \
-    X(staged_row,   staged,    512, ANY, 512, per_class) \
+    X(staged_row,   staged,    256, ANY, 256, uniform)   \
+    X(staged_row,   staged,    256, ANY, 256, per_class) \
     X(streamed_row, streamed,  512, ANY, 512, uniform)   \
     X(streamed_row, streamed,  512, ANY, 512, per_class)
 /* clang-format on */

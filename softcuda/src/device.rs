@@ -75,7 +75,7 @@ pub(crate) const SHARED_PER_BLOCK: u32 = 48 << 10;
 pub(crate) const SM_COUNT: u32 = 132;
 /// Blocks that the device holds at a time, where nothing else is said: two for each multiprocessor, as many as it holds
 /// of the largest.
-pub const RESIDENT_BLOCKS: usize = 2 * SM_COUNT as usize;
+pub const RESIDENT_BLOCKS: usize = 4 * SM_COUNT as usize;
 
 /// Device memory, in bytes; host memory is taken only for what is allocated.
 pub(crate) const CAPACITY: u64 = 16 << 30;

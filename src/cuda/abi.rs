@@ -118,17 +118,23 @@ const _: () = {
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AlaBlockTotals {
-    pub totals: AlaTotals,
+    pub loss: f64,
     pub launch: u64,
+    pub weight: f64,
+    pub counted: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of AlaBlockTotals"][::core::mem::size_of::<AlaBlockTotals>() - 32usize];
     ["Alignment of AlaBlockTotals"][::core::mem::align_of::<AlaBlockTotals>() - 8usize];
-    ["Offset of field: AlaBlockTotals::totals"]
-        [::core::mem::offset_of!(AlaBlockTotals, totals) - 0usize];
+    ["Offset of field: AlaBlockTotals::loss"]
+        [::core::mem::offset_of!(AlaBlockTotals, loss) - 0usize];
     ["Offset of field: AlaBlockTotals::launch"]
-        [::core::mem::offset_of!(AlaBlockTotals, launch) - 24usize];
+        [::core::mem::offset_of!(AlaBlockTotals, launch) - 8usize];
+    ["Offset of field: AlaBlockTotals::weight"]
+        [::core::mem::offset_of!(AlaBlockTotals, weight) - 16usize];
+    ["Offset of field: AlaBlockTotals::counted"]
+        [::core::mem::offset_of!(AlaBlockTotals, counted) - 24usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

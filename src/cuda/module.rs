@@ -11,7 +11,7 @@ use super::tiers::{RowRequirement, TIERS};
 /// Threads of the kernels that are no tier.
 pub(super) const THREADS: u32 = 256;
 /// What a block of the staged tier has of shared memory besides the stage, and what the driver takes of it.
-const STAGE_MARGIN: u32 = 4 << 10;
+pub(super) const STAGE_MARGIN: u32 = 4 << 10;
 pub(super) const ELEMENTS: [&str; 3] = ["f32", "f16", "bf16"];
 pub(super) const MAPS: [&str; 2] = ["uniform", "per_class"];
 
@@ -48,6 +48,8 @@ pub(super) struct DeviceLimits {
     pub(super) threads: u32,
     /// Bytes of dynamic shared memory for a block of the staged tier, so that a multiprocessor holds two.
     pub(super) stage_bytes: u32,
+    /// Bytes of shared memory of a multiprocessor.
+    pub(super) shared: u32,
 }
 
 impl DeviceLimits {
@@ -67,6 +69,7 @@ impl DeviceLimits {
             threads: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?
                 .max(1),
             stage_bytes: (shared / 2).min(opt_in).saturating_sub(STAGE_MARGIN) / 16 * 16,
+            shared,
         })
     }
 }
@@ -153,7 +156,7 @@ fn load_all(context: &Arc<CudaContext>) -> Result<Vec<Kernels>, CudaError> {
                         let kernel = find(format!("ala_{}_{element}_{map}", tier.name))?;
                         if tier.rows == RowRequirement::Staged {
                             opt_in_to_shared(kernel, device.stage_bytes)?;
-                            staged_blocks = resident(kernel, tier.threads, device.stage_bytes)?;
+                            staged_blocks = resident(kernel, tier.threads, 0)?;
                         }
                         Ok(Some(kernel))
                     })

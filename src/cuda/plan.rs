@@ -2,7 +2,7 @@
 
 use super::abi::{ALA_MOST_BLOCKS, AlaParams, AlaTotals};
 use super::error::CudaError;
-use super::module::{DeviceLimits, Kernel, Kernels, THREADS};
+use super::module::{DeviceLimits, Kernel, Kernels, STAGE_MARGIN, THREADS};
 use super::tiers::{MOST_CLASSES, RowRequirement, TIERS, Tier, WARP};
 
 /// How a step is launched: which kernel, in what blocks.
@@ -80,14 +80,15 @@ pub(super) fn shape_of(
     element_bytes: u64,
 ) -> Result<LaunchShape, CudaError> {
     let device = kernels.device;
+    // A tile of rows takes several trips to memory in a row, which only many tiles hide.
+    let few = batch.rows < u64::from(PACKED_ROWS * device.multiprocessors);
     // The last tier takes every row.
-    let (tier, _) =
-        tiers_of(kernels, batch, element_bytes)
-            .next()
-            .ok_or(CudaError::TooManyClasses {
-                classes: batch.classes as usize,
-                most: MOST_CLASSES,
-            })?;
+    let (tier, _) = tiers_of(kernels, batch, element_bytes)
+        .find(|(tier, _)| !(few && tier.rows == RowRequirement::Contiguous))
+        .ok_or(CudaError::TooManyClasses {
+            classes: batch.classes as usize,
+            most: MOST_CLASSES,
+        })?;
     let mut threads = tier.threads;
     while threads > WARP.max(tier.lanes)
         && batch.rows.div_ceil(u64::from(threads / tier.lanes)) < u64::from(device.multiprocessors)
@@ -97,15 +98,37 @@ pub(super) fn shape_of(
     if tier.rows != RowRequirement::Staged {
         return Ok(in_waves(kernels, tier, threads));
     }
-    // A device that the rows alone do not fill shares them out.
-    let idle = u64::from(device.multiprocessors) / batch.rows.max(1);
-    let useful = batch.row_vectors(element_bytes) * VECTOR_BYTES / LEAST_PART_BYTES;
-    let parts = least_parts(batch, device, element_bytes).max(idle.min(useful));
     Ok(staged(
         kernels,
         tier,
-        parts.clamp(1, most_parts(device)) as u32,
+        batch,
+        element_bytes,
+        parts_of(kernels, batch, element_bytes) as u32,
     ))
+}
+
+/// How many blocks share a row: as many as make the last of them end first. Each takes one part of every row of its group,
+/// one after the other; held against the times of every number on a GPU (docs/gpu.md).
+fn parts_of(kernels: &Kernels, batch: &Batch, element_bytes: u64) -> u64 {
+    let device = kernels.device;
+    let vectors = batch.row_vectors(element_bytes);
+    let least = least_parts(batch, device, element_bytes);
+    let most =
+        (vectors * VECTOR_BYTES / LEAST_PART_BYTES).clamp(least, most_parts(device).max(least));
+    let cost = |parts: u64| {
+        let part = vectors.div_ceil(parts);
+        let resident = u64::from(resident(kernels, batch, element_bytes, parts));
+        let groups = (resident * u64::from(device.multiprocessors) / parts).max(1);
+        let meeting = if parts > 1 { MEETING_VECTORS } else { 0 };
+        let time = batch.rows.div_ceil(groups) * (part + meeting);
+        // What is left of an SM's memory is its L1, where loads under way have their place.
+        let crowded = resident * (part * VECTOR_BYTES + u64::from(STAGE_MARGIN))
+            > u64::from(device.shared) / 7 * 6;
+        if crowded { time + time / 8 } else { time }
+    };
+    (least..=most)
+        .min_by_key(|&parts| cost(parts))
+        .unwrap_or(least)
 }
 
 /// Blocks of several waves, each with rows of its own.
@@ -120,13 +143,27 @@ fn in_waves(kernels: &Kernels, tier: &Tier, threads: u32) -> LaunchShape {
 }
 
 /// As many blocks of the staged tier as the device holds.
-fn staged(kernels: &Kernels, tier: &Tier, parts: u32) -> LaunchShape {
+fn staged(
+    kernels: &Kernels,
+    tier: &Tier,
+    batch: &Batch,
+    element_bytes: u64,
+    parts: u32,
+) -> LaunchShape {
     LaunchShape {
         tier: tier.name,
         threads: tier.threads,
-        blocks_per_multiprocessor: kernels.staged_blocks,
+        blocks_per_multiprocessor: resident(kernels, batch, element_bytes, parts.into()),
         parts,
     }
+}
+
+/// Blocks of the staged tier that a multiprocessor holds, each with one of `parts` of a row.
+fn resident(kernels: &Kernels, batch: &Batch, element_bytes: u64, parts: u64) -> u32 {
+    let device = kernels.device;
+    let part = batch.row_vectors(element_bytes).div_ceil(parts) * VECTOR_BYTES;
+    let by_shared = u64::from(device.shared) / (part + u64::from(STAGE_MARGIN));
+    (by_shared as u32).clamp(1, kernels.staged_blocks)
 }
 
 /// For rows of the staged tier: a block a row, staged where it fits, else streamed.
@@ -145,7 +182,7 @@ pub(super) fn shape_of_one_block_a_row(
     let tier = TIERS.iter().find(|tier| tier.rows == wanted);
     let tier = tier.unwrap_or(&TIERS[TIERS.len() - 1]);
     match tier.rows {
-        RowRequirement::Staged => staged(kernels, tier, 1),
+        RowRequirement::Staged => staged(kernels, tier, batch, element_bytes, 1),
         _ => in_waves(kernels, tier, tier.threads),
     }
 }
@@ -162,11 +199,16 @@ pub(super) fn shapes_of(kernels: &Kernels, batch: &Batch, element_bytes: u64) ->
         if tier.rows == RowRequirement::Staged {
             let least = least_parts(batch, device, element_bytes).max(1) as u32;
             let most = most_parts(device) as u32;
-            let doubled = std::iter::successors(Some(least), |&parts| Some(2 * parts));
+            // All that leave a part some length, and of the others some.
+            let bytes = batch.row_vectors(element_bytes) * VECTOR_BYTES;
+            let long = |parts: u32| u64::from(parts) * LEAST_PART_BYTES / 4 <= bytes;
+            let wanted = |parts: &u32| {
+                long(*parts) || (*parts / least).is_power_of_two() && *parts % least == 0
+            };
             shapes.extend(
-                doubled
-                    .take_while(|&parts| parts <= most)
-                    .map(|parts| staged(kernels, tier, parts)),
+                (least..=most)
+                    .filter(wanted)
+                    .map(|parts| staged(kernels, tier, batch, element_bytes, parts)),
             );
             continue;
         }
@@ -219,6 +261,10 @@ pub(super) struct Plan {
 /// Blocks do not share a row of fewer bytes: the wait for one another costs more than they save.
 const LEAST_PART_BYTES: u64 = 32 << 10;
 const VECTOR_BYTES: u64 = 16;
+/// Rows a multiprocessor from which the packed tier is the faster one.
+const PACKED_ROWS: u32 = 16;
+/// What a part's meeting with the others of its row takes, in the vectors that a block moves meanwhile.
+const MEETING_VECTORS: u64 = 128;
 
 impl Plan {
     pub(super) fn of(
@@ -281,7 +327,9 @@ impl Plan {
         if staged {
             let part_vectors = batch.row_vectors(element_bytes).div_ceil(parts);
             // Those that wait for one another run at the same time.
-            let resident = most_blocks.min(kernels.staged_blocks * device.multiprocessors);
+            let resident = resident(kernels, batch, element_bytes, parts)
+                .saturating_mul(device.multiprocessors)
+                .min(most_blocks);
             let at_once = (u64::from(resident) / parts).clamp(1, batch.rows.max(1));
             plan.parts = chosen.parts;
             plan.part_vectors = part_vectors as u32;
@@ -303,7 +351,7 @@ fn tile_bytes(threads: u32, classes: u32) -> u32 {
 /// Blocks that may share a row. They wait for one another, so that such a launch is a cooperative one: the driver runs all
 /// its blocks at once, or refuses it.
 fn most_parts(device: DeviceLimits) -> u64 {
-    u64::from(device.multiprocessors / 8).clamp(1, 16)
+    u64::from(device.multiprocessors / 4).clamp(1, 32)
 }
 
 /// Whether 32 bits hold every row, and the last step over them too.

@@ -104,8 +104,8 @@ pub const TIERS: &[Tier] = &[
         name: "staged",
         uniform: MOST_CLASSES,
         per_class: MOST_CLASSES,
-        threads: 512,
-        lanes: 512,
+        threads: 256,
+        lanes: 256,
         rows: RowRequirement::Staged,
         // In each warp, over the warps, and where blocks share the row over them.
         reductions: 6,

@@ -105,12 +105,12 @@ fn a_launch_shape_that_does_not_fit_is_refused() {
         LaunchShape { parts: 0, ..own },
         LaunchShape { parts: 2, ..own },
         LaunchShape {
-            threads: 256,
+            threads: 512,
             ..staged
         },
         LaunchShape { parts: 0, ..staged },
         LaunchShape {
-            parts: 17,
+            parts: 34,
             ..staged
         },
     ] {

@@ -104,7 +104,14 @@ fn a_workspace_that_is_not_at_rest_says_so() {
         // Another launch's block came first.
         set(&device, address + place, 1);
         let misused = Err(CudaError::Workspace.into());
-        assert_eq!(run(&mut workspace), misused, "{}", what());
+        let disturbed = run(&mut workspace);
+        if device.soft.is_none() && disturbed.is_ok() {
+            // On a GPU the block that took itself for the last may come when all others have left their totals.
+            check(disturbed);
+            workspace.reset(&device.stream).expect("resets");
+            continue;
+        }
+        assert_eq!(disturbed, misused, "{}", what());
         // It stays so until it is reset.
         assert_eq!(workspace.read(&device.stream), misused, "{}", what());
         workspace.reset(&device.stream).expect("resets");
@@ -120,7 +127,7 @@ fn totals_of_another_launch_are_found() {
     let _races = Disturbed::on(&device);
     let (rows, classes) = (50, 300);
     let bound = device.bind(&loss(classes));
-    let (logits, labels, _) = batch(rows, classes);
+    let (logits, labels, right) = batch(rows, classes);
     let (x, y) = (device.upload(&logits), device.upload(&labels));
     let (mut workspace, address) = workspace(&device, &bound, rows);
     let launch = |workspace: &mut Workspace| {
@@ -139,8 +146,15 @@ fn totals_of_another_launch_are_found() {
     set(&device, address + BLOCKS_DONE, 1);
     launch(&mut workspace).expect("launches");
     set(&device, address + BLOCKS_DONE, 0);
-    let read = workspace.read(&device.stream);
-    assert_eq!(read, Err(CudaError::Workspace.into()));
+    match workspace.read(&device.stream) {
+        // As above.
+        Ok(summary) if device.soft.is_none() => {
+            assert_within(summary.loss, right, loss_bound(right), &|| {
+                "on a GPU".into()
+            });
+        }
+        read => assert_eq!(read, Err(CudaError::Workspace.into())),
+    }
 }
 
 #[test]

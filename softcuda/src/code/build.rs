@@ -40,6 +40,9 @@ pub(super) fn operation(names: &mut Names, op: &Opcode, operands: &[&str]) -> Op
         }
         ("bar", _) => barrier(names, op, operands),
         ("nanosleep", [_]) => Some(Op::Yield),
+        ("prefetch", [a]) if op.flags == ["global", "L2"] => {
+            Some(Op::Prefetch { at: names.address(a, Space::Global)? })
+        }
         ("trap", []) => Some(Op::Trap),
         _ => {
             let ([d, sources @ ..], ty) = (operands, op.ty()?) else { return None };
@@ -129,7 +132,7 @@ fn all(ty: Ty, count: usize) -> u64 {
 }
 
 fn atomic_update(names: &mut Names, op: &Opcode, old: Option<u32>, operands: &[&str]) -> Option<Op> {
-    const PLACE: &str = "global shared relaxed acquire release cta gpu sys";
+    const PLACE: &str = "global shared relaxed acquire release acq_rel cta gpu sys";
     let ([at, operand], ty) = (operands, op.ty()?) else { return None };
     let mut others = op.flags.iter().filter(|flag| !PLACE.split(' ').any(|known| known == **flag));
     let (Some(name), None) = (others.next(), others.next()) else { return None };

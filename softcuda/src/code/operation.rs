@@ -152,6 +152,8 @@ pub(crate) enum Op {
     Load(Box<Transfer>),
     Store(Box<Transfer>),
     Atomic(Box<Atomic>),
+    /// Brings a line of memory nearer: what it holds is not looked at.
+    Prefetch { at: Address },
     Shuffle(Box<Shuffle>),
     Vote { vote: Vote, pred: Pred, members: u32 },
     WarpBarrier { members: u32 },

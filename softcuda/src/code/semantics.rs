@@ -9,11 +9,13 @@ fn scope(op: &Opcode) -> Scope {
 pub(super) fn semantics(op: &Opcode) -> Semantics {
     let atomic = op.base == "atom" || op.base == "red";
     let volatile = op.has("volatile");
+    let acquire = op.has("acquire") || op.has("acq_rel");
+    let release = op.has("release") || op.has("acq_rel");
     Semantics {
-        strong: atomic || volatile || op.has("relaxed") || op.has("acquire") || op.has("release"),
+        strong: atomic || volatile || op.has("relaxed") || acquire || release,
         volatile,
-        acquire: op.has("acquire"),
-        release: op.has("release"),
+        acquire,
+        release,
         atomic,
         read_only: op.has("nc"),
         scope: scope(op),

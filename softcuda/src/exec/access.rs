@@ -225,6 +225,24 @@ impl Warp {
         Ok(())
     }
 
+    /// Memory that nobody gave out is as much a fault as with a load; a GPU would pass over it. DRAM moves what the address
+    /// is in, and nothing comes to the multiprocessor: no request is counted.
+    pub(super) fn prefetch(&mut self, cx: &mut Context, at: &Address, active: u32) -> Result<(), Fault> {
+        self.need(at.base, active, cx.code)?;
+        let mut sectors = Vec::new();
+        for lane in lanes(active, false) {
+            self.lane = lane;
+            if let Place::Global(address) = self.place(at, lane, 1)? {
+                cx.memory.load(address, 1, 0, &mut cx.hint)?;
+                sectors.push(address / SECTOR);
+            }
+        }
+        sectors.sort_unstable();
+        sectors.dedup();
+        cx.memory.touch(&sectors, Access::Read, &mut cx.hint);
+        Ok(())
+    }
+
     pub(super) fn atomic(
         &mut self,
         cx: &mut Context,

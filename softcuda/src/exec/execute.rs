@@ -123,6 +123,7 @@ impl Warp {
                 self.atomic(cx, shared, atomic, active)?;
                 rests = self.wait(cx.progress, 1);
             }
+            Op::Prefetch { at } => self.prefetch(cx, at, active)?,
             Op::Shuffle(shuffle) => {
                 let Some(members) = self.gather(shuffle.members, active, group, code)? else { return Ok(Flow::Again) };
                 self.shuffle(shuffle, members, code)?;
