@@ -54,7 +54,8 @@ typedef struct AlaTotals {
     uint64_t counted;
 } AlaTotals;
 
-/* The same in memory, for the last block, in halves of 16 bytes: the second is read where rows are counted. */
+/* The same in memory, for the last block, in halves of 16 bytes. The second is read where rows are
+   counted. */
 typedef struct AlaBlockTotals {
     double loss;
     uint64_t launch; /* AlaParams::launch of its launch */

@@ -91,7 +91,8 @@ __device__ inline bool leave_totals(const AlaParams& p, const AlaTotals& totals,
 // Calls `body(half)` with one half of each block's totals, those of a thread in their order. They
 // are asked for eight at a time: each takes a round trip to L2.
 template <typename Body>
-__device__ __forceinline__ void each_block(const AlaParams& p, int half, ulonglong2 none, Body body) {
+__device__ __forceinline__ void each_block(
+    const AlaParams& p, int half, ulonglong2 none, Body body) {
     constexpr uint32_t AT_ONCE = 8;
     const ulonglong2* from = reinterpret_cast<const ulonglong2*>(blocks_of(p).totals) + half;
 #pragma unroll 1

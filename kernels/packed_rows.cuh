@@ -200,8 +200,6 @@ __device__ void packed_rows(const AlaParams& p) {
     const uint32_t all_rows = static_cast<uint32_t>(p.rows);
     const uint32_t step = gridDim.x * blockDim.x;
     constexpr uint32_t LINE = LINE_BYTES / sizeof(T);
-    const bool has_line = threadIdx.x * LINE < blockDim.x * classes;
-    const uint64_t line = static_cast<uint64_t>(step) * classes + threadIdx.x * LINE;
     for (uint32_t first = blockIdx.x * blockDim.x; first < all_rows; first += step) {
         const uint32_t rows = min(all_rows - first, blockDim.x);
         const bool live = threadIdx.x < rows;
@@ -211,11 +209,15 @@ __device__ void packed_rows(const AlaParams& p) {
         const T* logits = logits_row<T>(p, first);
         const Span span = split(logits, rows * classes);
         const Tile places(tile, classes, span.head);
-        copy_in(logits, span, places);
-        // The next tile's lines come to L2 meanwhile, one a thread.
-        if (has_line && first + step + blockDim.x <= all_rows) {
-            prefetch(logits + line);
+        // The next whole tile's lines come to L2 while this one is solved, one a thread. Asked for
+        // behind this one's loads ptxas spills for sm_100.
+        if (first + step + blockDim.x <= all_rows) {
+            const uint32_t place = thread_again() * LINE;
+            if (place < blockDim.x * classes) {
+                prefetch(logits_row<T>(p, first + step) + place);
+            }
         }
+        copy_in(logits, span, places);
         // The tile is whole before any thread reads its row, which others loaded.
         __syncthreads();
 

@@ -404,8 +404,8 @@ __device__ void register_row(const AlaParams& p) {
         typename Shape::Logits logits;
         load_row(place, row_logits, logits);
 
-        // The next row's lines come to L2 meanwhile, one a lane. Rows of few lanes have few elements
-        // to pay for it.
+        // The next row's lines come to L2 meanwhile, one a lane. Rows of few lanes have few
+        // elements to pay for it.
         if constexpr (LANES > 4) {
             constexpr uint32_t LINE = LINE_BYTES / sizeof(T);
             static_assert(LANES * LINE >= LANES * ELEMENTS, "a line a lane is the row");

@@ -6,6 +6,7 @@ mod device;
 use device::{Device, ORDERS};
 use softcuda::counters::Counters;
 use softcuda::exec::Order;
+use softcuda::fault::{Access, Fault};
 
 const MACHINE: &str = include_str!("ptx/machine.ptx");
 
@@ -259,6 +260,26 @@ fn written_and_read_sectors_are_told_apart() {
     let mut sum = apart;
     sum += in_place;
     assert_eq!((sum.launches, sum.distinct_sectors, sum.global_store_requests), (2, 24, 16));
+}
+
+#[test]
+fn a_prefetch_moves_its_sector_and_looks_at_nothing() {
+    let kernel = || {
+        Device::kernel(
+            ".param .u64 in",
+            "ld.param.u64 %d0, [in]; mul.wide.u32 %d2, %r0, 64; add.u64 %d0, %d0, %d2; prefetch.global.L2 [%d0];",
+        )
+    };
+    let mut device = kernel();
+    // Never written.
+    let space = device.space(32 * 64);
+    let counters = device.run("k", 1, 32, &[space]).unwrap();
+    assert_eq!((counters.distinct_sectors_read, counters.distinct_sectors_written), (32, 0));
+    assert_eq!(counters.global_load_requests, 0);
+    let mut device = kernel();
+    let short = device.space(31 * 64);
+    let fault = device.run("k", 1, 32, &[short]).unwrap_err();
+    assert!(matches!(fault, Fault::OutOfBounds { access: Access::Read, .. }), "{fault}");
 }
 
 #[test]

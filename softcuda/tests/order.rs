@@ -59,6 +59,10 @@ fn the_last_block_sees_what_was_released_before_it_counted() {
     races("last_block_without_release", BLOCKS, 64);
     races("last_block_without_acquire", BLOCKS, 64);
     races("last_block_with_fence_of_block", BLOCKS, 64);
+    // By the atomic itself, which has to do both.
+    assert_eq!(passes("counted_acq_rel", BLOCKS, 64)[0], BLOCKS * (BLOCKS + 1) / 2);
+    races("counted_release", BLOCKS, 64);
+    races("counted_acquire", BLOCKS, 64);
 }
 
 #[test]

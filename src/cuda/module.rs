@@ -37,7 +37,7 @@ pub(super) struct Kernels {
     pub(super) tiers: Vec<Option<Kernel>>,
     pub(super) count: Kernel,
     pub(super) device: DeviceLimits,
-    /// Blocks of the staged tier with a full stage that a multiprocessor holds.
+    /// Blocks of the staged tier that a multiprocessor holds, whatever their stages.
     pub(super) staged_blocks: u32,
 }
 

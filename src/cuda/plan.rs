@@ -120,11 +120,15 @@ fn parts_of(kernels: &Kernels, batch: &Batch, element_bytes: u64) -> u64 {
         let resident = u64::from(resident(kernels, batch, element_bytes, parts));
         let groups = (resident * u64::from(device.multiprocessors) / parts).max(1);
         let meeting = if parts > 1 { MEETING_VECTORS } else { 0 };
-        let time = batch.rows.div_ceil(groups) * (part + meeting);
+        let time = batch.rows.div_ceil(groups).saturating_mul(part + meeting);
         // What is left of an SM's memory is its L1, where loads under way have their place.
         let crowded = resident * (part * VECTOR_BYTES + u64::from(STAGE_MARGIN))
             > u64::from(device.shared) / 7 * 6;
-        if crowded { time + time / 8 } else { time }
+        if crowded {
+            time.saturating_add(time / 8)
+        } else {
+            time
+        }
     };
     (least..=most)
         .min_by_key(|&parts| cost(parts))
@@ -163,7 +167,7 @@ fn resident(kernels: &Kernels, batch: &Batch, element_bytes: u64, parts: u64) ->
     let device = kernels.device;
     let part = batch.row_vectors(element_bytes).div_ceil(parts) * VECTOR_BYTES;
     let by_shared = u64::from(device.shared) / (part + u64::from(STAGE_MARGIN));
-    (by_shared as u32).clamp(1, kernels.staged_blocks)
+    by_shared.min(kernels.staged_blocks.into()).max(1) as u32
 }
 
 /// For rows of the staged tier: a block a row, staged where it fits, else streamed.

@@ -306,3 +306,29 @@ ALL_BLOCKS(all_meet, load_relaxed(flag) < gridDim.x)
 ALL_BLOCKS(all_meet_by_atomics, atomicAdd(flag, 0u) < gridDim.x)
 ALL_BLOCKS(all_meet_asleep, load_relaxed(flag) < gridDim.x && (__nanosleep(20), true))
 ALL_BLOCKS(one_too_many_is_met, load_relaxed(flag) < gridDim.x + 1)
+
+// The last block once more, where the addition itself is ordered, and no fence.
+#define COUNTED(name, semantics)                                                                              \
+    extern "C" __global__ void name(unsigned* data, unsigned* count, unsigned* out) {                         \
+        __shared__ bool last;                                                                                 \
+        if (threadIdx.x == 0) {                                                                               \
+            data[blockIdx.x] = blockIdx.x + 1;                                                                \
+            unsigned before;                                                                                  \
+            asm volatile("atom." semantics ".gpu.global.add.u32 %0, [%1], %2;"                                \
+                         : "=r"(before)                                                                       \
+                         : "l"(count), "r"(1u)                                                                \
+                         : "memory");                                                                         \
+            last = before == gridDim.x - 1;                                                                   \
+        }                                                                                                     \
+        __syncthreads();                                                                                      \
+        if (last) {                                                                                           \
+            unsigned sum = 0;                                                                                 \
+            for (unsigned block = threadIdx.x; block < gridDim.x; block += blockDim.x) {                      \
+                sum += __ldcg(data + block);                                                                  \
+            }                                                                                                 \
+            atomicAdd(out, sum);                                                                              \
+        }                                                                                                     \
+    }
+COUNTED(counted_acq_rel, "acq_rel")
+COUNTED(counted_release, "release")
+COUNTED(counted_acquire, "acquire")
