@@ -207,7 +207,7 @@ pub(super) fn shapes_of(kernels: &Kernels, batch: &Batch, element_bytes: u64) ->
             let bytes = batch.row_vectors(element_bytes) * VECTOR_BYTES;
             let long = |parts: u32| u64::from(parts) * LEAST_PART_BYTES / 4 <= bytes;
             let wanted = |parts: &u32| {
-                long(*parts) || (*parts / least).is_power_of_two() && *parts % least == 0
+                long(*parts) || (*parts / least).is_power_of_two() && parts.is_multiple_of(least)
             };
             shapes.extend(
                 (least..=most)

@@ -112,9 +112,9 @@ const MISSED: [Missed; 6] = {
     use Figure::{Asked, Instructions};
     [
         // What a block and a thread cost once, 17 parameters among it, is spread over the ten elements of a row. Two of
-        // the 45 ask for the next tile, which takes an eighth off the time of 6.7 million rows on an H100.
-        missed(Instructions, 10, false, false, 45.2),
-        missed(Instructions, 10, true, false, 45.1),
+        // the 44 ask for the next tile, which takes an eighth off the time of 6.7 million rows on an H100.
+        missed(Instructions, 10, false, false, 44.1),
+        missed(Instructions, 10, true, false, 44.0),
         // Up to 14 elements before and behind a row's vectors, by four lanes: more lanes would ask for fewer sectors and
         // take half as many instructions again, of which aligned rows would have to pay too.
         missed(Instructions, 100, true, false, 22.5),
