@@ -1,17 +1,28 @@
 //! What every processor of the target has.
 
-use super::isa::{Isa, Kernel};
-use super::portable::portable_vectors;
-
-#[derive(Clone, Copy)]
-struct Baseline;
-
-impl Isa for Baseline {
-    const FUSED: bool = false;
-    portable_vectors!(8);
+#[cfg(target_arch = "x86_64")]
+pub(super) fn run<K: super::isa::Kernel>(kernel: K) -> K::Output {
+    super::x86_64::Sse2.run(kernel)
 }
 
-#[inline(never)]
-pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Baseline)
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) use arrays::run;
+
+#[cfg(not(target_arch = "x86_64"))]
+mod arrays {
+    use crate::cpu::arch::isa::{Isa, Kernel};
+    use crate::cpu::arch::portable::portable_vectors;
+
+    #[derive(Clone, Copy)]
+    struct Arrays;
+
+    impl Isa for Arrays {
+        const FUSED: bool = false;
+        portable_vectors!(8);
+    }
+
+    #[inline(never)]
+    pub(in crate::cpu::arch) fn run<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run(Arrays)
+    }
 }

@@ -9,6 +9,7 @@
 mod aarch64;
 mod baseline;
 pub(super) mod isa;
+#[cfg(any(test, not(target_arch = "x86_64")))]
 mod portable;
 pub(super) mod vector;
 #[cfg(target_arch = "x86_64")]

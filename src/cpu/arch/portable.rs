@@ -136,4 +136,152 @@ macro_rules! portable_vectors {
         }
     };
 }
+#[cfg(not(target_arch = "x86_64"))]
 pub(super) use portable_vectors;
+
+/// On x86-64, where the tests run, no instance has these vectors: they are tested beside those that it has.
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use crate::cpu::arch::CpuInstance;
+    use crate::cpu::arch::isa::{Isa, Kernel};
+    use crate::cpu::arch::vector::Vector;
+
+    #[derive(Clone, Copy)]
+    struct Arrays;
+
+    impl Isa for Arrays {
+        const FUSED: bool = false;
+        portable_vectors!(8);
+    }
+
+    fn run<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run(Arrays)
+    }
+
+    const A: [f32; 8] = [1.5, -2.0, 0.0, f32::NAN, f32::INFINITY, 1e-40, -3.25, 7.1];
+    const B: [f32; 8] = [
+        0.7,
+        -1.0,
+        -0.0,
+        1.0,
+        f32::NAN,
+        2e-40,
+        4.0,
+        f32::NEG_INFINITY,
+    ];
+
+    /// Every operation against the scalars.
+    struct Check;
+
+    impl Kernel for Check {
+        type Output = ();
+        fn run<I: Isa>(self, isa: I) {
+            single(isa);
+            double(isa);
+            sixteen_bits(isa);
+        }
+    }
+
+    fn single<I: Isa>(isa: I) {
+        let lanes = |of: &dyn Fn(usize) -> f32| (0..I::LANES).map(of).collect::<Vec<_>>();
+        let load = |of: &dyn Fn(usize) -> f32| I::Single::load(isa, &lanes(of));
+        let same = |got: I::Single, right: &dyn Fn(usize) -> f32| {
+            let mut stored = vec![0.0; I::LANES];
+            got.store(&mut stored);
+            for (got, right) in stored.into_iter().zip(lanes(right)) {
+                let nan = got.is_nan() && right.is_nan();
+                assert!(nan || got.to_bits() == right.to_bits(), "{got} for {right}");
+            }
+        };
+        let (a, b) = (|i: usize| A[i % 8], |i: usize| B[i % 8]);
+        let (x, y) = (load(&a), load(&b));
+        same(I::Single::splat(isa, 2.5), &|_| 2.5);
+        same(x.plus(y), &|i| a(i) + b(i));
+        same(x.minus(y), &|i| a(i) - b(i));
+        same(x.times(y), &|i| a(i) * b(i));
+        same(x.times_plus(y, x), &|i| match I::FUSED {
+            true => a(i).mul_add(b(i), a(i)),
+            false => a(i) * b(i) + a(i),
+        });
+        same(x.or_higher(y), &|i| if a(i) > b(i) { a(i) } else { b(i) });
+        same(x.or_lower(y), &|i| if a(i) < b(i) { a(i) } else { b(i) });
+        let powers = load(&|i| f32::from_bits(i as u32 + 120));
+        same(powers.low_bits_to_exponent(), &|i| (i as f32 - 7.0).exp2());
+        for from in 0..=I::LANES {
+            for to in from..=I::LANES {
+                let within = |i| if (from..to).contains(&i) { a(i) } else { b(i) };
+                same(x.within(from..to, y), &within);
+            }
+        }
+    }
+
+    fn double<I: Isa>(isa: I) {
+        let lanes = |of: &dyn Fn(usize) -> f64| (0..I::LANES).map(of).collect::<Vec<_>>();
+        let load = |of: &dyn Fn(usize) -> f64| I::Double::load(isa, &lanes(of));
+        let same = |got: I::Double, right: &dyn Fn(usize) -> f64| {
+            let mut stored = vec![0.0; I::LANES];
+            got.store(&mut stored);
+            for (got, right) in stored.into_iter().zip(lanes(right)) {
+                let nan = got.is_nan() && right.is_nan();
+                assert!(nan || got.to_bits() == right.to_bits(), "{got} for {right}");
+            }
+        };
+        let (a, b) = (
+            |i: usize| f64::from(A[i % 8]),
+            |i: usize| f64::from(B[i % 8]),
+        );
+        let (x, y) = (load(&a), load(&b));
+        same(x.plus(y), &|i| a(i) + b(i));
+        same(x.minus(y), &|i| a(i) - b(i));
+        same(x.times(y), &|i| a(i) * b(i));
+        same(x.times_plus(y, x), &|i| match I::FUSED {
+            true => a(i).mul_add(b(i), a(i)),
+            false => a(i) * b(i) + a(i),
+        });
+        same(x.or_higher(y), &|i| if a(i) > b(i) { a(i) } else { b(i) });
+        same(x.or_lower(y), &|i| if a(i) < b(i) { a(i) } else { b(i) });
+        let powers = load(&|i| f64::from_bits(i as u64 + 1016));
+        same(powers.low_bits_to_exponent(), &|i| (i as f64 - 7.0).exp2());
+        for from in 0..=I::LANES {
+            for to in from..=I::LANES {
+                let within = |i| if (from..to).contains(&i) { a(i) } else { b(i) };
+                same(x.within(from..to, y), &within);
+            }
+        }
+    }
+
+    fn sixteen_bits<I: Isa>(isa: I) {
+        let wide: Vec<f32> = (0..I::LANES).map(|i| B[i % 8]).collect();
+        let half: Vec<f16> = wide.iter().map(|&x| f16::from_f32(x)).collect();
+        let brain: Vec<bf16> = wide.iter().map(|&x| bf16::from_f32(x)).collect();
+        let stored = |x: I::Single| {
+            let mut lanes = vec![0.0; I::LANES];
+            x.store(&mut lanes);
+            lanes
+        };
+        let (from_half, from_brain) =
+            (stored(isa.widen_f16(&half)), stored(isa.widen_bf16(&brain)));
+        let (mut to_half, mut to_brain) = (half.clone(), brain.clone());
+        to_half.fill(f16::ONE);
+        to_brain.fill(bf16::ONE);
+        isa.narrow_f16(I::Single::load(isa, &wide), &mut to_half);
+        isa.narrow_bf16(I::Single::load(isa, &wide), &mut to_brain);
+        let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+        for i in 0..I::LANES {
+            assert!(same(from_half[i], half[i].to_f32()), "{i}");
+            assert!(same(from_brain[i], brain[i].to_f32()), "{i}");
+            assert!(same(to_half[i].to_f32(), half[i].to_f32()), "{i}");
+            assert!(same(to_brain[i].to_f32(), brain[i].to_f32()), "{i}");
+        }
+    }
+
+    #[test]
+    fn every_lane_of_every_vector_is_the_scalar_s() {
+        Arrays.apart(Check);
+        for instance in CpuInstance::available() {
+            instance.run(Check);
+        }
+    }
+}
