@@ -27,6 +27,7 @@ import json
 import math
 import os
 import random
+import re
 import site
 import sys
 import time
@@ -119,8 +120,9 @@ def all_cases(order, elements):
 
 
 def reason_of(error):
-    # On one line: some compilers put the reason some lines below an ornament.
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
+    # On one line: some compilers put the reason some lines below an ornament. Of files their names.
+    text = re.sub(r"(?<![\w:/])/(?:[^\s/:\"']+/)+", "", " ".join(str(error).split()))
+    return f"{type(error).__name__}: {text}"[:400]
 
 
 # The door: the crate's C interface.
