@@ -1,5 +1,6 @@
 //! A device to test on, and one step on it with poisoned outputs.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use ala_loss::cuda::instruments::Instruments;
@@ -18,6 +19,9 @@ pub struct Device {
     pub soft: Option<SoftCuda>,
     /// The kernels beside the loss's own.
     pub instruments: &'static Instruments,
+    /// Whether losses are bound for the packed tier, where it takes their classes: the crate chooses it for batches larger
+    /// than most of these tests have. Its rows must be contiguous.
+    pub packed: Cell<bool>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -49,6 +53,7 @@ pub fn device() -> Device {
         stream,
         soft,
         instruments,
+        packed: Cell::new(false),
         _turn: turn,
     }
 }
@@ -142,7 +147,13 @@ impl Device {
     }
 
     pub fn bind(&self, loss: &Loss) -> CudaLoss {
-        loss.bind(&self.context).expect("the loss binds")
+        let mut bound = loss.bind(&self.context).expect("the loss binds");
+        if self.packed.get() {
+            let shapes = bound.launch_shapes::<f32>(1);
+            let packed = shapes.into_iter().find(|shape| shape.tier == "packed");
+            bound.set_launch_shape(packed);
+        }
+        bound
     }
 
     /// Runs a step with every output poisoned and checks that nothing but the rows was written.

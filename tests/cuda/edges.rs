@@ -10,8 +10,15 @@ use crate::problem::{
     self, assert_within, build, gradient_bound, loss_bound, objectives, slope, widen,
 };
 
-/// A class count in each kind of tier: packed, part of a warp, warp, block, staged.
-const CLASSES: [usize; 5] = [3, 60, 300, 1100, 16_500];
+/// A class count in each kind of tier, and whether it is the packed one: packed, part of a warp twice, warp, block, staged.
+const CLASSES: [(usize, bool); 6] = [
+    (3, true),
+    (3, false),
+    (60, false),
+    (300, false),
+    (1100, false),
+    (16_500, false),
+];
 const MODES: [Mode; 2] = [Mode::Fused, Mode::Unfused];
 
 /// Three rows of logits and a loss whose margins differ by class.
@@ -28,7 +35,8 @@ fn element<T: CudaElement>(values: &[f64]) -> Vec<T> {
 
 fn each<T: CudaElement + DeviceRepr + Default>(check: impl Fn(&Device, &Loss, Mode, &[f64])) {
     let device = device();
-    for classes in CLASSES {
+    for (classes, packed) in CLASSES {
+        device.packed.set(packed);
         let (x, counts) = rows::<T>(classes);
         for objective in objectives() {
             if classes > 10
@@ -132,7 +140,8 @@ fn the_first_bad_row_of_the_first_launch_is_reported_once() {
 #[test]
 fn ignored_rows_are_zero_and_do_not_count() {
     let device = device();
-    for classes in CLASSES {
+    for (classes, packed) in CLASSES {
+        device.packed.set(packed);
         let (mut x, counts) = rows::<f32>(classes);
         // An ignored row's logits must not be read into anything.
         x[classes..2 * classes].fill(f64::NAN);
@@ -350,7 +359,8 @@ fn one_class_has_zero_loss_and_gradient() {
 #[test]
 fn hits_are_the_argmax_with_ties_to_the_lowest_class() {
     let device = device();
-    for classes in CLASSES {
+    for (classes, packed) in CLASSES {
+        device.packed.set(packed);
         let (x, counts) = rows::<f32>(classes);
         let loss = build(Objective::ala(), &counts);
         for (ties, y, expected) in [

@@ -43,8 +43,18 @@ where
     T: CudaElement + CpuElement + DeviceRepr + Default,
     L: CudaLabel + DeviceRepr + Default,
 {
+    let classes = loss.classes();
+    let contiguous = (step.stride, step.gradient_stride) == (classes, classes);
+    if contiguous && classes <= MOST_PACKED && step.mode != Mode::Unfused {
+        device.packed.set(true);
+        assert_bound(device, &device.bind(loss), step);
+        device.packed.set(false);
+    }
     assert_bound(device, &device.bind(loss), step)
 }
+
+/// Classes that the packed tier takes, at most.
+const MOST_PACKED: usize = TIERS[0].uniform as usize;
 
 /// The same for a loss that is bound already.
 pub fn assert_bound<T, L>(device: &Device, bound: &CudaLoss, step: &Step<T, L>) -> Got<T>

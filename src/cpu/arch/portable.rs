@@ -184,73 +184,49 @@ mod tests {
         }
     }
 
-    fn single<I: Isa>(isa: I) {
-        let lanes = |of: &dyn Fn(usize) -> f32| (0..I::LANES).map(of).collect::<Vec<_>>();
-        let load = |of: &dyn Fn(usize) -> f32| I::Single::load(isa, &lanes(of));
-        let same = |got: I::Single, right: &dyn Fn(usize) -> f32| {
-            let mut stored = vec![0.0; I::LANES];
-            got.store(&mut stored);
-            for (got, right) in stored.into_iter().zip(lanes(right)) {
-                let nan = got.is_nan() && right.is_nan();
-                assert!(nan || got.to_bits() == right.to_bits(), "{got} for {right}");
+    macro_rules! scalars {
+        ($name:ident, $vector:ident, $float:ident, $bits:ident, $bias:literal) => {
+            fn $name<I: Isa>(isa: I) {
+                type Lanes<'a> = &'a dyn Fn(usize) -> $float;
+                let lanes = |of: Lanes| (0..I::LANES).map(of).collect::<Vec<_>>();
+                let load = |of: Lanes| I::$vector::load(isa, &lanes(of));
+                let same = |got: I::$vector, right: Lanes| {
+                    let mut stored = vec![0.0; I::LANES];
+                    got.store(&mut stored);
+                    for (got, right) in stored.into_iter().zip(lanes(right)) {
+                        let nan = got.is_nan() && right.is_nan();
+                        assert!(nan || got.to_bits() == right.to_bits(), "{got} for {right}");
+                    }
+                };
+                let a = |i: usize| $float::from(A[i % A.len()]);
+                let b = |i: usize| $float::from(B[i % B.len()]);
+                let (x, y) = (load(&a), load(&b));
+                same(I::$vector::splat(isa, 2.5), &|_| 2.5);
+                same(x.plus(y), &|i| a(i) + b(i));
+                same(x.minus(y), &|i| a(i) - b(i));
+                same(x.times(y), &|i| a(i) * b(i));
+                same(x.times_plus(y, x), &|i| match I::FUSED {
+                    true => a(i).mul_add(b(i), a(i)),
+                    false => a(i) * b(i) + a(i),
+                });
+                same(x.or_higher(y), &|i| if a(i) > b(i) { a(i) } else { b(i) });
+                same(x.or_lower(y), &|i| if a(i) < b(i) { a(i) } else { b(i) });
+                // Exponents from -7 on, in the lowest bits.
+                let exponents = load(&|i| $float::from_bits(i as $bits + $bias - 7));
+                same(exponents.low_bits_to_exponent(), &|i| {
+                    (i as $float - 7.0).exp2()
+                });
+                for from in 0..=I::LANES {
+                    for to in from..=I::LANES {
+                        let within = |i| if (from..to).contains(&i) { a(i) } else { b(i) };
+                        same(x.within(from..to, y), &within);
+                    }
+                }
             }
         };
-        let (a, b) = (|i: usize| A[i % 8], |i: usize| B[i % 8]);
-        let (x, y) = (load(&a), load(&b));
-        same(I::Single::splat(isa, 2.5), &|_| 2.5);
-        same(x.plus(y), &|i| a(i) + b(i));
-        same(x.minus(y), &|i| a(i) - b(i));
-        same(x.times(y), &|i| a(i) * b(i));
-        same(x.times_plus(y, x), &|i| match I::FUSED {
-            true => a(i).mul_add(b(i), a(i)),
-            false => a(i) * b(i) + a(i),
-        });
-        same(x.or_higher(y), &|i| if a(i) > b(i) { a(i) } else { b(i) });
-        same(x.or_lower(y), &|i| if a(i) < b(i) { a(i) } else { b(i) });
-        let powers = load(&|i| f32::from_bits(i as u32 + 120));
-        same(powers.low_bits_to_exponent(), &|i| (i as f32 - 7.0).exp2());
-        for from in 0..=I::LANES {
-            for to in from..=I::LANES {
-                let within = |i| if (from..to).contains(&i) { a(i) } else { b(i) };
-                same(x.within(from..to, y), &within);
-            }
-        }
     }
-
-    fn double<I: Isa>(isa: I) {
-        let lanes = |of: &dyn Fn(usize) -> f64| (0..I::LANES).map(of).collect::<Vec<_>>();
-        let load = |of: &dyn Fn(usize) -> f64| I::Double::load(isa, &lanes(of));
-        let same = |got: I::Double, right: &dyn Fn(usize) -> f64| {
-            let mut stored = vec![0.0; I::LANES];
-            got.store(&mut stored);
-            for (got, right) in stored.into_iter().zip(lanes(right)) {
-                let nan = got.is_nan() && right.is_nan();
-                assert!(nan || got.to_bits() == right.to_bits(), "{got} for {right}");
-            }
-        };
-        let (a, b) = (
-            |i: usize| f64::from(A[i % 8]),
-            |i: usize| f64::from(B[i % 8]),
-        );
-        let (x, y) = (load(&a), load(&b));
-        same(x.plus(y), &|i| a(i) + b(i));
-        same(x.minus(y), &|i| a(i) - b(i));
-        same(x.times(y), &|i| a(i) * b(i));
-        same(x.times_plus(y, x), &|i| match I::FUSED {
-            true => a(i).mul_add(b(i), a(i)),
-            false => a(i) * b(i) + a(i),
-        });
-        same(x.or_higher(y), &|i| if a(i) > b(i) { a(i) } else { b(i) });
-        same(x.or_lower(y), &|i| if a(i) < b(i) { a(i) } else { b(i) });
-        let powers = load(&|i| f64::from_bits(i as u64 + 1016));
-        same(powers.low_bits_to_exponent(), &|i| (i as f64 - 7.0).exp2());
-        for from in 0..=I::LANES {
-            for to in from..=I::LANES {
-                let within = |i| if (from..to).contains(&i) { a(i) } else { b(i) };
-                same(x.within(from..to, y), &within);
-            }
-        }
-    }
+    scalars!(single, Single, f32, u32, 127);
+    scalars!(double, Double, f64, u64, 1023);
 
     fn sixteen_bits<I: Isa>(isa: I) {
         let wide: Vec<f32> = (0..I::LANES).map(|i| B[i % 8]).collect();
