@@ -10,7 +10,7 @@ use super::element::{CudaElement, CudaLabel};
 use super::error::{CudaError, driver};
 use super::guards::{Guards, address_of};
 use super::launch::{self, Constants, OwnAddresses, RawStep};
-use super::module::{self, ElementType, Kernels};
+use super::module::{self, ElementType, Kernels, KernelsOfTypes};
 use super::pack;
 #[cfg(feature = "instruments")]
 use super::plan::Batch;
@@ -28,7 +28,7 @@ use crate::shape::{check_length, check_rows};
 pub struct CudaLoss {
     loss: Loss,
     context: Arc<CudaContext>,
-    kernels: [Kernels; 3],
+    kernels: KernelsOfTypes,
     targets: CudaSlice<u8>,
     others: Option<CudaSlice<u8>>,
     exact: CudaSlice<u8>,

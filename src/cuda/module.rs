@@ -1,5 +1,6 @@
 //! The embedded module: loaded once a context, its kernels found by tier, element type and map.
 
+use std::array;
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -12,7 +13,10 @@ use super::tiers::{RowRequirement, TIERS};
 pub(super) const THREADS: u32 = 256;
 /// What a block of the staged tier has of shared memory besides the stage, and what the driver takes of it.
 pub(super) const STAGE_MARGIN: u32 = 4 << 10;
+/// As [`ElementType`].
 pub(super) const ELEMENTS: [&str; 3] = ["f32", "f16", "bf16"];
+/// The kernels of one map, indexed by [`ElementType`].
+pub(super) type KernelsOfTypes = [Kernels; ELEMENTS.len()];
 pub(super) const MAPS: [&str; 2] = ["uniform", "per_class"];
 
 /// What build.rs compiled, if it found nvcc.
@@ -91,7 +95,10 @@ pub(super) enum ElementType {
 }
 
 /// The kernels of every element type for one map, loading the module at a context's first use.
-pub(super) fn load(context: &Arc<CudaContext>, per_class: bool) -> Result<[Kernels; 3], CudaError> {
+pub(super) fn load(
+    context: &Arc<CudaContext>,
+    per_class: bool,
+) -> Result<KernelsOfTypes, CudaError> {
     static LOADED: OnceLock<Mutex<Vec<Loaded>>> = OnceLock::new();
     let mut loaded = LOADED
         .get_or_init(Mutex::default)
@@ -107,14 +114,9 @@ pub(super) fn load(context: &Arc<CudaContext>, per_class: bool) -> Result<[Kerne
             loaded.len() - 1
         }
     };
-    let of = |element: ElementType| {
-        loaded[index].kernels[element as usize * MAPS.len() + usize::from(per_class)].clone()
-    };
-    Ok([
-        of(ElementType::F32),
-        of(ElementType::F16),
-        of(ElementType::Bf16),
-    ])
+    Ok(array::from_fn(|element| {
+        loaded[index].kernels[element * MAPS.len() + usize::from(per_class)].clone()
+    }))
 }
 
 /// Loads a module that is never unloaded, and gives what finds its kernels by name.

@@ -18,18 +18,6 @@ impl<R: Copy, const N: usize> ArrayVector<R, N> {
     }
 }
 
-impl<const N: usize> ArrayVector<f32, N> {
-    #[inline(always)]
-    pub(super) fn widened<T: Copy>(from: &[T], widen: impl Fn([T; N]) -> [f32; N]) -> Self {
-        Self(widen(*whole(from)))
-    }
-
-    #[inline(always)]
-    pub(super) fn narrowed<T>(self, to: &mut [T], narrow: impl Fn([f32; N]) -> [T; N]) {
-        *whole_mut(to) = narrow(self.0);
-    }
-}
-
 macro_rules! array_vector {
     ($float:ident, $fraction_bits:literal) => {
         impl<I: Isa, const N: usize> Vector<I, $float> for ArrayVector<$float, N> {
@@ -107,32 +95,6 @@ macro_rules! portable_vectors {
         #[inline(always)]
         fn apart<K: Kernel>(self, kernel: K) -> K::Output {
             run(kernel)
-        }
-
-        #[inline(always)]
-        fn widen_f16(self, from: &[half::f16]) -> Self::Single {
-            $crate::cpu::arch::portable::ArrayVector::widened(
-                from,
-                $crate::cpu::half_bits::widen_f16,
-            )
-        }
-
-        #[inline(always)]
-        fn narrow_f16(self, x: Self::Single, to: &mut [half::f16]) {
-            x.narrowed(to, $crate::cpu::half_bits::narrow_f16);
-        }
-
-        #[inline(always)]
-        fn widen_bf16(self, from: &[half::bf16]) -> Self::Single {
-            $crate::cpu::arch::portable::ArrayVector::widened(
-                from,
-                $crate::cpu::half_bits::widen_bf16,
-            )
-        }
-
-        #[inline(always)]
-        fn narrow_bf16(self, x: Self::Single, to: &mut [half::bf16]) {
-            x.narrowed(to, $crate::cpu::half_bits::narrow_bf16);
         }
     };
 }

@@ -3,12 +3,9 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use half::{bf16, f16};
-
 use super::intrinsics::vector;
 use crate::cpu::arch::isa::{Isa, Kernel};
 use crate::cpu::arch::vector::{Vector, whole, whole_mut};
-use crate::cpu::half_bits;
 
 #[derive(Clone, Copy)]
 pub(in crate::cpu::arch) struct Sse2;
@@ -69,36 +66,6 @@ impl Isa for Sse2 {
     const FUSED: bool = false;
     type Single = Sse2Single;
     type Double = Sse2Double;
-
-    #[inline(always)]
-    fn widen_f16(self, from: &[f16]) -> Sse2Single {
-        Sse2Single::load(
-            self,
-            &half_bits::widen_f16::<{ Sse2Single::LANES }>(*whole(from)),
-        )
-    }
-
-    #[inline(always)]
-    fn narrow_f16(self, x: Sse2Single, to: &mut [f16]) {
-        let mut lanes = [0.0; Sse2Single::LANES];
-        x.store(&mut lanes);
-        *whole_mut(to) = half_bits::narrow_f16(lanes);
-    }
-
-    #[inline(always)]
-    fn widen_bf16(self, from: &[bf16]) -> Sse2Single {
-        Sse2Single::load(
-            self,
-            &half_bits::widen_bf16::<{ Sse2Single::LANES }>(*whole(from)),
-        )
-    }
-
-    #[inline(always)]
-    fn narrow_bf16(self, x: Sse2Single, to: &mut [bf16]) {
-        let mut lanes = [0.0; Sse2Single::LANES];
-        x.store(&mut lanes);
-        *whole_mut(to) = half_bits::narrow_bf16(lanes);
-    }
 
     #[inline(always)]
     fn apart<K: Kernel>(self, kernel: K) -> K::Output {
