@@ -1,7 +1,8 @@
-//! With the feature `cuda`, compiles the kernels into one fatbin that the crate embeds; with `instruments`, those that
-//! measurements stand beside into a second one.
+//! With the feature `cuda`, compiles the kernels into one fatbin that the crate embeds; with
+//! `instruments`, those that measurements stand beside into a second one.
 //!
-//! Without nvcc the crate still builds, with a warning, and the CUDA path answers with an error that says what to do.
+//! Without nvcc the crate still builds, with a warning, and the CUDA path answers with an error
+//! that says what to do.
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(ala_kernels)");
@@ -19,7 +20,8 @@ mod cuda {
 
     /// Architectures that get machine code, as far as the toolkit knows them.
     const MACHINE_CODE: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
-    /// The newest architecture whose PTX is embedded: devices without machine code of their own compile it.
+    /// The newest architecture whose PTX is embedded: devices without machine code of their own
+    /// compile it.
     const PTX: u32 = 90;
     const KERNELS: &str = "kernels";
     const VARIABLES: [&str; 6] = [
@@ -97,7 +99,8 @@ mod cuda {
             // One process an architecture, as many at a time as there are cores.
             .args(["--threads", "0"])
             .args(["-I", KERNELS]);
-        // Readable PTX, so that a driver in software can run it. From version to version it is asked for in another way.
+        // Readable PTX, so that a driver in software can run it. From version to version it is
+        // asked for in another way.
         if let Some(readable) = ["--no-compress", "--compress-mode=none"]
             .into_iter()
             .find(|option| knows(nvcc, option))
@@ -183,8 +186,8 @@ mod cuda {
             .collect()
     }
 
-    /// `ALA_CUDA_ARCHS`: numbers as in `80,90`; a `+PTX` behind one embeds its PTX too, and the last number has it
-    /// where none does.
+    /// `ALA_CUDA_ARCHS`: numbers as in `80,90`; a `+PTX` behind one embeds its PTX too, and the
+    /// last number has it where none does.
     fn chosen_architectures(list: &str, known: &[u32]) -> (Vec<u32>, Vec<u32>) {
         let (mut machine, mut ptx) = (Vec::new(), Vec::new());
         for entry in list

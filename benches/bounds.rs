@@ -1,6 +1,7 @@
 //! The bounds that the CPU path is held to, as ratios from one run: `cargo bench --bench bounds`.
 //!
-//! What is compared is timed in turns, so that other work on the machine falls on both, and medians are divided.
+//! What is compared is timed in turns, so that other work on the machine falls on both, and medians
+//! are divided.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Loss and gradient on the CPU over class counts and element types, beside one pass for each operation and a plain copy:
-//! `cargo bench --bench cpu`.
+//! Loss and gradient on the CPU over class counts and element types, beside one pass for each
+//! operation and a plain copy: `cargo bench --bench cpu`.
 
 use std::hint::black_box;
 
@@ -58,7 +58,8 @@ impl<T: CpuElement> Batch<T> {
     }
 }
 
-/// The same loss as frameworks compute it eagerly: one pass over the whole batch for each operation, each to memory.
+/// The same loss as frameworks compute it eagerly: one pass over the whole batch for each
+/// operation, each to memory.
 fn unfused(batch: &mut Batch<f32>, z: &mut [f32]) {
     let classes = batch.loss.classes();
     let table = batch.loss.table();

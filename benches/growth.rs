@@ -1,7 +1,7 @@
 //! Time and memory over the number of elements, from 10^4 to 10^9: `cargo bench --bench growth`.
 //!
-//! Time grows in proportion to `N C`: the slope of its logarithm is 1. The largest batch, and its gradient over it in place,
-//! take 4 GB. `cargo bench --bench growth -- 8` stops at 10^8 elements.
+//! Time grows in proportion to `N C`: the slope of its logarithm is 1. The largest batch, and its
+//! gradient over it in place, take 4 GB. `cargo bench --bench growth -- 8` stops at 10^8 elements.
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -1,4 +1,5 @@
-//! Names the cdylib as the driver is named, so that a later search for the driver finds it already loaded.
+//! Names the cdylib as the driver is named, so that a later search for the driver finds it already
+//! loaded.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -2,8 +2,8 @@
 
 use crate::element::{Element, Real};
 
-/// The gradient that arrives from what was computed with the loss: on the CPU a number and a slice, on CUDA device memory
-/// or addresses of it.
+/// The gradient that arrives from what was computed with the loss: on the CPU a number and a slice,
+/// on CUDA device memory or addresses of it.
 ///
 /// ```
 /// use ala_loss::{ClassCounts, Loss, Objective, Options, Reduction, Upstream};
@@ -22,13 +22,15 @@ pub enum Upstream<S, P = S> {
     /// 1: nothing but the loss was computed.
     #[default]
     One,
-    /// One number: the gradient of the reduced loss (or of every row's loss, where it is not reduced).
+    /// One number: the gradient of the reduced loss (or of every row's loss, where it is not
+    /// reduced).
     Scalar(S),
     /// A number for each row, `[N]`; only with [`Reduction::None`](crate::Reduction::None).
     PerRow(P),
 }
 
-/// What a call may vary from step to step; the default is contiguous rows and an upstream gradient of 1.
+/// What a call may vary from step to step; the default is contiguous rows and an upstream gradient
+/// of 1.
 ///
 /// ```
 /// use ala_loss::{ClassCounts, Loss, Objective, Options};
@@ -36,7 +38,8 @@ pub enum Upstream<S, P = S> {
 /// let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
 /// let padded = [0.0f32, 0.0, f32::NAN, 0.0, 0.0]; // two rows at stride 3
 /// let options = Options::new().stride(3).gradient_scale(1024.0);
-/// assert_eq!(loss.evaluate_with(&padded, &[0, 1], &options)?.gradient, [-256.0, 256.0, 256.0, -256.0]);
+/// let outcome = loss.evaluate_with(&padded, &[0, 1], &options)?;
+/// assert_eq!(outcome.gradient, [-256.0, 256.0, 256.0, -256.0]);
 /// # Ok::<(), ala_loss::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -67,7 +70,8 @@ impl<'a, R: Real> Options<'a, R> {
     /// # let counts = ClassCounts::new([9, 3])?;
     /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
     /// let logits = [2.0f32, 1.0];
-    /// assert_eq!(loss.evaluate_with(&logits, &[1], &Options::new())?, loss.evaluate(&logits, &[1])?);
+    /// let plain = loss.evaluate(&logits, &[1])?;
+    /// assert_eq!(loss.evaluate_with(&logits, &[1], &Options::new())?, plain);
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
     pub fn new() -> Self {
@@ -105,8 +109,9 @@ impl<'a, R: Real> Options<'a, R> {
         self
     }
 
-    /// The loss scale of mixed-precision training: multiplies the gradient before it is rounded. The loss
-    /// itself is not scaled. An infinite gradient is then the signal to lower it, so it is not checked here.
+    /// The loss scale of mixed-precision training: multiplies the gradient before it is rounded.
+    /// The loss itself is not scaled. An infinite gradient is then the signal to lower it, so it is
+    /// not checked here.
     ///
     /// ```
     /// use ala_loss::{ClassCounts, Loss, Objective, Options};
@@ -125,9 +130,9 @@ impl<'a, R: Real> Options<'a, R> {
         self
     }
 
-    /// Asks for the rows' top-1 hits where the result is owned ([`Loss::evaluate_with`](crate::Loss::evaluate_with));
-    /// elsewhere they need
-    /// a buffer ([`Outputs::hits`]).
+    /// Asks for the rows' top-1 hits where the result is owned
+    /// ([`Loss::evaluate_with`](crate::Loss::evaluate_with)); elsewhere they need a buffer
+    /// ([`Outputs::hits`]).
     ///
     /// ```
     /// # use ala_loss::{ClassCounts, Loss, Objective, Options};
@@ -212,7 +217,8 @@ impl<'a, T: Element> Outputs<'a, T> {
         self
     }
 
-    /// A gradient with `stride >= C` elements between the starts of rows; what lies between and behind rows is not written.
+    /// A gradient with `stride >= C` elements between the starts of rows; what lies between and
+    /// behind rows is not written.
     ///
     /// ```
     /// # use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};
@@ -238,7 +244,8 @@ impl<'a, T: Element> Outputs<'a, T> {
     /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
     /// let mut rows = [0.0f64; 2];
     /// let outputs = Outputs::new().row_losses(&mut rows);
-    /// loss.evaluate_into(&[0.0f64, 0.0, 0.0, f64::NEG_INFINITY], &[0, 1], &Options::new(), outputs)?;
+    /// let logits = [0.0, 0.0, 0.0, f64::NEG_INFINITY];
+    /// loss.evaluate_into(&logits, &[0, 1], &Options::new(), outputs)?;
     /// assert!((rows[0] - 2f64.ln()).abs() < 1e-15 && rows[1] == f64::INFINITY);
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
@@ -311,7 +318,8 @@ pub struct Outcome<T: Element> {
     pub gradient: Vec<T>,
     /// Rows that were not ignored.
     pub counted_rows: usize,
-    /// On request: whether the row's largest logit is its target's, `[N]`. The logits given are compared, without
-    /// margin or prior, as at inference; ties go to the lowest class; ignored rows and rows with a NaN are misses.
+    /// On request: whether the row's largest logit is its target's, `[N]`. The logits given are
+    /// compared, without margin or prior, as at inference; ties go to the lowest class; ignored
+    /// rows and rows with a NaN are misses.
     pub hits: Option<Vec<bool>>,
 }

@@ -29,7 +29,8 @@ pub enum ZeroCounts {
     TreatAsOne,
 }
 
-/// The number of training samples of each class: validated, at least one class, every count in `1..=2^53`.
+/// The number of training samples of each class: validated, at least one class, every count in
+/// `1..=2^53`.
 ///
 /// ```
 /// use ala_loss::ClassCounts;
@@ -102,7 +103,8 @@ impl ClassCounts {
     /// Takes one count for each class and says what a count of 0 means.
     ///
     /// # Errors
-    /// [`Error::NoClasses`], [`Error::ZeroCount`] under [`ZeroCounts::Reject`], [`Error::CountTooLarge`].
+    /// [`Error::NoClasses`], [`Error::ZeroCount`] under [`ZeroCounts::Reject`],
+    /// [`Error::CountTooLarge`].
     ///
     /// ```
     /// use ala_loss::{ClassCounts, ZeroCounts};
@@ -135,8 +137,9 @@ impl ClassCounts {
     /// Counts the training set's labels.
     ///
     /// # Errors
-    /// [`Error::Label`] for a label outside `0..classes`, [`Error::MissingClasses`] where classes have no label under
-    /// [`ZeroCounts::Reject`], [`Error::TooManyClasses`], and those of [`with_zero_policy`](Self::with_zero_policy).
+    /// [`Error::Label`] for a label outside `0..classes`, [`Error::MissingClasses`] where classes
+    /// have no label under [`ZeroCounts::Reject`], [`Error::TooManyClasses`], and those of
+    /// [`with_zero_policy`](Self::with_zero_policy).
     ///
     /// ```
     /// use ala_loss::{ClassCounts, ZeroCounts};
@@ -172,12 +175,14 @@ impl ClassCounts {
     /// Counts the labels of an annotation file, one `path label` a line: the format of
     /// `ImageNet_LT_train.txt`, `Places_LT_train.txt` and `iNaturalist18_train.txt`.
     ///
-    /// The label is the last field of a line, so paths may hold blanks, and need not be UTF-8; empty lines and
-    /// a byte-order mark are skipped. The number of classes is `classes`, or the largest label + 1 where `None`.
+    /// The label is the last field of a line, so paths may hold blanks, and need not be UTF-8;
+    /// empty lines and a byte-order mark are skipped. The number of classes is `classes`, or the
+    /// largest label + 1 where `None`.
     ///
     /// # Errors
-    /// [`Error::Annotation`] names the line; [`Error::Read`] where reading fails; [`Error::MissingClasses`] where
-    /// labels begin above 0 or have gaps under [`ZeroCounts::Reject`]; [`Error::TooManyClasses`]; and those of
+    /// [`Error::Annotation`] names the line; [`Error::Read`] where reading fails;
+    /// [`Error::MissingClasses`] where labels begin above 0 or have gaps under
+    /// [`ZeroCounts::Reject`]; [`Error::TooManyClasses`]; and those of
     /// [`with_zero_policy`](Self::with_zero_policy).
     ///
     /// ```
@@ -195,19 +200,21 @@ impl ClassCounts {
         Self::from_annotations_starting_at(0, lines, classes, zero)
     }
 
-    /// Counts an annotation file whose labels begin at `first_label` instead of 0: label `first_label` is class 0.
+    /// Counts an annotation file whose labels begin at `first_label` instead of 0: label
+    /// `first_label` is class 0.
     ///
-    /// Otherwise as [`from_annotations`](Self::from_annotations). A loss takes classes: subtract `first_label`
-    /// from the labels that it is given, too.
+    /// Otherwise as [`from_annotations`](Self::from_annotations). A loss takes classes: subtract
+    /// `first_label` from the labels that it is given, too.
     ///
     /// # Errors
-    /// Those of [`from_annotations`](Self::from_annotations), and [`Error::Annotation`] for a label below `first_label`.
+    /// Those of [`from_annotations`](Self::from_annotations), and [`Error::Annotation`] for a label
+    /// below `first_label`.
     ///
     /// ```
     /// use ala_loss::{ClassCounts, ZeroCounts};
-    /// let file = "a.JPEG 1\nb.JPEG 1\nc.JPEG 2\n";
-    /// let counts =
-    ///     ClassCounts::from_annotations_starting_at(1, file.as_bytes(), None, ZeroCounts::Reject)?;
+    /// let file = "a.JPEG 1\nb.JPEG 1\nc.JPEG 2\n".as_bytes();
+    /// let zero = ZeroCounts::Reject;
+    /// let counts = ClassCounts::from_annotations_starting_at(1, file, None, zero)?;
     /// assert_eq!(counts.as_slice(), [2, 1]);
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
@@ -217,7 +224,8 @@ impl ClassCounts {
         classes: Option<usize>,
         zero: ZeroCounts,
     ) -> Result<Self, Error> {
-        // A class index beyond this is a corrupt line, not a data set; it must not make us allocate.
+        // A class index beyond this is a corrupt line, not a data set; it must not make us
+        // allocate.
         const MOST_CLASSES: usize = 1 << 24;
         const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
         let mut counts = zeros(classes.unwrap_or(0))?;

@@ -11,9 +11,10 @@ use thiserror::Error as ThisError;
 /// let counts = ClassCounts::new([9, 3])?;
 /// let loss = Loss::builder(Objective::ala(), &counts).build()?;
 /// let mut cosines = [0.5f32, 0.1];
-/// let error = loss.evaluate_in_place(&mut cosines, &[7], &Options::new(), Outputs::new()).unwrap_err();
+/// let result = loss.evaluate_in_place(&mut cosines, &[7], &Options::new(), Outputs::new());
 /// assert_eq!(error, Error::Label { row: 0, label: 7, classes: 2 });
-/// assert_eq!(error.to_string(), "row 0 has label 7: labels must lie in 0..2 or be the ignore label");
+/// let message = "row 0 has label 7: labels must lie in 0..2 or be the ignore label";
+/// assert_eq!(result.unwrap_err().to_string(), message);
 /// assert_eq!(cosines, [0.5, 0.1]);
 /// # Ok::<(), ala_loss::Error>(())
 /// ```
@@ -23,7 +24,8 @@ pub enum Error {
     /// No classes were given.
     #[error("class counts are empty: give one count for each class")]
     NoClasses,
-    /// A class has no training sample and the policy is [`ZeroCounts::Reject`](crate::ZeroCounts::Reject).
+    /// A class has no training sample and the policy is
+    /// [`ZeroCounts::Reject`](crate::ZeroCounts::Reject).
     #[error(
         "class {class} has count 0: drop the class, or choose ZeroCounts::TreatAsOne to count it as 1"
     )]
@@ -31,7 +33,8 @@ pub enum Error {
         /// The first class without samples.
         class: usize,
     },
-    /// The labels leave classes out and the policy is [`ZeroCounts::Reject`](crate::ZeroCounts::Reject).
+    /// The labels leave classes out and the policy is
+    /// [`ZeroCounts::Reject`](crate::ZeroCounts::Reject).
     #[error(
         "labels begin at {smallest} and leave {missing} of {classes} classes without a sample ({listed}): number the classes from 0 without gaps (ClassCounts::from_annotations_starting_at reads labels that begin elsewhere), or choose ZeroCounts::TreatAsOne to count such a class as 1"
     )]

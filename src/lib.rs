@@ -1,8 +1,8 @@
-//! ALA loss (Adaptive Logit Adjustment, Zhao et al., AAAI 2022) and the long-tail losses it is compared with:
-//! loss **and** gradient with respect to the logits, from one call.
+//! ALA loss (Adaptive Logit Adjustment, Zhao et al., AAAI 2022) and the long-tail losses it is
+//! compared with: loss **and** gradient with respect to the logits, from one call.
 //!
-//! The target's logit gets a margin, the product of a *quantity factor* (rare classes get more) and a
-//! *difficulty factor* (instances whose target cosine is low get more):
+//! The target's logit gets a margin, the product of a *quantity factor* (rare classes get more) and
+//! a *difficulty factor* (instances whose target cosine is low get more):
 //!
 //! ```text
 //! z_y = s (x_y - DF QF_y)    DF = (1 - x_y)/2    QF_y = 1 / log2(n_y/n_min + 1)
@@ -20,13 +20,15 @@
 //! # Ok::<(), ala_loss::Error>(())
 //! ```
 //!
-//! **The margin losses take cosines that are not yet scaled**: the loss multiplies by `s` itself. Scaling in the
-//! model too is the most common mistake with such losses; [`Input::PreScaled`] is for logits that are `s cos`.
+//! **The margin losses take cosines that are not yet scaled**: the loss multiplies by `s` itself.
+//! Scaling in the model too is the most common mistake with such losses; [`Input::PreScaled`] is
+//! for logits that are `s cos`.
 //!
 //! With the feature `cuda` the same loss runs on NVIDIA GPUs: see the module `cuda`.
 //!
-//! What happens at the edges (bad labels, NaN, infinities, ignored rows) is in the README's table and holds for
-//! every objective and element type. Results do not depend on the number of threads, to the bit.
+//! What happens at the edges (bad labels, NaN, infinities, ignored rows) is in the README's table
+//! and holds for every objective and element type. Results do not depend on the number of threads,
+//! to the bit.
 
 mod call;
 mod counts;

@@ -87,8 +87,8 @@ impl LossBuilder {
         self
     }
 
-    /// Whether the logits come unscaled (the default) or as `s cos`. Scaling in the model *and* here is the most
-    /// common mistake with margin losses.
+    /// Whether the logits come unscaled (the default) or as `s cos`. Scaling in the model *and*
+    /// here is the most common mistake with margin losses.
     ///
     /// ```
     /// use ala_loss::{ClassCounts, Input, Loss, Objective};
@@ -108,7 +108,8 @@ impl LossBuilder {
     /// ```
     /// use ala_loss::{ClassCounts, Loss, Objective, Reduction};
     /// let counts = ClassCounts::new([9, 3])?;
-    /// let loss = Loss::builder(Objective::CrossEntropy, &counts).reduction(Reduction::Sum).build()?;
+    /// let builder = Loss::builder(Objective::CrossEntropy, &counts);
+    /// let loss = builder.reduction(Reduction::Sum).build()?;
     /// assert_eq!(loss.evaluate(&[0.0f32; 4], &[0, 1])?.gradient, [-0.5, 0.5, 0.5, -0.5]);
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
@@ -132,13 +133,14 @@ impl LossBuilder {
         self
     }
 
-    /// A weight for each class, `[C]`, finite and `>= 0`; multiplies the objective's own weights. The products must be at
-    /// most `1e280`.
+    /// A weight for each class, `[C]`, finite and `>= 0`; multiplies the objective's own weights.
+    /// The products must be at most `1e280`.
     ///
     /// ```
     /// use ala_loss::{ClassCounts, Loss, Objective};
     /// let counts = ClassCounts::new([9, 3])?;
-    /// let loss = Loss::builder(Objective::CrossEntropy, &counts).class_weights([1.0, 3.0]).build()?;
+    /// let builder = Loss::builder(Objective::CrossEntropy, &counts);
+    /// let loss = builder.class_weights([1.0, 3.0]).build()?;
     /// // Summed weights 1 + 3 divide the mean.
     /// assert_eq!(loss.evaluate(&[0.0f32; 4], &[0, 1])?.gradient, [-0.125, 0.125, 0.375, -0.375]);
     /// # Ok::<(), ala_loss::Error>(())
@@ -151,8 +153,8 @@ impl LossBuilder {
     /// Checks everything and lowers the objective to its table, once.
     ///
     /// # Errors
-    /// [`Error::Parameter`] or [`Error::Length`] names what is out of range; [`Error::Misplaced`] where a table was given
-    /// a scale or an input.
+    /// [`Error::Parameter`] or [`Error::Length`] names what is out of range; [`Error::Misplaced`]
+    /// where a table was given a scale or an input.
     ///
     /// ```
     /// use ala_loss::{ClassCounts, Loss, Objective};
@@ -220,7 +222,8 @@ fn weigh(table: &mut RowTable, weights: &[f64]) -> Result<(), Error> {
     Ok(())
 }
 
-/// A validated loss: objective, scale, reduction, ignore label and weights. Cheap to clone, `Send + Sync`.
+/// A validated loss: objective, scale, reduction, ignore label and weights. Cheap to clone,
+/// `Send + Sync`.
 ///
 /// **Logits of the margin losses are cosines not yet scaled**; see [`Input`].
 ///
@@ -257,7 +260,8 @@ struct Origin {
 }
 
 impl Loss {
-    /// The loss of an objective with its default scale, unscaled logits and the mean over rows, all rows alike.
+    /// The loss of an objective with its default scale, unscaled logits and the mean over rows, all
+    /// rows alike.
     ///
     /// # Errors
     /// [`Error::Parameter`] names what is out of range.
@@ -353,7 +357,8 @@ impl Loss {
         self.0.origin.as_ref().map(|origin| origin.scale)
     }
 
-    /// What the logits are when they reach the loss; `None` for a loss [from a table](Self::from_table).
+    /// What the logits are when they reach the loss; `None` for a loss [from a
+    /// table](Self::from_table).
     ///
     /// ```
     /// # use ala_loss::{ClassCounts, Input, Loss, Objective};
@@ -410,11 +415,12 @@ impl Loss {
         &self.0.log2_table
     }
 
-    /// The same loss with its weights multiplied by `weights`, `[C]`: the step of a re-weighting schedule.
+    /// The same loss with its weights multiplied by `weights`, `[C]`: the step of a re-weighting
+    /// schedule.
     ///
     /// # Errors
-    /// [`Error::Length`], or [`Error::Parameter`] for a weight that is negative or not finite, or where the product with the
-    /// weight that was there is above `1e280`.
+    /// [`Error::Length`], or [`Error::Parameter`] for a weight that is negative or not finite, or
+    /// where the product with the weight that was there is above `1e280`.
     ///
     /// ```
     /// use ala_loss::{ClassCounts, Loss, Objective};

@@ -98,7 +98,8 @@ impl Tally {
     /// Adds a batch by its predicted classes; both `[N]`.
     ///
     /// # Errors
-    /// [`Error::Length`], [`Error::Label`], [`Error::Prediction`]; nothing of the batch is added then.
+    /// [`Error::Length`], [`Error::Label`], [`Error::Prediction`]; nothing of the batch is added
+    /// then.
     ///
     /// ```
     /// use ala_loss::{ClassCounts, Error, GroupThresholds, metrics::Tally};
@@ -132,7 +133,8 @@ impl Tally {
         })
     }
 
-    /// Adds a batch by the op's own top-1 hits ([`Outcome::hits`](crate::Outcome::hits)); both `[N]`.
+    /// Adds a batch by the op's own top-1 hits ([`Outcome::hits`](crate::Outcome::hits)); both
+    /// `[N]`.
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::Label`]; nothing of the batch is added then.
@@ -218,7 +220,8 @@ impl Accuracy {
     /// ```
     /// use ala_loss::{ClassCounts, GroupThresholds, metrics::Accuracy};
     /// let counts = ClassCounts::new([500, 5])?;
-    /// let accuracy = Accuracy::from_predictions(&[0, 1], &[0, 0], &counts, GroupThresholds::default())?;
+    /// let groups = GroupThresholds::default();
+    /// let accuracy = Accuracy::from_predictions(&[0, 1], &[0, 0], &counts, groups)?;
     /// assert_eq!((accuracy.many, accuracy.few), (Some(1.0), Some(0.0)));
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
@@ -241,7 +244,8 @@ impl Accuracy {
     /// ```
     /// use ala_loss::{ClassCounts, GroupThresholds, metrics::Accuracy};
     /// let counts = ClassCounts::new([500, 5])?;
-    /// let accuracy = Accuracy::from_hits(&[0, 1], &[true, false], &counts, GroupThresholds::default())?;
+    /// let groups = GroupThresholds::default();
+    /// let accuracy = Accuracy::from_hits(&[0, 1], &[true, false], &counts, groups)?;
     /// assert_eq!(accuracy.overall, Some(0.5));
     /// # Ok::<(), ala_loss::Error>(())
     /// ```

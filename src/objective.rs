@@ -39,7 +39,8 @@ impl QuantityLog {
 /// ```
 /// use ala_loss::{ClassCounts, DifficultyGradient, Loss, Objective};
 /// let counts = ClassCounts::new([9, 3])?;
-/// for (gradient, ratio) in [(DifficultyGradient::Detached, 1.0), (DifficultyGradient::Attached, 1.5)] {
+/// let ratios = [(DifficultyGradient::Detached, 1.0), (DifficultyGradient::Attached, 1.5)];
+/// for (gradient, ratio) in ratios {
 ///     // z_y = s (x_y - (1 - x_y)/2) = s (1.5 x_y - 0.5)
 ///     let loss = Loss::builder(Objective::DifficultyOnly { k: 1.0, gradient }, &counts).build()?;
 ///     let gradient = loss.evaluate(&[0.1f64, 0.2], &[0])?.gradient;
@@ -65,7 +66,9 @@ pub enum DifficultyGradient {
 /// let loss = |ala| Loss::builder(Objective::Ala(ala), &counts).build();
 /// let cosines = [0.1f32, 0.2, 0.3];
 /// // 1 / ln v > 1 / log2 v: the margin is larger.
-/// assert!(loss(natural)?.evaluate(&cosines, &[2])?.loss > loss(Ala::default())?.evaluate(&cosines, &[2])?.loss);
+/// let (base_2, natural) = (loss(Ala::default())?, loss(natural)?);
+/// let of = |loss: &Loss| loss.evaluate(&cosines, &[2]).map(|outcome| outcome.loss);
+/// assert!(of(&natural)? > of(&base_2)?);
 /// # Ok::<(), ala_loss::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -74,20 +77,22 @@ pub struct Ala {
     pub log: QuantityLog,
     /// Whether the difficulty factor is differentiated.
     pub gradient: DifficultyGradient,
-    /// `tau` of a log-prior offset `tau ln pi_j` added to every logit. **Not in the paper**; 0 switches it off.
+    /// `tau` of a log-prior offset `tau ln pi_j` added to every logit. **Not in the paper**; 0
+    /// switches it off.
     pub log_prior_tau: f64,
 }
 
-/// A loss for long-tailed recognition. `x` are the logits given, `s` the logit scale, `n` the class counts,
-/// `pi` their priors, `y` the row's target; the loss is softmax cross-entropy over `z`.
+/// A loss for long-tailed recognition. `x` are the logits given, `s` the logit scale, `n` the class
+/// counts, `pi` their priors, `y` the row's target; the loss is softmax cross-entropy over `z`.
 ///
-/// **The margin losses take cosines that are not yet scaled**: the loss multiplies by `s` itself. For logits
-/// that are already `s cos`, say [`Input::PreScaled`](crate::Input::PreScaled).
+/// **The margin losses take cosines that are not yet scaled**: the loss multiplies by `s` itself.
+/// For logits that are already `s cos`, say [`Input::PreScaled`](crate::Input::PreScaled).
 ///
 /// ```
 /// use ala_loss::{ClassCounts, Loss, Objective};
 /// let counts = ClassCounts::new([500, 50, 5])?;
-/// for objective in [Objective::ala(), Objective::BalancedSoftmax, Objective::Focal { gamma: 2.0 }] {
+/// let focal = Objective::Focal { gamma: 2.0 };
+/// for objective in [Objective::ala(), Objective::BalancedSoftmax, focal] {
 ///     let loss = Loss::builder(objective, &counts).build()?;
 ///     assert!(loss.evaluate(&[0.1f32, 0.7, -0.2], &[1])?.loss > 0.0);
 /// }
@@ -97,7 +102,8 @@ pub struct Ala {
 #[non_exhaustive]
 pub enum Objective {
     /// ALA, Adaptive Logit Adjustment (Zhao et al., AAAI 2022, arXiv 2104.06094):
-    /// `z_y = s (x_y - DF QF_y)`, `DF = (1 - x_y)/2`, `QF_y = 1 / log(n_y/n_min + 1)`; `z_j = s x_j`.
+    /// `z_y = s (x_y - DF QF_y)`, `DF = (1 - x_y)/2`, `QF_y = 1 / log(n_y/n_min + 1)`;
+    /// `z_j = s x_j`.
     Ala(Ala),
     /// ALA's ablation without the difficulty factor: `z_y = s (x_y - QF_y)`.
     QuantityOnly {
@@ -138,7 +144,8 @@ pub enum Objective {
         /// `>= 0`.
         tau: f64,
     },
-    /// LDAM (Cao et al., NeurIPS 2019): `z_y = s (x_y - Delta_y)`, `Delta_y = M n_y^(-1/4) / max_k n_k^(-1/4)`.
+    /// LDAM (Cao et al., NeurIPS 2019): `z_y = s (x_y - Delta_y)`,
+    /// `Delta_y = M n_y^(-1/4) / max_k n_k^(-1/4)`.
     Ldam {
         /// `M`, the rarest class's margin, `>= 0`; 0.5 is usual.
         max_margin: f64,
@@ -189,8 +196,8 @@ impl Objective {
         }
     }
 
-    /// Lowers the objective to the row table. `scale` is `s`; `slope` is what the given logits are still to be
-    /// multiplied by: `s` for cosines, 1 where they are scaled already.
+    /// Lowers the objective to the row table. `scale` is `s`; `slope` is what the given logits are
+    /// still to be multiplied by: `s` for cosines, 1 where they are scaled already.
     pub(crate) fn lower(
         &self,
         counts: &ClassCounts,

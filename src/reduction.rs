@@ -5,7 +5,8 @@
 /// ```
 /// use ala_loss::{ClassCounts, Loss, Objective, Reduction};
 /// let counts = ClassCounts::new([9, 3])?;
-/// for (reduction, divisor) in [(Reduction::Mean, 4.0), (Reduction::Sum, 1.0), (Reduction::None, 1.0)] {
+/// let divisors = [(Reduction::Mean, 4.0), (Reduction::Sum, 1.0), (Reduction::None, 1.0)];
+/// for (reduction, divisor) in divisors {
 ///     let loss = Loss::builder(Objective::CrossEntropy, &counts)
 ///         .class_weights([1.0, 3.0])
 ///         .reduction(reduction)
@@ -23,8 +24,8 @@ pub enum Reduction {
     Mean,
     /// The sum over rows.
     Sum,
-    /// Not reduced: the gradient is that of each row's own loss, and [`Outcome::loss`](crate::Outcome::loss) is their sum,
-    /// to watch.
+    /// Not reduced: the gradient is that of each row's own loss, and
+    /// [`Outcome::loss`](crate::Outcome::loss) is their sum, to watch.
     None,
 }
 

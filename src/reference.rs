@@ -1,4 +1,5 @@
-//! The row problem in `f64`, written plainly: slow and obviously right, for other people's tests as for ours.
+//! The row problem in `f64`, written plainly: slow and obviously right, for other people's tests as
+//! for ours.
 //!
 //! It shares nothing with the CPU path or the kernels but the [`RowTable`].
 //!
@@ -42,8 +43,8 @@ pub fn row(table: &RowTable, x: &[f64], y: usize) -> ReferenceRow {
     assert_eq!(x.len(), table.classes(), "x must be [C]");
     let target = table.targets()[y];
 
-    // Differences of logits are exact where sums are not: z_j - z_m as a_j (x_j - x_m) + (a_j - a_m) x_m + (b_j - b_m), of
-    // logits 2^64 times smaller, so that none leaves f64.
+    // Differences of logits are exact where sums are not: z_j - z_m as a_j (x_j - x_m) + (a_j -
+    // a_m) x_m + (b_j - b_m), of logits 2^64 times smaller, so that none leaves f64.
     let small = 2f64.powi(-64);
     let map = |j: usize| match j == y {
         true => (target.slope, target.bias),
@@ -73,7 +74,8 @@ pub fn row(table: &RowTable, x: &[f64], y: usize) -> ReferenceRow {
     let e: Vec<f64> = below.iter().map(|z| z.exp()).collect();
     let s: f64 = (0..x.len()).filter(|&j| j != y).map(|j| e[j]).sum();
     let d = s + e[y];
-    // log d + m - z_y; log1p where the target holds the maximum, so that a tiny loss keeps its digits.
+    // log d + m - z_y; log1p where the target holds the maximum, so that a tiny loss keeps its
+    // digits.
     let cross_entropy = if below[y] == 0.0 {
         s.ln_1p()
     } else {
@@ -102,7 +104,8 @@ pub fn row(table: &RowTable, x: &[f64], y: usize) -> ReferenceRow {
     }
 }
 
-/// `(1-p)^gamma`, and `(1-p)^gamma - gamma p (1-p)^(gamma-1) ln p` with its limits at `p = 0` and `p = 1`.
+/// `(1-p)^gamma`, and `(1-p)^gamma - gamma p (1-p)^(gamma-1) ln p` with its limits at `p = 0` and
+/// `p = 1`.
 fn focal(gamma: f64, miss: f64, p: f64, cross_entropy: f64) -> (f64, f64) {
     let modulation = miss.powf(gamma);
     let second = if miss == 0.0 {
@@ -127,7 +130,8 @@ pub struct ReferenceOutcome {
     pub gradient: Vec<f64>,
 }
 
-/// Solves every row of contiguous `[N, C]` logits and reduces as the loss says; `upstream` is `[N]`, all 1 for the plain gradient.
+/// Solves every row of contiguous `[N, C]` logits and reduces as the loss says; `upstream` is
+/// `[N]`, all 1 for the plain gradient.
 ///
 /// # Panics
 /// Where the shapes differ or a label is neither a class nor the ignore label.

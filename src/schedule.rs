@@ -3,7 +3,8 @@
 use crate::error::Error;
 use crate::loss::Loss;
 
-/// Deferred re-weighting (DRW; Cao et al., NeurIPS 2019): class weights that switch on from a given epoch.
+/// Deferred re-weighting (DRW; Cao et al., NeurIPS 2019): class weights that switch on from a given
+/// epoch.
 ///
 /// ```
 /// use ala_loss::{ClassCounts, DeferredReweighting, Loss, Objective};
@@ -23,7 +24,8 @@ pub struct DeferredReweighting {
 }
 
 impl DeferredReweighting {
-    /// `loss` as it is before `from_epoch` (counted from 0), and with `weights`, `[C]`, from then on.
+    /// `loss` as it is before `from_epoch` (counted from 0), and with `weights`, `[C]`, from then
+    /// on.
     ///
     /// # Errors
     /// As [`Loss::with_class_weights`].

@@ -2,8 +2,8 @@
 
 use crate::error::Error;
 
-/// Checks that `rows` rows fit and returns their stride. Without a stated stride the length must be exact, since
-/// anything else means that `C` is not the table's.
+/// Checks that `rows` rows fit and returns their stride. Without a stated stride the length must be
+/// exact, since anything else means that `C` is not the table's.
 pub(crate) fn check_rows(
     name: &'static str,
     got: usize,

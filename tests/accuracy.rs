@@ -1,4 +1,5 @@
-//! Random rows against the `f64` reference, within the stated bounds, for every objective and element type.
+//! Random rows against the `f64` reference, within the stated bounds, for every objective and
+//! element type.
 
 use ala_loss::{CpuElement, Loss};
 use half::{bf16, f16};
@@ -54,8 +55,8 @@ fn bf16_rows_are_within_half_an_ulp() {
     assert_random_rows::<bf16>(4);
 }
 
-/// Rounding the probability to 16 bits before 1 is subtracted makes the target's gradient 20 % wrong at p = 0.99
-/// and 0 above p = 0.998.
+/// Rounding the probability to 16 bits before 1 is subtracted makes the target's gradient 20 %
+/// wrong at p = 0.99 and 0 above p = 0.998.
 fn assert_confident_rows<T: CpuElement>() {
     let counts = ala_loss::ClassCounts::new([10, 10, 10]).expect("valid");
     for objective in objectives() {
@@ -66,7 +67,8 @@ fn assert_confident_rows<T: CpuElement>() {
             .expect("valid");
         for ahead in [4.0, 6.0, 9.0, 14.0, 20.75] {
             let x = [T::from_f64(ahead), T::from_f64(0.0), T::from_f64(-0.5)];
-            // With a loss scale, as mixed-precision training has it: small gradients would underflow in f16.
+            // With a loss scale, as mixed-precision training has it: small gradients would
+            // underflow in f16.
             let scale = 65536.0;
             let options = ala_loss::Options::new().gradient_scale(scale);
             let got = loss.evaluate_with(&x, &[0], &options).expect("valid");

@@ -1,4 +1,5 @@
-//! What a call allocates, counted by the allocator itself. One test, since the count is the process's.
+//! What a call allocates, counted by the allocator itself. One test, since the count is the
+//! process's.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -31,9 +32,10 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Allocations of 100 calls, after as many that start what there is to start: a thread of rayon sets up its queue when it
-/// first takes work from another. The count is the whole process's, where threads come and go, so the least of several
-/// counts is taken: what the calls allocate is in each of them.
+/// Allocations of 100 calls, after as many that start what there is to start: a thread of rayon
+/// sets up its queue when it first takes work from another. The count is the whole process's, where
+/// threads come and go, so the least of several counts is taken: what the calls allocate is in each
+/// of them.
 fn count(mut call: impl FnMut()) -> usize {
     let mut hundred = || {
         let before = CALLS.load(Relaxed);
@@ -68,13 +70,14 @@ fn a_call_into_buffers_allocates_nothing_and_an_owned_one_its_result() {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(2);
             let pool = pool.build().expect("a thread pool");
             assert_eq!(pool.install(|| count(&mut call)), 0, "{what} in the pool");
-            // From outside, rayon hands the call over through a queue that grows by blocks of 63 entries.
+            // From outside, rayon hands the call over through a queue that grows by blocks of 63
+            // entries.
             let handed_over = if rows * classes > 64 * 1024 { 4 } else { 0 };
             let outside = count(&mut call);
             assert!(outside <= handed_over, "{what}: {outside} from outside");
 
-            // Inputs and outputs, and nothing that grows with them: the peak is what the result holds, to the byte but
-            // for what rayon's queue holds.
+            // Inputs and outputs, and nothing that grows with them: the peak is what the result
+            // holds, to the byte but for what rayon's queue holds.
             let before = BYTES.load(Relaxed);
             PEAK.store(before, Relaxed);
             let outcome = loss.evaluate(&x, &labels).expect("valid");

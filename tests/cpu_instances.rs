@@ -1,6 +1,7 @@
 //! Every instance of the CPU path that this machine has, against the reference and against itself.
 //!
-//! The instance is chosen once in a process, so each is tested in a process of its own: this binary, started again.
+//! The instance is chosen once in a process, so each is tested in a process of its own: this
+//! binary, started again.
 
 use std::process::Command;
 
@@ -65,8 +66,8 @@ fn each_type<T: CpuElement>() {
     a_nan_upstream_makes_a_nan::<T>();
 }
 
-/// Around the numbers of lanes, of columns in a sample, a strip and a block, and of classes that are kept; long rows are
-/// split in two, three, four.
+/// Around the numbers of lanes, of columns in a sample, a strip and a block, and of classes that
+/// are kept; long rows are split in two, three, four.
 fn random_rows<T: CpuElement>() {
     let mut rng = fastrand::Rng::with_seed(51);
     for classes in (1..40).chain([
@@ -112,8 +113,8 @@ fn long_rows<T: CpuElement>() {
     }
 }
 
-/// Enough rows to be taken one after the other, with maxima that rise from block to block or do not, and targets in the
-/// first and last columns and where the row is highest.
+/// Enough rows to be taken one after the other, with maxima that rise from block to block or do
+/// not, and targets in the first and last columns and where the row is highest.
 fn many_long_rows<T: CpuElement>() {
     const ROWS: usize = 17;
     let mut rng = fastrand::Rng::with_seed(57);
@@ -143,8 +144,9 @@ fn many_long_rows<T: CpuElement>() {
     }
 }
 
-/// The first columns, by which a row is judged, lie below the rest: a little, as a mask does, or at `-infinity`; and so do
-/// some of the blocks after them. Logits around 0 and around an offset, targets anywhere and where the row is highest.
+/// The first columns, by which a row is judged, lie below the rest: a little, as a mask does, or at
+/// `-infinity`; and so do some of the blocks after them. Logits around 0 and around an offset,
+/// targets anywhere and where the row is highest.
 fn rows_that_begin_low<T: CpuElement>() {
     const ROWS: usize = 21;
     let mut rng = fastrand::Rng::with_seed(59);
@@ -191,10 +193,12 @@ fn rows_that_begin_low<T: CpuElement>() {
     }
 }
 
-/// Slopes and offsets must not be lost to rounding where logits are large: only their differences count.
+/// Slopes and offsets must not be lost to rounding where logits are large: only their differences
+/// count.
 fn large_logits<T: CpuElement>() {
     let mut rng = fastrand::Rng::with_seed(53);
-    // 16-bit logits as large as that have no differences to speak of, but must give what the reference gives for them.
+    // 16-bit logits as large as that have no differences to speak of, but must give what the
+    // reference gives for them.
     for classes in [37, 9000] {
         let counts = counts(&mut rng, classes);
         for objective in objectives() {
@@ -258,8 +262,9 @@ fn edges_at_every_place<T: CpuElement>() {
     }
 }
 
-/// Hits with the highest logit in each part of a row, ties and NaN, between rows that are ignored: rows shorter than a
-/// vector, of one block, of several, and so long or few that their columns are shared out.
+/// Hits with the highest logit in each part of a row, ties and NaN, between rows that are ignored:
+/// rows shorter than a vector, of one block, of several, and so long or few that their columns are
+/// shared out.
 fn hits_and_ignored_rows<T: CpuElement>() {
     let mut rng = fastrand::Rng::with_seed(60);
     let ignored = 2;
@@ -275,14 +280,16 @@ fn hits_and_ignored_rows<T: CpuElement>() {
         (140_000, 20),
     ] {
         let last = classes - 1;
-        // One column in each block, and around the ends of vectors, blocks and parts that threads take.
+        // One column in each block, and around the ends of vectors, blocks and parts that threads
+        // take.
         let columns: Vec<usize> = [
             0, 1, 3, 4, 31, 364, 1023, 1024, 1025, 2500, 8191, 8192, 9000, 20_002, last,
         ]
         .into_iter()
         .filter(|&column| column < classes && column != ignored)
         .collect();
-        // Label, what stands out in the row, whether it is a hit; for an ignored row the label alone.
+        // Label, what stands out in the row, whether it is a hit; for an ignored row the label
+        // alone.
         let mut cases = Vec::new();
         for &column in &columns {
             let other = (column + classes / 2 + 1) % classes;

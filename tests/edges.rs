@@ -1,4 +1,5 @@
-//! One test for each row of the README's table of edge semantics, over every element type and objective.
+//! One test for each row of the README's table of edge semantics, over every element type and
+//! objective.
 
 use ala_loss::{
     ClassCounts, CpuElement, Error, Loss, Objective, Options, Outputs, Reduction, reference,
@@ -164,7 +165,8 @@ fn the_mean_with_class_weights_divides_by_the_summed_weights() {
     for (mean, sum) in mean.gradient.iter().zip(&sum.gradient) {
         assert_within(*mean, sum / divisor, 1e-15, &|| "gradient".into());
     }
-    // PyTorch 2 gives cross_entropy(x, y, weight, reduction='mean') by the same rule: by hand for the first row.
+    // PyTorch 2 gives cross_entropy(x, y, weight, reduction='mean') by the same rule: by hand for
+    // the first row.
     let lse = |row: &[f64]| row.iter().map(|x| x.exp()).sum::<f64>().ln();
     let by_hand =
         4.0 * (lse(&x[..3]) + 0.3) + 0.5 * (lse(&x[3..6]) - 1.0) + 4.0 * (lse(&x[6..]) - 0.9);
@@ -566,7 +568,8 @@ fn strides_up_to_the_largest_are_errors_or_work_and_never_overflow() {
     every_type!(check);
 }
 
-/// Without a stride a longer buffer means another `C` or `N`; with one, the last row may be followed by anything.
+/// Without a stride a longer buffer means another `C` or `N`; with one, the last row may be
+/// followed by anything.
 #[test]
 fn buffers_that_are_too_long_are_errors_without_a_stride_and_left_alone_with_one() {
     use ala_loss::Upstream;

@@ -1,5 +1,5 @@
-//! Rows whose logits are very large, masked or alike, on the CPU path and the reference, against values that mpmath gives
-//! (`tests/golden/extreme.py`).
+//! Rows whose logits are very large, masked or alike, on the CPU path and the reference, against
+//! values that mpmath gives (`tests/golden/extreme.py`).
 
 use ala_loss::{
     ClassCounts, CpuElement, Loss, Objective, Options, Outputs, Real, Reduction, Upstream,
@@ -12,7 +12,8 @@ mod problem;
 use problem::extreme::{Case, cases};
 use problem::{assert_within, gradient_bound, loss_bound, slope};
 
-/// More columns than a vector, a block and what a thread keeps of a row; those that are added are masked.
+/// More columns than a vector, a block and what a thread keeps of a row; those that are added are
+/// masked.
 const CLASSES: [usize; 6] = [3, 40, 1200, 3000, 9001, 140_000];
 
 fn check<T: CpuElement>(case: &Case, name: &str) {
@@ -103,7 +104,8 @@ fn a_finite_mask_before_the_rest_is_a_mask() {
     }
 }
 
-/// Beyond what even f64 tells apart a row still makes sense: no NaN, no negative loss, parts that add up.
+/// Beyond what even f64 tells apart a row still makes sense: no NaN, no negative loss, parts that
+/// add up.
 #[test]
 fn any_finite_row_makes_sense() {
     let mut rng = fastrand::Rng::with_seed(91);
@@ -235,8 +237,8 @@ fn factors() -> Vec<Factors> {
     .to_vec()
 }
 
-/// Three classes that are not masked, the first of them far below the others so that what a row begins with is no measure of
-/// it, and the probabilities by hand.
+/// Three classes that are not masked, the first of them far below the others so that what a row
+/// begins with is no measure of it, and the probabilities by hand.
 fn three_of<T: CpuElement>(classes: usize, per_class: bool) -> (Vec<T>, [usize; 3], [f64; 3]) {
     let places = [0, classes / 2, classes - 1];
     let mut x = vec![T::from_f64(f64::NEG_INFINITY); classes];
@@ -276,7 +278,8 @@ fn factors_at_the_edge<T: CpuElement>() {
                     let name = std::any::type_name::<T>();
                     format!("{name} {objective:?}, C = {classes}, target {target}, {factors:?}")
                 };
-                // In the order that loses nothing to the type: the largest factor with the smallest.
+                // In the order that loses nothing to the type: the largest factor with the
+                // smallest.
                 let mut ordered = [
                     factors.class_weight,
                     factors.upstream,
@@ -321,7 +324,8 @@ fn factors_at_the_edge<T: CpuElement>() {
     }
 }
 
-/// As near as the type has it: no absolute part, for there is no size that a factor leaves without meaning.
+/// As near as the type has it: no absolute part, for there is no size that a factor leaves without
+/// meaning.
 fn assert_rounded<T: CpuElement>(got: T, exact: f64, what: &dyn Fn() -> String) {
     let (got, nearest) = (got.to_f64(), T::from_f64(exact).to_f64());
     if nearest.is_infinite() {

@@ -142,7 +142,8 @@ impl Golden {
     }
 }
 
-/// Checks losses, the stored gradient columns and the whole gradient's dot product with a fixed vector.
+/// Checks losses, the stored gradient columns and the whole gradient's dot product with a fixed
+/// vector.
 fn assert_case(
     case: &Case,
     row_losses: &[f64],

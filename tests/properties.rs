@@ -111,7 +111,8 @@ proptest! {
         }
     }
 
-    /// With one slope for all, the gradient sums to 0 over a row; a steeper target keeps `(A - s)` of its own part.
+    /// With one slope for all, the gradient sums to 0 over a row; a steeper target keeps `(A - s)`
+    /// of its own part.
     #[test]
     fn a_row_s_gradient_sums_to_what_the_target_s_slope_adds(shape in shapes()) {
         let p = shape.problem();

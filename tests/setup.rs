@@ -1,4 +1,5 @@
-//! Class counts, objectives, weights and metrics: what is accepted, what is refused, and what comes out.
+//! Class counts, objectives, weights and metrics: what is accepted, what is refused, and what comes
+//! out.
 
 use ala_loss::metrics::{Accuracy, Tally};
 use ala_loss::{
@@ -350,8 +351,8 @@ fn invalid_parameters_are_errors_that_name_them() {
     ));
 }
 
-/// For 10, 2 and 1 samples at beta = 0.9, as exact fractions give it: (1 - beta)/(1 - beta^n) is 0.15353.., 0.52631.. and 1,
-/// scaled to sum to 3; times the class's own weight.
+/// For 10, 2 and 1 samples at beta = 0.9, as exact fractions give it: (1 - beta)/(1 - beta^n) is
+/// 0.15353.., 0.52631.. and 1, scaled to sum to 3; times the class's own weight.
 #[test]
 fn class_weights_multiply_the_class_balanced_ones() {
     let balanced = [
@@ -390,7 +391,8 @@ fn class_weights_multiply_the_class_balanced_ones() {
     near(schedule.at(1).table().targets()[2].weight, product[2]);
 }
 
-/// 30 for the losses whose margin is one of cosines, 1 for those on any logits; and that is what the table is made with.
+/// 30 for the losses whose margin is one of cosines, 1 for those on any logits; and that is what
+/// the table is made with.
 #[test]
 fn every_objective_has_its_default_scale() {
     let c = counts(&[400, 100, 25]);
@@ -549,7 +551,8 @@ fn accuracy_by_group_and_class() {
     assert_eq!((empty.overall, empty.few), (None, None));
 }
 
-/// Of a class without test rows there is no accuracy; the others' and the groups' are those of the rows there are.
+/// Of a class without test rows there is no accuracy; the others' and the groups' are those of the
+/// rows there are.
 #[test]
 fn a_test_set_may_lack_classes() {
     let c = counts(&[500, 200, 50, 5, 4]);
@@ -666,7 +669,8 @@ fn hits_are_asked_for_where_they_have_a_place() {
     assert_eq!(hits, [true]);
 }
 
-/// What is given for a table is checked as what an objective makes, and a table takes no scale of its own.
+/// What is given for a table is checked as what an objective makes, and a table takes no scale of
+/// its own.
 #[test]
 fn a_table_of_ones_own_is_checked() {
     let target = |weight| Target {
@@ -717,7 +721,8 @@ fn a_table_of_ones_own_is_checked() {
     }
     let loss = Loss::from_table(table).build().expect("valid");
     assert_eq!((loss.objective(), loss.scale()), (None, None));
-    // By hand: z = [2 x_0 - 1/2, 2 x_1], p the softmax of the target, (1 - p)^2 times cross-entropy.
+    // By hand: z = [2 x_0 - 1/2, 2 x_1], p the softmax of the target, (1 - p)^2 times
+    // cross-entropy.
     let difference: f64 = 2.0 * 0.75 - (2.0 * 0.5 - 0.5);
     let miss = 1.0 / (1.0 + (-difference).exp());
     let by_hand = -(1.0 - miss).ln() * miss * miss;

@@ -1,5 +1,5 @@
-//! One step of one shape, run in software and counted. The report prints these counts, and the gate in
-//! `tests/cuda/counts.rs` includes this file to hold the same counts to their bounds.
+//! One step of one shape, run in software and counted. The report prints these counts, and the gate
+//! in `tests/cuda/counts.rs` includes this file to hold the same counts to their bounds.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -65,7 +65,8 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// About `elements` elements, in 2 rows or more: with one, what a step costs once would be spread over nothing.
+    /// About `elements` elements, in 2 rows or more: with one, what a step costs once would be
+    /// spread over nothing.
     pub(crate) fn of_size(elements: usize, dtype: Dtype, classes: usize, aligned: bool) -> Self {
         let rows = (elements / classes).clamp(2, 4096);
         Self {
@@ -80,8 +81,8 @@ impl Case {
         self.rows as u64 * self.classes as u64
     }
 
-    /// The fewest sectors that a step can move: logits, labels, the table entries of the classes among them, gradient
-    /// and row losses, each byte once and each buffer in whole sectors.
+    /// The fewest sectors that a step can move: logits, labels, the table entries of the classes
+    /// among them, gradient and row losses, each byte once and each buffer in whole sectors.
     pub(crate) fn least_sectors(&self, labelled_classes: usize) -> u64 {
         const LABEL: u64 = 8;
         const TABLE_ENTRY: u64 = 16;

@@ -225,7 +225,8 @@ fn draw_times<Backend: DrawingBackend>(
     Ok(())
 }
 
-/// From a little below the least value to a little above the largest; some range where there is none.
+/// From a little below the least value to a little above the largest; some range where there is
+/// none.
 fn span(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (least, most) = values.fold((f64::INFINITY, 0.0), |(least, most), value| {
         (value.min(least), value.max(most))

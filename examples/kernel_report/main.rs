@@ -1,4 +1,5 @@
-//! Counts what the kernels cost, in software, for every tier, element type and alignment: `--help` says how.
+//! Counts what the kernels cost, in software, for every tier, element type and alignment: `--help`
+//! says how.
 //!
 //! ```text
 //! cargo run --release --features instruments --example kernel_report
@@ -29,8 +30,9 @@ use crate::row::Row;
 
 /// Counts what loss and gradient cost for each number of classes, element type and alignment.
 ///
-/// The kernels run in softcuda, a CUDA driver in software, and everything it prints is a count of that run or what
-/// ptxas said of the kernel; no GPU is used. Times are a model from published figures of GPUs, never measured.
+/// The kernels run in softcuda, a CUDA driver in software, and everything it prints is a count of
+/// that run or what ptxas said of the kernel; no GPU is used. Times are a model from published
+/// figures of GPUs, never measured.
 #[derive(Debug, Parser)]
 struct Options {
     /// Numbers of classes.
@@ -196,7 +198,8 @@ mod tests {
         )
     }
 
-    /// The whole report, on two small cases: what is counted has the shape that the kernels give it.
+    /// The whole report, on two small cases: what is counted has the shape that the kernels give
+    /// it.
     #[test]
     fn a_step_is_counted_for_every_type_and_alignment() {
         let _turn = turn();

@@ -1,10 +1,12 @@
 //! A model of a step's time on a GPU, from its published figures: never a measurement.
 //!
-//! A step takes as long as DRAM needs to move its bytes, or as long as the SMs need to issue its instructions, whichever
-//! is longer. The model knows no latency, no launch, no cache beyond the counts, and takes a PTX instruction for one of
-//! the machine's; so it shows which of the two binds and the least time, not what a clock would show.
+//! A step takes as long as DRAM needs to move its bytes, or as long as the SMs need to issue its
+//! instructions, whichever is longer. The model knows no latency, no launch, no cache beyond the
+//! counts, and takes a PTX instruction for one of the machine's; so it shows which of the two binds
+//! and the least time, not what a clock would show.
 
-/// Of every architecture here: an SM has four warp schedulers, which issue one instruction a clock each.
+/// Of every architecture here: an SM has four warp schedulers, which issue one instruction a clock
+/// each.
 const SCHEDULERS: f64 = 4.0;
 
 /// Published figures of a GPU.
@@ -19,23 +21,24 @@ pub(crate) struct Gpu {
 }
 
 pub(crate) const GPUS: [Gpu; 4] = [
-    // NVIDIA A100 Tensor Core GPU data sheet (80 GB SXM: 2,039 GB/s); architecture white paper (108 SMs, 1,410 MHz).
+    // NVIDIA A100 Tensor Core GPU data sheet (80 GB SXM: 2,039 GB/s); architecture white paper (108
+    // SMs, 1,410 MHz).
     Gpu {
         name: "A100",
         bandwidth: 2.039e12,
         sms: 108.0,
         clock: 1.410e9,
     },
-    // NVIDIA H100 data sheet (SXM: 3.35 TB/s; 67 TFLOPS of f32 are 132 SMs of 128 lanes at 1,980 MHz); architecture
-    // white paper (132 SMs).
+    // NVIDIA H100 data sheet (SXM: 3.35 TB/s; 67 TFLOPS of f32 are 132 SMs of 128 lanes at 1,980
+    // MHz); architecture white paper (132 SMs).
     Gpu {
         name: "H100",
         bandwidth: 3.35e12,
         sms: 132.0,
         clock: 1.980e9,
     },
-    // NVIDIA DGX B200 data sheet (8 GPUs: 64 TB/s). SMs and clock are those that agree with 75 TFLOPS of f32 a GPU, of
-    // the HGX B200 data sheet (148 SMs of 128 lanes at 1,980 MHz).
+    // NVIDIA DGX B200 data sheet (8 GPUs: 64 TB/s). SMs and clock are those that agree with 75
+    // TFLOPS of f32 a GPU, of the HGX B200 data sheet (148 SMs of 128 lanes at 1,980 MHz).
     Gpu {
         name: "B200",
         bandwidth: 8.0e12,

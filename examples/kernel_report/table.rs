@@ -25,7 +25,8 @@ fn table(heads: &[String], rows: impl Iterator<Item = Vec<String>>) -> String {
     table.to_string()
 }
 
-/// What was counted. Sectors stand against the least possible; counts of instructions are for each element.
+/// What was counted. Sectors stand against the least possible; counts of instructions are for each
+/// element.
 pub(crate) fn counts(rows: &[Row]) -> String {
     let heads = [
         "tier",
@@ -99,7 +100,8 @@ pub(crate) fn waits(rows: &[Row]) -> String {
     format!("Between a row's loads and its stores:\n{table}")
 }
 
-/// The model's times of the aligned cases, scaled to one size; an `i` marks those that instructions bind.
+/// The model's times of the aligned cases, scaled to one size; an `i` marks those that instructions
+/// bind.
 pub(crate) fn model(rows: &[Row]) -> String {
     let heads: Vec<String> = ["dtype", "C"]
         .map(str::to_owned)

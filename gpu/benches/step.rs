@@ -1,4 +1,5 @@
-//! A step's time on a GPU, beside a copy of the same bytes, an empty kernel and the unfused baseline in the same run:
+//! A step's time on a GPU, beside a copy of the same bytes, an empty kernel and the unfused
+//! baseline in the same run:
 //!
 //! ```text
 //! cargo bench -p ala-loss-gpu --bench step

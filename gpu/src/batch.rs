@@ -49,7 +49,8 @@ pub struct Arena<T> {
 }
 
 impl<T: Logit> Arena<T> {
-    /// Random cosines, `elements` of them, and room for as much gradient and for the baseline with up to `most_rows` rows.
+    /// Random cosines, `elements` of them, and room for as much gradient and for the baseline with
+    /// up to `most_rows` rows.
     ///
     /// # Errors
     /// Those of the driver.
@@ -86,10 +87,12 @@ impl<T: Logit> Arena<T> {
     }
 }
 
-/// Elements between the starts of two sets are a multiple of this, so that each starts at a line of the cache.
+/// Elements between the starts of two sets are a multiple of this, so that each starts at a line of
+/// the cache.
 const ALIGNED: usize = 128;
 
-/// A loss, labels and a workspace, on rows that lie in an [`Arena`]: in one set, or in several that take turns.
+/// A loss, labels and a workspace, on rows that lie in an [`Arena`]: in one set, or in several that
+/// take turns.
 #[derive(Debug)]
 pub struct Batch {
     loss: CudaLoss,
@@ -121,14 +124,16 @@ fn counts(classes: usize) -> Result<ClassCounts, Failure> {
     Ok(ClassCounts::new(counts)?)
 }
 
-/// Logits, labels, gradient and row losses once. The class table is small against them, and stays in cache.
+/// Logits, labels, gradient and row losses once. The class table is small against them, and stays
+/// in cache.
 fn least_bytes<T>(rows: usize, classes: usize) -> u64 {
     let bytes = 2 * rows * classes * size_of::<T>() + rows * (size_of::<i64>() + size_of::<f32>());
     bytes as u64
 }
 
 impl Batch {
-    /// `sets` batches of `rows` rows, as far as an arena of `elements` logits holds so many; at least one.
+    /// `sets` batches of `rows` rows, as far as an arena of `elements` logits holds so many; at
+    /// least one.
     ///
     /// # Errors
     /// Those of the driver, and where not even one fits.
@@ -236,7 +241,8 @@ impl Batch {
             Op::Copy => {
                 let (from, _reads) = logits.device_ptr(stream);
                 let (to, _writes) = gradient.device_ptr_mut(stream);
-                // SAFETY: two buffers of the arena, each of at least so many bytes, kept by their guards.
+                // SAFETY: two buffers of the arena, each of at least so many bytes, kept by their
+                // guards.
                 unsafe { instruments.copy(stream.cu_stream(), from, to, copied)? };
             }
             Op::DriverCopy => stream.memcpy_dtod(&logits, &mut gradient)?,
@@ -295,8 +301,8 @@ impl Batch {
         Ok(losses)
     }
 
-    /// The shape that stands for a tier where this batch goes to it: the crate's own, or blocks as large and as many as the
-    /// crate would take.
+    /// The shape that stands for a tier where this batch goes to it: the crate's own, or blocks as
+    /// large and as many as the crate would take.
     ///
     /// # Errors
     /// Those of the crate.
@@ -328,11 +334,13 @@ pub struct TierCase {
     pub classes: usize,
 }
 
-/// Classes of the tiers that take any number of them: more than one block's shared memory holds of `f32`.
+/// Classes of the tiers that take any number of them: more than one block's shared memory holds of
+/// `f32`.
 const MANY: usize = 60_000;
 
 impl TierCase {
-    /// Every kernel that a step may go to, with as many classes as it takes and about `elements` logits; two rows at least.
+    /// Every kernel that a step may go to, with as many classes as it takes and about `elements`
+    /// logits; two rows at least.
     pub fn all(elements: usize) -> impl Iterator<Item = Self> {
         TIERS.iter().flat_map(move |tier| {
             [false, true].into_iter().filter_map(move |per_class| {

@@ -1,4 +1,5 @@
-//! The one way to time on a device: between two events, with nothing of it in L2 before, all things in turns.
+//! The one way to time on a device: between two events, with nothing of it in L2 before, all things
+//! in turns.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -92,7 +93,8 @@ pub struct Clock {
     flush: CudaSlice<u8>,
 }
 
-/// Reads of `flush` that keep the device busy until the host has enqueued many launches behind them.
+/// Reads of `flush` that keep the device busy until the host has enqueued many launches behind
+/// them.
 const HEAD_START: usize = 16;
 
 impl Clock {
@@ -101,12 +103,13 @@ impl Clock {
     /// # Errors
     /// Those of the driver.
     pub fn new(context: &Arc<CudaContext>) -> Result<Self, Failure> {
-        // cudarc's own events would run between the two that time a step, and cannot be waited for in a graph.
-        // SAFETY: one stream does all the work; binding a loss waits for its own.
+        // cudarc's own events would run between the two that time a step, and cannot be waited for
+        // in a graph. SAFETY: one stream does all the work; binding a loss waits for its own.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream()?;
         let l2 = context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
-        // Softcuda runs what is timed in software, where a cache is none and reading it takes seconds.
+        // Softcuda runs what is timed in software, where a cache is none and reading it takes
+        // seconds.
         let bytes = match crate::device::is_software(context)? {
             true => 1 << 10,
             false => 2 * usize::try_from(l2)?.max(1 << 20),
@@ -139,9 +142,11 @@ impl Clock {
         }
     }
 
-    /// Microseconds on the device of what `enqueue` puts into the stream, with nothing of it in L2 before.
+    /// Microseconds on the device of what `enqueue` puts into the stream, with nothing of it in L2
+    /// before.
     fn cold(&self, what: usize, enqueue: &mut impl Enqueue) -> Result<f64, Failure> {
-        // While this runs the host enqueues the rest, so that no launch is waited for between the events.
+        // While this runs the host enqueues the rest, so that no launch is waited for between the
+        // events.
         self.instruments.read(&self.stream, &self.flush)?;
         self.start.record(&self.stream)?;
         enqueue(what, &self.stream)?;
@@ -149,8 +154,8 @@ impl Clock {
         Ok(1e3 * f64::from(self.start.elapsed_ms(&self.stop)?))
     }
 
-    /// Times `things` things in turns, `rounds` times over, so that a drift hits all alike; a round before that is not
-    /// counted. Fewer rounds, but three at least, where the deadline passes.
+    /// Times `things` things in turns, `rounds` times over, so that a drift hits all alike; a round
+    /// before that is not counted. Fewer rounds, but three at least, where the deadline passes.
     ///
     /// # Errors
     /// Those of `enqueue` and of the driver.
@@ -176,7 +181,8 @@ impl Clock {
         Ok(times.iter().map(|times| Spread::of(times)).collect())
     }
 
-    /// The same for many launches of one thing in a row: microseconds a launch, on the device and of the call on the host.
+    /// The same for many launches of one thing in a row: microseconds a launch, on the device and
+    /// of the call on the host.
     ///
     /// # Errors
     /// Those of `enqueue` and of the driver.

@@ -1,4 +1,5 @@
-//! The device that everything runs on, and the rule that no time of software passes for one of a GPU.
+//! The device that everything runs on, and the rule that no time of software passes for one of a
+//! GPU.
 
 use std::sync::Arc;
 

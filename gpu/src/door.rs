@@ -1,8 +1,8 @@
-//! A door for Python's ctypes: steps on raw device addresses, so that one harness times this crate and its peers alike.
-//! Not a public interface: `gpu/peers.py` is its only user.
+//! A door for Python's ctypes: steps on raw device addresses, so that one harness times this crate
+//! and its peers alike. Not a public interface: `gpu/peers.py` is its only user.
 //!
-//! Functions that give a number give 0 where all went well; `ala_door_error` has the reason where not. A door belongs to
-//! the device's primary context, which PyTorch uses too.
+//! Functions that give a number give 0 where all went well; `ala_door_error` has the reason where
+//! not. A door belongs to the device's primary context, which PyTorch uses too.
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_char, c_void};
@@ -50,8 +50,8 @@ extern "C" fn ala_door_error() -> *const c_char {
     ERROR.with_borrow(|error| error.as_ptr())
 }
 
-/// Opens a door; null where that fails. `dtype`: 0 f32, 1 f16, 2 bf16. `objective`: 0 ALA, 1 cross-entropy. `reduction`:
-/// 0 mean, 1 sum.
+/// Opens a door; null where that fails. `dtype`: 0 f32, 1 f16, 2 bf16. `objective`: 0 ALA, 1
+/// cross-entropy. `reduction`: 0 mean, 1 sum.
 ///
 /// # Safety
 /// `counts` must point to `classes` numbers.
@@ -123,8 +123,9 @@ unsafe fn with_door<R>(
 /// Enqueues loss and gradient; waits for nothing.
 ///
 /// # Safety
-/// As [`with_door`]; the addresses must be valid for `rows` contiguous rows, 64-bit labels and as much gradient (which may
-/// be the logits' own) until the stream has passed; `stream` must be one of the primary context, or 0.
+/// As [`with_door`]; the addresses must be valid for `rows` contiguous rows, 64-bit labels and as
+/// much gradient (which may be the logits' own) until the stream has passed; `stream` must be one
+/// of the primary context, or 0.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ala_door_step(
     door: *mut c_void,

@@ -1,5 +1,6 @@
-//! Proves and measures the CUDA path of `ala-loss` on a GPU: the timing of a step, what it stands beside, and the records
-//! that come of it. The program `gpu-kit` is made of this, as are the benchmark `step` and the door for Python.
+//! Proves and measures the CUDA path of `ala-loss` on a GPU: the timing of a step, what it stands
+//! beside, and the records that come of it. The program `gpu-kit` is made of this, as are the
+//! benchmark `step` and the door for Python.
 
 pub mod batch;
 pub mod clock;

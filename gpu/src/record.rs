@@ -1,5 +1,5 @@
-//! What is written down: one JSON object a line, as it is measured, so that what was measured is there even where the
-//! program is stopped. `gpu/run` writes the lines of its own in the same form.
+//! What is written down: one JSON object a line, as it is measured, so that what was measured is
+//! there even where the program is stopped. `gpu/run` writes the lines of its own in the same form.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -179,7 +179,8 @@ pub struct Time {
     pub c: usize,
     /// Bytes that a step moves at least; of a copy those that it moves, of an empty kernel 0.
     pub bytes: u64,
-    /// On the device, between two events around it; of a small batch, around many plain launches in a row.
+    /// On the device, between two events around it; of a small batch, around many plain launches in
+    /// a row.
     pub device_us: Spread,
     /// On the device, in a graph of many steps; small batches only.
     #[serde(default)]
@@ -324,7 +325,8 @@ impl Sink {
     }
 }
 
-/// The lines of a file. The last may have been cut off where its writer was stopped, and is then left out.
+/// The lines of a file. The last may have been cut off where its writer was stopped, and is then
+/// left out.
 ///
 /// # Errors
 /// Names the line that is none.

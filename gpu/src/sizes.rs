@@ -5,7 +5,8 @@
 pub struct Sizes {
     /// Logits of a large batch: far beyond what L2 holds.
     pub elements: usize,
-    /// Numbers of classes of the large batches. 368, 1024 and 8192 are aligned neighbours of 365, 1000 and 8142.
+    /// Numbers of classes of the large batches. 368, 1024 and 8192 are aligned neighbours of 365,
+    /// 1000 and 8142.
     pub classes: &'static [usize],
     /// Rows and classes of the small batches.
     pub small: &'static [(usize, usize)],

@@ -1,5 +1,5 @@
-//! The kit as `scripts/gpu pack` packs it, run in software from a bare environment: every stage's code runs before there is
-//! a GPU, and what it writes down is what the report reads.
+//! The kit as `scripts/gpu pack` packs it, run in software from a bare environment: every stage's
+//! code runs before there is a GPU, and what it writes down is what the report reads.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -95,7 +95,8 @@ fn a_folder_that_is_no_kit_is_not_replaced_by_one() {
 /// One run at a time: each has limits of time, and the machine few cores.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// `run --dry` with nothing in the environment, in a folder that is neither the kit's nor the repository's.
+/// `run --dry` with nothing in the environment, in a folder that is neither the kit's nor the
+/// repository's.
 fn run(out: &Path, stages: &[&str], tools: Option<&Path>, variables: &[(&str, &str)]) -> Output {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let usual = ["/usr/local/bin", "/usr/bin", "/bin"].map(PathBuf::from);

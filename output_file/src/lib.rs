@@ -1,7 +1,8 @@
 //! Files that are replaced whole or not at all.
 //!
-//! A program names its outputs before its work, and finds out there whether they can be written. Its results go to files
-//! beside them, which are renamed when all are complete: a run that fails leaves what an earlier one wrote.
+//! A program names its outputs before its work, and finds out there whether they can be written.
+//! Its results go to files beside them, which are renamed when all are complete: a run that fails
+//! leaves what an earlier one wrote.
 
 use std::ffi::OsStr;
 use std::fmt::Display;
@@ -36,7 +37,8 @@ impl OutputFile {
     /// Checks `path` and leaves it as it is.
     ///
     /// # Errors
-    /// Names `path`, where that is a folder, may not be written, or lies in a folder that is missing or takes no new file.
+    /// Names `path`, where that is a folder, may not be written, or lies in a folder that is
+    /// missing or takes no new file.
     pub fn at(path: impl Into<PathBuf>) -> io::Result<Self> {
         let named = path.into();
         let place = place(&named).map_err(|cause| cannot_write(&named, cause))?;
@@ -75,7 +77,8 @@ impl OutputFile {
 /// Replaces files, none before all are complete.
 ///
 /// # Errors
-/// Names the path that could not be written. Where that was found before the first renaming, all files are as they were.
+/// Names the path that could not be written. Where that was found before the first renaming, all
+/// files are as they were.
 pub fn write_all<C: AsRef<[u8]>>(files: &[(&OutputFile, C)]) -> io::Result<()> {
     let mut complete = Vec::with_capacity(files.len());
     for (output, contents) in files {

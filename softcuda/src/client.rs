@@ -1,8 +1,9 @@
 //! Loads the software driver into a test program and asks it what happened.
 //!
-//! The library is loaded by its path. It is named `libcuda.so.1` inside, so cudarc's own search for the driver then
-//! finds the one already loaded, and no environment variable is needed. A program that links this crate as a library
-//! for this module shares no state with it: all state is the loaded library's.
+//! The library is loaded by its path. It is named `libcuda.so.1` inside, so cudarc's own search for
+//! the driver then finds the one already loaded, and no environment variable is needed. A program
+//! that links this crate as a library for this module shares no state with it: all state is the
+//! loaded library's.
 
 use crate::counters::Counters;
 use crate::exec::Order;
@@ -38,7 +39,8 @@ impl SoftCuda {
         Ok(Self { library: Box::leak(Box::new(library)) })
     }
 
-    /// Finds the library where Cargo puts it: beside the running test program, or in `deps` next to an example.
+    /// Finds the library where Cargo puts it: beside the running test program, or in `deps` next to
+    /// an example.
     pub fn locate() -> Option<PathBuf> {
         let program = std::env::current_exe().ok()?;
         let folders = program.ancestors().skip(1).take(2).flat_map(|folder| [folder.to_owned(), folder.join("deps")]);
@@ -61,21 +63,21 @@ impl SoftCuda {
         });
     }
 
-    /// Sets how many blocks the device holds at a time from now on, at least one. After a reset it is
-    /// [`RESIDENT_BLOCKS`](crate::device::RESIDENT_BLOCKS) again.
+    /// Sets how many blocks the device holds at a time from now on, at least one. After a reset it
+    /// is [`RESIDENT_BLOCKS`](crate::device::RESIDENT_BLOCKS) again.
     pub fn set_resident_blocks(self, count: u32) {
         let set: extern "C" fn(u32) -> u32 = self.symbol("softcuda_set_resident_blocks");
         assert_eq!(set(count), 0, "a device holds at least one block, not {count}");
     }
 
-    /// Whether races in global memory are faults, as they are by default and after a reset. Not so for a test of what is left
-    /// where launches disturb one another.
+    /// Whether races in global memory are faults, as they are by default and after a reset. Not so
+    /// for a test of what is left where launches disturb one another.
     pub fn set_races(self, faults: bool) {
         self.symbol::<extern "C" fn(bool)>("softcuda_set_races")(faults);
     }
 
-    /// Lets asynchronous copies to pageable host memory be done when their call returns, as NVIDIA's driver
-    /// does it, for programs that rely on that. Off by default and after a reset.
+    /// Lets asynchronous copies to pageable host memory be done when their call returns, as
+    /// NVIDIA's driver does it, for programs that rely on that. Off by default and after a reset.
     pub fn set_prompt_downloads(self, prompt: bool) {
         self.symbol::<extern "C" fn(bool)>("softcuda_set_prompt_downloads")(prompt);
     }
@@ -125,15 +127,16 @@ impl SoftCuda {
         Some(self.read_text("softcuda_last_fault")).filter(|text| !text.is_empty())
     }
 
-    /// How often warps executed each PTX operation since the last reset, by its name with all modifiers
-    /// (`ld.global.nc.v2.f32`).
+    /// How often warps executed each PTX operation since the last reset, by its name with all
+    /// modifiers (`ld.global.nc.v2.f32`).
     pub fn operations(self) -> BTreeMap<String, u64> {
         let text = self.read_text("softcuda_operations");
         let pairs = text.lines().filter_map(|line| line.split_once(' '));
         pairs.filter_map(|(name, count)| Some((name.to_owned(), count.parse().ok()?))).collect()
     }
 
-    /// Forgets everything, a sticky fault too. Contexts, streams, memory and modules of before are gone.
+    /// Forgets everything, a sticky fault too. Contexts, streams, memory and modules of before are
+    /// gone.
     pub fn reset(self) {
         self.symbol::<extern "C" fn()>("softcuda_reset")();
     }
@@ -152,7 +155,8 @@ impl SoftCuda {
         self.count("softcuda_pending")
     }
 
-    /// Copies to pageable host memory that were given up, for their stream was destroyed before anything waited.
+    /// Copies to pageable host memory that were given up, for their stream was destroyed before
+    /// anything waited.
     pub fn lost_copies(self) -> u64 {
         self.count("softcuda_lost_copies")
     }

@@ -31,7 +31,8 @@ counters! {
     distinct_sectors_written,
     /// 32-byte sectors read or written at least once in a launch.
     distinct_sectors,
-    /// Passes through the 32 banks of shared memory, conflicts counted; 8- and 16-byte accesses by half and quarter warps.
+    /// Passes through the 32 banks of shared memory, conflicts counted; 8- and 16-byte accesses by
+    /// half and quarter warps.
     shared_wavefronts,
     /// Block barriers, one for each warp that executes one.
     barriers,

@@ -1,5 +1,5 @@
-//! The figures of the device that softcuda plays, all in one place: an H100, or as far as they differ by compute
-//! capability, the one that `SOFTCUDA_CAPABILITY` names (75, 80, ...).
+//! The figures of the device that softcuda plays, all in one place: an H100, or as far as they
+//! differ by compute capability, the one that `SOFTCUDA_CAPABILITY` names (75, 80, ...).
 use std::sync::OnceLock;
 
 /// What an SM of one architecture holds.
@@ -25,9 +25,9 @@ const fn sm(capability: u32, warps: u32, blocks: u32, shared_kib: u32, reserved:
     Sm { capability, warps, blocks, registers: REGISTERS, shared: shared_kib << 10, reserved, unit }
 }
 
-/// The architectures that the kernels are compiled for. Warps, blocks, registers and shared memory are from the table
-/// "Technical Specifications per Compute Capability" of the CUDA C++ Programming Guide; what is reserved and the units
-/// are from `cuda_occupancy.h` of CUDA 13.0.
+/// The architectures that the kernels are compiled for. Warps, blocks, registers and shared memory
+/// are from the table "Technical Specifications per Compute Capability" of the CUDA C++ Programming
+/// Guide; what is reserved and the units are from `cuda_occupancy.h` of CUDA 13.0.
 pub const SMS: [Sm; 7] = [
     sm(75, 32, 16, 64, 0, 256),
     sm(80, 64, 32, 164, 1024, 128),
@@ -73,8 +73,8 @@ pub(crate) const GRID: [u32; 3] = [i32::MAX as u32, 65535, 65535];
 pub(crate) const SHARED_PER_BLOCK: u32 = 48 << 10;
 /// Multiprocessors.
 pub(crate) const SM_COUNT: u32 = 132;
-/// Blocks that the device holds at a time, where nothing else is said: two for each multiprocessor, as many as it holds
-/// of the largest.
+/// Blocks that the device holds at a time, where nothing else is said: two for each multiprocessor,
+/// as many as it holds of the largest.
 pub const RESIDENT_BLOCKS: usize = 4 * SM_COUNT as usize;
 
 /// Device memory, in bytes; host memory is taken only for what is allocated.
@@ -95,8 +95,8 @@ pub(crate) const NAME: &[u8] = b"softcuda\0";
 /// The driver's version, of CUDA 13.0.
 pub(crate) const DRIVER_VERSION: i32 = 13000;
 
-/// The device's SM; its compute capability is that of the PTX that runs and of the SASS whose register counts are
-/// reported.
+/// The device's SM; its compute capability is that of the PTX that runs and of the SASS whose
+/// register counts are reported.
 pub(crate) fn current_sm() -> &'static Sm {
     static SM: OnceLock<&'static Sm> = OnceLock::new();
     SM.get_or_init(|| {

@@ -1,8 +1,9 @@
-//! Reads what nvcc puts into a fat binary: the PTX that softcuda runs, and from the SASS beside it how many registers
-//! a thread of each kernel takes.
+//! Reads what nvcc puts into a fat binary: the PTX that softcuda runs, and from the SASS beside it
+//! how many registers a thread of each kernel takes.
 //!
-//! Layout (little-endian): a header of magic, version, its own size and the size of what follows; then entries, each
-//! with a header (kind, its own size, payload size, compressed size, architecture, flags) and its payload.
+//! Layout (little-endian): a header of magic, version, its own size and the size of what follows;
+//! then entries, each with a header (kind, its own size, payload size, compressed size,
+//! architecture, flags) and its payload.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +24,8 @@ const COMPRESSED: u64 = 0x2000 | 0x8000;
 #[derive(Debug, Default, PartialEq)]
 pub struct Contents {
     pub ptx: String,
-    /// Registers a thread, by kernel, in the SASS of the wanted architecture; empty where there is none.
+    /// Registers a thread, by kernel, in the SASS of the wanted architecture; empty where there is
+    /// none.
     pub registers: BTreeMap<String, u32>,
 }
 
@@ -63,7 +65,8 @@ pub fn total_size(header: &[u8]) -> Result<usize, String> {
     if size > MOST { Err(format!("a fat binary of {size} bytes")) } else { Ok(size) }
 }
 
-/// Finds the PTX for the highest architecture up to `capability`, and the register counts of that capability's SASS.
+/// Finds the PTX for the highest architecture up to `capability`, and the register counts of that
+/// capability's SASS.
 pub fn read(image: &[u8], capability: u32) -> Result<Contents, String> {
     let bytes = Bytes(image);
     let mut best: Option<(u32, &[u8])> = None;

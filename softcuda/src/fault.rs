@@ -1,4 +1,5 @@
-//! What can go wrong, said so that it can be found: kernel, PTX line, block, thread, address, allocation.
+//! What can go wrong, said so that it can be found: kernel, PTX line, block, thread, address,
+//! allocation.
 use std::fmt;
 
 /// Where a kernel went wrong.
@@ -43,7 +44,8 @@ impl fmt::Display for Access {
     }
 }
 
-/// A fault of a kernel or of a caller. `near` says which allocation an address belongs to or just misses.
+/// A fault of a kernel or of a caller. `near` says which allocation an address belongs to or just
+/// misses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // the messages below name every field
 pub enum Fault {

@@ -1,4 +1,5 @@
-//! Checked device memory: every byte belongs to a live allocation and is read only after it was written.
+//! Checked device memory: every byte belongs to a live allocation and is read only after it was
+//! written.
 use crate::device::SECTOR;
 use crate::fault::{Access, Fault, Site};
 
@@ -13,7 +14,8 @@ struct Bits(Vec<u64>);
 
 impl Bits {
     fn new(bits: u64) -> Self {
-        // Zeroed pages are not touched before use, so that sparse use of huge allocations stays cheap.
+        // Zeroed pages are not touched before use, so that sparse use of huge allocations stays
+        // cheap.
         Self(vec![0; bits.div_ceil(64) as usize])
     }
 
@@ -71,13 +73,15 @@ impl Allocation {
     }
 }
 
-/// The memory of a device. Fresh bytes are poisoned: whoever reads one before it was written gets a fault.
+/// The memory of a device. Fresh bytes are poisoned: whoever reads one before it was written gets a
+/// fault.
 #[derive(Debug)]
 pub struct Memory {
     capacity: u64,
     used: u64,
     next: u64,
-    /// Sorted by address, as addresses are never reused; freed ones stay, without their bytes, to be recognised.
+    /// Sorted by address, as addresses are never reused; freed ones stay, without their bytes, to
+    /// be recognised.
     allocations: Vec<Allocation>,
     touched: Vec<usize>,
 }
@@ -88,7 +92,8 @@ impl Memory {
         Self { capacity, used: 0, next: BASE, allocations: Vec::new(), touched: Vec::new() }
     }
 
-    /// A fresh allocation, 256-byte aligned and at least 64 KiB away from every other one, past or present.
+    /// A fresh allocation, 256-byte aligned and at least 64 KiB away from every other one, past or
+    /// present.
     pub fn alloc(&mut self, bytes: u64) -> Result<u64, Fault> {
         let free = self.capacity - self.used;
         if bytes == 0 || bytes > free {
@@ -200,7 +205,8 @@ impl Memory {
         Ok(changed)
     }
 
-    /// Where an address lies in the allocation that a load or store of it has just found, by its number.
+    /// Where an address lies in the allocation that a load or store of it has just found, by its
+    /// number.
     pub(crate) fn offset(&self, address: u64, index: usize) -> usize {
         (address - self.allocations[index].base) as usize
     }
@@ -208,7 +214,8 @@ impl Memory {
     /// Marks sectors, given as addresses over 32, as touched by the launch under way.
     pub(crate) fn touch(&mut self, sectors: &[u64], access: Access, hint: &mut usize) {
         for &sector in sectors {
-            // Base addresses are 256-byte aligned: a sector belongs to one allocation, which has just been accessed.
+            // Base addresses are 256-byte aligned: a sector belongs to one allocation, which has
+            // just been accessed.
             let Ok((index, offset)) = self.locate(sector * SECTOR, 0, access, hint) else { continue };
             let allocation = &mut self.allocations[index];
             if allocation.sectors[0].0.is_empty() {
@@ -235,7 +242,8 @@ impl Memory {
         counts
     }
 
-    /// Index and offset of a range that lies in one live allocation. `hint` is the last index found.
+    /// Index and offset of a range that lies in one live allocation. `hint` is the last index
+    /// found.
     fn locate(&self, address: u64, bytes: u64, access: Access, hint: &mut usize) -> Result<(usize, usize), Fault> {
         let holds =
             |a: &Allocation| a.live && address >= a.base && bytes <= a.size && address - a.base <= a.size - bytes;

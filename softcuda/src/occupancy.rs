@@ -46,7 +46,8 @@ mod tests {
         Sm::of(capability).expect("in the table").occupancy(Block { threads, registers, shared })
     }
 
-    /// The CUDA C++ Best Practices Guide, "Calculating Occupancy": for 65,536 registers, 2,048 threads and 32 blocks.
+    /// The CUDA C++ Best Practices Guide, "Calculating Occupancy": for 65,536 registers, 2,048
+    /// threads and 32 blocks.
     #[test]
     fn the_best_practices_guides_examples() {
         for capability in [80, 90, 100] {

@@ -19,8 +19,8 @@ pub struct Usage {
 
 /// All kernels of a report, in its order.
 ///
-/// A figure that the report does not give is `u32::MAX`, so that no bound holds for it; shared memory and barriers are
-/// left out by ptxas where there are none, so for shared memory that is 0.
+/// A figure that the report does not give is `u32::MAX`, so that no bound holds for it; shared
+/// memory and barriers are left out by ptxas where there are none, so for shared memory that is 0.
 pub fn parse(report: &str) -> Vec<Usage> {
     let mut usages: Vec<Usage> = Vec::new();
     for line in report.lines() {

@@ -1,13 +1,13 @@
-//! Every arithmetic instruction against references that share nothing with the interpreter: integer arithmetic on
-//! mantissas for roundings, loops over bits for bit operations.
+//! Every arithmetic instruction against references that share nothing with the interpreter: integer
+//! arithmetic on mantissas for roundings, loops over bits for bit operations.
 #![allow(clippy::unwrap_used)] // a test may panic
 
 mod device;
 
 use device::{Device, Random};
 
-/// Runs `instruction d, a, b, c` on each row of operands (`instruction@, 7`: with a literal at the end); `widths` are the register sizes of `d, a, b, c` in bits, 1 for
-/// a predicate result.
+/// Runs `instruction d, a, b, c` on each row of operands (`instruction@, 7`: with a literal at the
+/// end); `widths` are the register sizes of `d, a, b, c` in bits, 1 for a predicate result.
 fn eval(instruction: &str, widths: &[u32], inputs: &[[u64; 3]]) -> Vec<u64> {
     let name = |width: u32, index: usize| match width {
         1 => "%p1".to_owned(),
@@ -103,7 +103,8 @@ fn flush(x: f32) -> f32 {
     if x.is_subnormal() { 0.0f32.copysign(x) } else { x }
 }
 
-/// A binary format: digits of the significand, exponent of the least normal number, largest exponent.
+/// A binary format: digits of the significand, exponent of the least normal number, largest
+/// exponent.
 #[derive(Clone, Copy)]
 struct Format(u32, i32, i32);
 const F16: Format = Format(11, -14, 15);
@@ -133,8 +134,8 @@ fn round(n: i128, e: i32, Format(digits, least, most): Format, mode: Mode) -> u6
         Mode::Up => !sign && rest != 0,
     };
     kept += u128::from(up);
-    // Adding the biased exponent to the significand with its hidden bit carries over where rounding went up to a power
-    // of two.
+    // Adding the biased exponent to the significand with its hidden bit carries over where rounding
+    // went up to a power of two.
     let exponent = (unit + digits as i32 - 1 - least) as u64;
     let mut magnitude = (exponent << (digits - 1)) + kept as u64;
     let infinity = ((most - least + 2) as u64) << (digits - 1);
@@ -173,7 +174,8 @@ type Exactly<'a> = &'a dyn Fn(u64, u64, u64) -> Option<(i128, i32)>;
 
 #[test]
 fn single_precision_arithmetic_rounds_once_in_every_mode() {
-    // Exponents near each other, so that a sum is exact in 127 bits; the last group makes subnormal results.
+    // Exponents near each other, so that a sum is exact in 127 bits; the last group makes subnormal
+    // results.
     let mut source = Random(3);
     let mut rows = Vec::new();
     for (spread, base) in [(30, 112), (3, 126), (24, 52)] {

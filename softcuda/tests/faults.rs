@@ -1,4 +1,5 @@
-//! Seeded faults: each must be caught, by name, in every order of execution, and the sound kernel must pass.
+//! Seeded faults: each must be caught, by name, in every order of execution, and the sound kernel
+//! must pass.
 #![allow(clippy::unwrap_used)] // a test may panic
 
 mod device;

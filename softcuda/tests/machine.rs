@@ -1,4 +1,5 @@
-//! Control flow, warps, blocks, memory spaces and counters, on hand-written PTX and on nvcc's output.
+//! Control flow, warps, blocks, memory spaces and counters, on hand-written PTX and on nvcc's
+//! output.
 #![allow(clippy::unwrap_used)] // a test may panic
 
 mod device;
@@ -67,8 +68,8 @@ fn special_registers_describe_the_launch() {
 
 #[test]
 fn diverged_lanes_meet_again_at_the_join() {
-    // The rare path lies before the entry's other blocks, as compilers put it: text order would not bring the lanes
-    // together before the last instruction.
+    // The rare path lies before the entry's other blocks, as compilers put it: text order would not
+    // bring the lanes together before the last instruction.
     let body = "bra.uni START;
         RARE: add.u32 %r9, %r0, 100; bra.uni JOIN;
         JOIN: add.u32 %r9, %r9, 1; add.u32 %r9, %r9, 1; add.u32 %r9, %r9, 1; bra.uni END;
@@ -83,7 +84,8 @@ fn diverged_lanes_meet_again_at_the_join() {
 
 #[test]
 fn a_sync_waits_for_lanes_that_come_later() {
-    // The lower half comes to the shuffle in the first round of the loop, the upper half in the second.
+    // The lower half comes to the shuffle in the first round of the loop, the upper half in the
+    // second.
     let body = "mov.u32 %r1, 0; mov.u32 %r9, 0; shr.u32 %r2, %r0, 4;
         LOOP: setp.ne.u32 %p1, %r1, %r2; @%p1 bra NEXT;
         shfl.sync.bfly.b32 %r3, %r0, 16, 31, -1; add.u32 %r9, %r9, %r3;

@@ -1,5 +1,5 @@
-//! The memory order: what threads tell one another in order passes, and with one thing missing it is reported, whatever
-//! the order of execution.
+//! The memory order: what threads tell one another in order passes, and with one thing missing it
+//! is reported, whatever the order of execution.
 #![allow(clippy::unwrap_used)] // a test may panic
 
 mod device;
@@ -167,7 +167,8 @@ fn launches_are_ordered_after_one_another() {
 
 #[test]
 fn pieces_of_a_word_belong_to_their_threads() {
-    // Every thread writes a byte of its own; thread 0 then reads its word after a barrier, or before it.
+    // Every thread writes a byte of its own; thread 0 then reads its word after a barrier, or
+    // before it.
     let body = |barrier: &str| {
         format!(
             "ld.param.u64 %d0, [at]; cvt.u64.u32 %d1, %r0; add.u64 %d1, %d0, %d1; ld.global.v4.u32 {{%r1, %r2, %r3, %r4}}, [%d0+64];
@@ -253,7 +254,8 @@ fn waiting_for_what_nobody_writes_is_a_deadlock() {
 
 #[test]
 fn work_that_takes_long_is_no_deadlock() {
-    // A warp computes for longer than the others are patient, and only then writes what they wait for.
+    // A warp computes for longer than the others are patient, and only then writes what they wait
+    // for.
     let mut device = Device::kernel(
         ".param .u64 at",
         "ld.param.u64 %d0, [at]; mov.u32 %r1, %ctaid.x; setp.eq.u32 %p1, %r1, 1; @%p1 bra WORK;

@@ -1,15 +1,17 @@
-//! Rows whose exponents are too large for vectors: one logit after the other in `f64`, by differences of logits.
+//! Rows whose exponents are too large for vectors: one logit after the other in `f64`, by
+//! differences of logits.
 //!
-//! A row comes here where its exponents are so large that the spacing of floating-point numbers there is no longer small
-//! against 1, where a sum was no number, and where what scales its gradient is too large or too small for the lanes' type.
-//! Then `z_j - z_m` is not the difference of two rounded numbers but
+//! A row comes here where its exponents are so large that the spacing of floating-point numbers
+//! there is no longer small against 1, where a sum was no number, and where what scales its
+//! gradient is too large or too small for the lanes' type. Then `z_j - z_m` is not the difference
+//! of two rounded numbers but
 //!
 //! ```text
 //! a_j (x_j - x_m) + ((a_j - a_m) x_m + (b_j - b_m))
 //! ```
 //!
-//! which is exact to rounding where the slopes are equal, whatever the logits' size, and keeps its sign's sense where they are
-//! not.
+//! which is exact to rounding where the slopes are equal, whatever the logits' size, and keeps its
+//! sign's sense where they are not.
 
 use super::batch::Batch;
 use super::plan::Plan;

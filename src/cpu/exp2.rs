@@ -1,10 +1,13 @@
-//! `2^(slope x - whole)`, without branches: what the softmax needs. `whole` is an integer, up to [`Float::MOST_WHOLE`] in
-//! magnitude; `clamp` are the `x` whose exponents are the lowest and the highest of all: what lies beyond is taken for them.
+//! `2^(slope x - whole)`, without branches: what the softmax needs. `whole` is an integer, up to
+//! [`Float::MOST_WHOLE`] in magnitude; `clamp` are the `x` whose exponents are the lowest and the
+//! highest of all: what lies beyond is taken for them.
 //!
-//! With fused multiply-adds the exponent itself is never rounded. `slope x - whole = n + f` with `n` an integer and
-//! `|f| <= 1/2`. Adding a number whose spacing is 1 rounds to `n` and leaves `n` plus the exponent's bias in the low bits,
-//! which are shifted up to make `2^n`; `2^f` is a polynomial that is 1 at 0. Within 2 ulp with fused multiply-adds and 2.1
-//! without, for every `f32` from -126.5 to 127; below it is 0, at `-infinity` too, and above about `2^127`. A NaN gives NaN.
+//! With fused multiply-adds the exponent itself is never rounded. `slope x - whole = n + f` with
+//! `n` an integer and `|f| <= 1/2`. Adding a number whose spacing is 1 rounds to `n` and leaves `n`
+//! plus the exponent's bias in the low bits, which are shifted up to make `2^n`; `2^f` is a
+//! polynomial that is 1 at 0. Within 2 ulp with fused multiply-adds and 2.1 without, for every
+//! `f32` from -126.5 to 127; below it is 0, at `-infinity` too, and above about `2^127`. A NaN
+//! gives NaN.
 //!
 //! [`Float::MOST_WHOLE`]: super::lane::Float::MOST_WHOLE
 
@@ -22,9 +25,11 @@ macro_rules! exp2 {
             whole: $float,
         ) -> I::$vector {
             let all = |x| I::$vector::splat(isa, x);
-            // Of spacing 1, and halfway to the next power, so that a negative n does not change the spacing.
+            // Of spacing 1, and halfway to the next power, so that a negative n does not change the
+            // spacing.
             let shifter = all((3u64 << ($bits - 1)) as $float + $bias - whole);
-            // At the n of this the shifted bits are 0, and so is the power. In this order a NaN passes.
+            // At the n of this the shifted bits are 0, and so is the power. In this order a NaN
+            // passes.
             let [lowest, highest] = clamp.map(all);
             let x = highest.or_lower(lowest.or_higher(x));
             let slope = all(slope);
@@ -50,7 +55,8 @@ fn horner<I: Isa, R: Copy, V: Vector<I, R>, const N: usize>(
     sum
 }
 
-/// Horner's scheme over pairs: half the wait for one product more. That pays where the wait is long.
+/// Horner's scheme over pairs: half the wait for one product more. That pays where the wait is
+/// long.
 #[inline(always)]
 fn pairs<I: Isa, R: Copy, V: Vector<I, R>, const N: usize>(
     isa: I,
@@ -134,8 +140,8 @@ mod tests {
         }
     }
 
-    /// Holds the powers of the `f32` whose bits are in `from..to` against those in `f64`, which another test holds against
-    /// the standard library.
+    /// Holds the powers of the `f32` whose bits are in `from..to` against those in `f64`, which
+    /// another test holds against the standard library.
     fn check(instance: CpuInstance, from: u32, to: u32) {
         let bound = bound(instance);
         let best = CpuInstance::available().last().expect("the baseline");
@@ -189,8 +195,8 @@ mod tests {
                     });
                 }
             });
-            // Nearer to 0, where the power rounds to 1: each power of 2 and its neighbours. The function is a polynomial
-            // in x there, since n = 0.
+            // Nearer to 0, where the power rounds to 1: each power of 2 and its neighbours. The
+            // function is a polynomial in x there, since n = 0.
             for exponent in 0..=tiny >> 23 {
                 for x in [
                     exponent << 23,

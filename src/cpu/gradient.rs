@@ -1,15 +1,16 @@
-//! Writing a row's gradient from its exponentials: each times its class's slope and the row's factor, rounded once; the
-//! target's own is patched in.
+//! Writing a row's gradient from its exponentials: each times its class's slope and the row's
+//! factor, rounded once; the target's own is patched in.
 //!
-//! A gradient that stays in the cache is written in whole vectors, the last of which overlaps the one before. One that does
-//! not (see [`plan`](super::plan)) is streamed past the cache, so that no line of it is read to be written:
+//! A gradient that stays in the cache is written in whole vectors, the last of which overlaps the
+//! one before. One that does not (see [`plan`](super::plan)) is streamed past the cache, so that no
+//! line of it is read to be written:
 //!
 //! ```text
 //! |ragged|  whole lines: streamed, the target's vector patched before  |ragged|
 //! ```
 //!
-//! Streaming stores cover whole cache lines only; a row's ragged ends use normal stores on other lines. Mixing the two on a
-//! line stalls.
+//! Streaming stores cover whole cache lines only; a row's ragged ends use normal stores on other
+//! lines. Mixing the two on a line stalls.
 
 use std::ops::Range;
 
@@ -38,7 +39,8 @@ pub(super) struct Gradient<'a, T: Lane, M> {
 }
 
 impl<T: Lane, M: Map<T::Real>> Gradient<'_, T, M> {
-    /// Writes on to column `end`, or a little further: what lies beyond in `exponentials` must be this row's too.
+    /// Writes on to column `end`, or a little further: what lies beyond in `exponentials` must be
+    /// this row's too.
     #[inline(always)]
     pub(super) fn write_to<I: Isa>(&mut self, isa: I, exponentials: &[T::Real], end: usize) {
         if self.stream {

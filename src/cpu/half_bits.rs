@@ -1,5 +1,5 @@
-//! 16-bit floats by integer arithmetic, without branches, so that a loop over lanes becomes vector code anywhere: for
-//! instruction sets that have no conversions.
+//! 16-bit floats by integer arithmetic, without branches, so that a loop over lanes becomes vector
+//! code anywhere: for instruction sets that have no conversions.
 
 use half::{bf16, f16};
 

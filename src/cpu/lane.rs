@@ -20,7 +20,8 @@ pub(super) trait Float: Real + Default + PartialOrd + Neg<Output = Self> {
     const LOWEST: Self;
     /// The least normal number above 0.
     const LEAST: f64;
-    /// Up to here numbers are a sixteenth apart at most. [`exp2`](Self::exp2) takes whole exponents off up to this.
+    /// Up to here numbers are a sixteenth apart at most. [`exp2`](Self::exp2) takes whole exponents
+    /// off up to this.
     const FINE: f64;
     const ROW_BUFFER: &'static RowBuffer<Self>;
 

@@ -1,7 +1,8 @@
 //! How logits off the target become exponents and exponentials.
 //!
-//! Every exponential of a row is relative to its *pivot*, so that none overflows: `exp(z_j - m)`, where `m` is the shift at
-//! the pivot. A pivot is chosen by *order*: what grows with the exponent and is cheap to compare.
+//! Every exponential of a row is relative to its *pivot*, so that none overflows: `exp(z_j - m)`,
+//! where `m` is the shift at the pivot. A pivot is chosen by *order*: what grows with the exponent
+//! and is cheap to compare.
 
 use std::f64::consts::{LN_2, LOG2_E};
 
@@ -10,7 +11,8 @@ use super::arch::vector::Vector;
 use super::lane::Float;
 use crate::table::log2::{Log2Maps, Log2Table};
 
-/// Exponents beyond this are taken with care: so far out the spacing of `f64` alone costs a loss 2.4e-7.
+/// Exponents beyond this are taken with care: so far out the spacing of `f64` alone costs a loss
+/// 2.4e-7.
 const FAR_OUT: f64 = (1u64 << 30) as f64;
 
 /// What exponentials are relative to: an order near the row's highest.
@@ -35,7 +37,8 @@ impl<R: Float> Pivot<R> {
         }
     }
 
-    /// With nothing above `-infinity`, every distance from it would be a NaN; from any number the exponentials are 0.
+    /// With nothing above `-infinity`, every distance from it would be a NaN; from any number the
+    /// exponentials are 0.
     #[inline(always)]
     fn finite(self) -> R {
         if self.order == R::NEG_INFINITY {
@@ -55,7 +58,8 @@ pub(super) trait Map<R: Float>: Copy + Send + Sync {
 
     fn pivot<I: Isa>(self, order: R) -> Pivot<R>;
 
-    /// `exp(z - m)` for logits `x`, where `m` is the shift at `pivot`, which is taken off first or not; 0 for `-infinity`.
+    /// `exp(z - m)` for logits `x`, where `m` is the shift at `pivot`, which is taken off first or
+    /// not; 0 for `-infinity`.
     fn exponentials<I: Isa, const SUBTRACT_FIRST: bool>(
         self,
         isa: I,
@@ -73,7 +77,8 @@ pub(super) trait Map<R: Float>: Copy + Send + Sync {
     /// `m` of the row's formulas at `pivot`.
     fn shift(self, pivot: Pivot<R>) -> f64;
 
-    /// An order, or `-infinity` for one so low that it may only be a mask: a row has no pivot before there is a higher one.
+    /// An order, or `-infinity` for one so low that it may only be a mask: a row has no pivot
+    /// before there is a higher one.
     fn unmasked(self, order: R) -> R {
         order
     }
@@ -84,9 +89,10 @@ pub(super) trait Map<R: Float>: Copy + Send + Sync {
 
 /// One slope for all and no offsets: the order is the logit itself.
 ///
-/// With fused multiply-adds the pivot is a whole exponent, taken off within the exponent's own rounding, as long as it is
-/// not too large. Else the logit at the pivot is taken off the others before the slope is applied: exact near the pivot,
-/// whatever the logits' common offset and though the slope be rounded.
+/// With fused multiply-adds the pivot is a whole exponent, taken off within the exponent's own
+/// rounding, as long as it is not too large. Else the logit at the pivot is taken off the others
+/// before the slope is applied: exact near the pivot, whatever the logits' common offset and though
+/// the slope be rounded.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Uniform<R> {
     slope: f64,
@@ -168,7 +174,8 @@ impl<R: Float> Map<R> for Uniform<R> {
         if pivot.subtract_first {
             return at_pivot;
         }
-        // The slope's rounding counts from the pivot on, not from 0 on: else a common offset would matter.
+        // The slope's rounding counts from the pivot on, not from 0 on: else a common offset would
+        // matter.
         let slope = self.slope_log2.to_f64();
         let rest = slope.mul_add(logit, -pivot.whole_exponent.to_f64());
         at_pivot - rest * LN_2
@@ -182,7 +189,8 @@ impl<R: Float> Map<R> for Uniform<R> {
     }
 }
 
-/// A slope and an offset for each class, and the largest offset, which the maps' offsets count from.
+/// A slope and an offset for each class, and the largest offset, which the maps' offsets count
+/// from.
 #[derive(Clone, Copy)]
 pub(super) struct PerClass<'a, R> {
     slopes: &'a [R],
@@ -276,7 +284,8 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
         pivot.order.to_f64() * LN_2 + self.largest_bias
     }
 
-    /// Where every order is this low the row needs care, and where one is not, what lies twice as low adds nothing to it.
+    /// Where every order is this low the row needs care, and where one is not, what lies twice as
+    /// low adds nothing to it.
     #[inline(always)]
     fn unmasked(self, order: R) -> R {
         if order.to_f64() < -2.0 * Self::MOST {
@@ -286,7 +295,8 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
         }
     }
 
-    /// The pivot is taken off in one rounding, and alike from all, so that it may be as coarse as a sixteenth.
+    /// The pivot is taken off in one rounding, and alike from all, so that it may be as coarse as a
+    /// sixteenth.
     #[inline(always)]
     fn needs_care(self, pivot: Pivot<R>) -> bool {
         pivot.order.to_f64().abs() > Self::MOST

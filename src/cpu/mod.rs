@@ -1,8 +1,9 @@
 //! The CPU path: checks the whole batch, then walks its rows over rayon.
 //!
-//! Along a row's life: [`batch`] and [`plan`] say which rows and how, [`walk`] hands runs of rows to threads, [`overlap`] or
-//! [`split_row`] takes a run. Of a row the [`sum`] is taken in [passes](pass) over [vectors](arch), [`solve`] makes of it the
-//! loss and the factors of the [`gradient`], which is then written.
+//! Along a row's life: [`batch`] and [`plan`] say which rows and how, [`walk`] hands runs of rows
+//! to threads, [`overlap`] or [`split_row`] takes a run. Of a row the [`sum`] is taken in
+//! [passes](pass) over [vectors](arch), [`solve`] makes of it the loss and the factors of the
+//! [`gradient`], which is then written.
 
 mod arch;
 mod batch;
@@ -36,7 +37,8 @@ use crate::reduction::Reduction;
 use crate::shape::{check_length, check_rows};
 
 impl Loss {
-    /// Loss and gradient of `[N, C]` logits on the CPU; `N` is the number of labels. The result is owned.
+    /// Loss and gradient of `[N, C]` logits on the CPU; `N` is the number of labels. The result is
+    /// owned.
     ///
     /// Allocates the gradient `[N, C]` and the row losses `[N]`.
     ///
@@ -60,7 +62,8 @@ impl Loss {
         self.evaluate_with(logits, labels, &Options::new())
     }
 
-    /// [`evaluate`](Self::evaluate) with a row stride, an upstream gradient, a gradient scale or top-1 hits.
+    /// [`evaluate`](Self::evaluate) with a row stride, an upstream gradient, a gradient scale or
+    /// top-1 hits.
     ///
     /// # Errors
     /// As [`evaluate_into`](Self::evaluate_into).
@@ -83,13 +86,15 @@ impl Loss {
         owned(self, logits, labels, options)
     }
 
-    /// Loss and gradient into the caller's buffers. Allocates nothing once each thread has its room for exponentials (at most
-    /// 512 KB, 1 MB for `f64`). What `outputs` leaves out is not computed.
+    /// Loss and gradient into the caller's buffers. Allocates nothing once each thread has its room
+    /// for exponentials (at most 512 KB, 1 MB for `f64`). What `outputs` leaves out is not
+    /// computed.
     ///
     /// # Errors
-    /// [`Error::LogitsShape`], [`Error::StridedBuffer`], [`Error::Stride`], [`Error::Length`] for buffers of the
-    /// wrong size, [`Error::Label`] naming the first bad row, [`Error::UpstreamNeedsNoReduction`],
-    /// [`Error::Misplaced`] for [`Options::hits`] without a buffer. All are found before the first write.
+    /// [`Error::LogitsShape`], [`Error::StridedBuffer`], [`Error::Stride`], [`Error::Length`] for
+    /// buffers of the wrong size, [`Error::Label`] naming the first bad row,
+    /// [`Error::UpstreamNeedsNoReduction`], [`Error::Misplaced`] for [`Options::hits`] without a
+    /// buffer. All are found before the first write.
     ///
     /// ```
     /// use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};
@@ -111,11 +116,12 @@ impl Loss {
         into(self, logits, labels, options, outputs)
     }
 
-    /// Loss and gradient, the gradient written **over the logits**. Elements between rows (stride padding) are
-    /// left as they are.
+    /// Loss and gradient, the gradient written **over the logits**. Elements between rows (stride
+    /// padding) are left as they are.
     ///
     /// # Errors
-    /// As [`evaluate_into`](Self::evaluate_into), and [`Error::GradientBufferInPlace`] where `outputs` has a gradient buffer.
+    /// As [`evaluate_into`](Self::evaluate_into), and [`Error::GradientBufferInPlace`] where
+    /// `outputs` has a gradient buffer.
     ///
     /// ```
     /// use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};

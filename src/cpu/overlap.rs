@@ -1,5 +1,5 @@
-//! Rows whose exponentials are kept: the gradient of one is written while the next is summed up, so that memory works while
-//! the processor does, and nothing waits for a row's scalars.
+//! Rows whose exponentials are kept: the gradient of one is written while the next is summed up, so
+//! that memory works while the processor does, and nothing waits for a row's scalars.
 //!
 //! ```text
 //! for each row i, and once more:
@@ -19,8 +19,8 @@ use super::solve::{Writing, solve};
 use super::sum::{BLOCK, Partial, RowSum, part_end};
 use super::top1::Top1;
 
-/// The gradient of one row and the exponentials of a later one alternate after a block, or after so many columns where the
-/// gradient is streamed.
+/// The gradient of one row and the exponentials of a later one alternate after a block, or after so
+/// many columns where the gradient is streamed.
 const STRIP: usize = 256;
 
 /// A run of rows.
@@ -136,8 +136,8 @@ impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
     }
 }
 
-/// A row of one block. The old row's exponentials are kept apart from the new one's, so that the scalars of neither are
-/// waited for.
+/// A row of one block. The old row's exponentials are kept apart from the new one's, so that the
+/// scalars of neither are waited for.
 struct OneBlockRow<'a, T: Lane, M> {
     map: M,
     classes: usize,
@@ -177,7 +177,8 @@ impl<T: Lane, M: Map<T::Real>> Kernel for OneBlockRow<'_, T, M> {
     }
 }
 
-/// A row of many blocks: its exponentials are kept over those of the old one, as the old one's gradient goes along.
+/// A row of many blocks: its exponentials are kept over those of the old one, as the old one's
+/// gradient goes along.
 struct ManyBlockRow<'a, T: Lane, M> {
     map: M,
     classes: usize,

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! whole vectors               in groups of two, each with its own chain of dependent steps
-//! what is left at the end     a vector of which the other lanes hold -infinity; at the row's end it ends there too
+//! what is left at the end     a vector whose other lanes hold -infinity; it ends with the row
 //! ```
 //!
-//! It is fast because nothing is asked of an element: what must not count becomes -infinity, which no maximum is and whose
-//! exponential is 0. Every type, every map and every step share this loop.
+//! It is fast because nothing is asked of an element: what must not count becomes -infinity, which
+//! no maximum is and whose exponential is 0. Every type, every map and every step share this loop.
 
 use std::ops::Range;
 
@@ -15,8 +15,8 @@ use super::arch::vector::{MOST_LANES, Vector};
 use super::lane::{Float, Lane, VectorOf};
 use super::row_buffer::LINE;
 
-/// So many vectors are taken in a round, each with its own maximum. 4 cost short rows of `f32` the 2 % that they gain long
-/// ones.
+/// So many vectors are taken in a round, each with its own maximum. 4 cost short rows of `f32` the
+/// 2 % that they gain long ones.
 pub(super) const CHAINS: usize = 2;
 
 /// Logits are asked for when what lies so many bytes before them is read.
@@ -28,8 +28,9 @@ pub(super) trait Step<V> {
     fn step(&mut self, chain: usize, at: usize, x: V) -> V;
 }
 
-/// Takes `columns` of the row `x`. What the steps return is kept where there is somewhere to, a row and a vector's padding:
-/// then `columns` are a vector at least, or the row. Where `FETCH`, later logits are asked for.
+/// Takes `columns` of the row `x`. What the steps return is kept where there is somewhere to, a row
+/// and a vector's padding: then `columns` are a vector at least, or the row. Where `FETCH`, later
+/// logits are asked for.
 #[inline(always)]
 pub(super) fn pass<I: Isa, T: Lane, const FETCH: bool>(
     isa: I,

@@ -1,6 +1,7 @@
 //! What of a batch decides how it is walked: thresholds, and how many threads there are.
 //!
-//! All cuts depend on the shape alone, so that sums are added in the same order whatever the thread count.
+//! All cuts depend on the shape alone, so that sums are added in the same order whatever the thread
+//! count.
 
 use super::arch::CpuInstance;
 use super::arch::vector::MOST_LANES;
@@ -9,13 +10,13 @@ use crate::loss::Loss;
 use crate::table::RowTable;
 use crate::table::log2::Log2Table;
 
-/// Rows are handed to a thread in runs of about this many elements, but of a few rows at least, so that most rows have one
-/// before them whose gradient is written meanwhile.
+/// Rows are handed to a thread in runs of about this many elements, but of a few rows at least, so
+/// that most rows have one before them whose gradient is written meanwhile.
 const LEAF_ELEMENTS: usize = 16 * 1024;
 
-/// A thread keeps the exponentials of a row of up to so many classes between their sum and the gradient; of up to
-/// [`MOST_KEPT`] where there are [`MANY_ROWS`]. Longer rows, and long ones where they are few and their columns are shared
-/// out instead, compute them again.
+/// A thread keeps the exponentials of a row of up to so many classes between their sum and the
+/// gradient; of up to [`MOST_KEPT`] where there are [`MANY_ROWS`]. Longer rows, and long ones where
+/// they are few and their columns are shared out instead, compute them again.
 const KEPT: usize = 8 * 1024;
 const MOST_KEPT: usize = 128 * 1024;
 const MANY_ROWS: usize = 16;
@@ -23,7 +24,8 @@ const MANY_ROWS: usize = 16;
 /// The columns of a row are handed out in runs of so many.
 const LEAF_COLUMNS: usize = 8 * BLOCK;
 
-/// Others are to take more than so many elements off the calling thread: less are done before they would have woken.
+/// Others are to take more than so many elements off the calling thread: less are done before they
+/// would have woken.
 const ONE_THREAD_ELEMENTS: usize = 64 * 1024;
 
 /// A gradient of more bytes than this does not stay in the cache, nor should it push out what does.
@@ -89,7 +91,8 @@ pub(super) fn column_cut(len: usize) -> Option<usize> {
     (len > LEAF_COLUMNS).then(|| (len / 2).next_multiple_of(BLOCK))
 }
 
-/// What is kept of a row, with padding for a vector from any column on. Whole lines, so that the next row begins one too.
+/// What is kept of a row, with padding for a vector from any column on. Whole lines, so that the
+/// next row begins one too.
 pub(super) fn kept_len(classes: usize) -> usize {
     (classes + MOST_LANES).next_multiple_of(MOST_LANES)
 }

@@ -14,8 +14,8 @@ thread_local! {
     pub(super) static DOUBLE: RefCell<Vec<f64>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Hands out `len` numbers, which hold anything and begin a line of the cache. They are allocated when a thread first asks
-/// for so many; `None`, without a call, where there is no memory for them.
+/// Hands out `len` numbers, which hold anything and begin a line of the cache. They are allocated
+/// when a thread first asks for so many; `None`, without a call, where there is no memory for them.
 pub(super) fn with<R: Copy + Default, A>(
     buffer: &'static RowBuffer<R>,
     len: usize,

@@ -1,4 +1,5 @@
-//! One row's scalars, in `f64`: its loss and the factors of its gradient, from the sum off the target.
+//! One row's scalars, in `f64`: its loss and the factors of its gradient, from the sum off the
+//! target.
 
 use crate::table::{RowTable, Target};
 
@@ -26,7 +27,8 @@ impl RowSolution {
         }
     }
 
-    /// For target `y`, `target_offset = z_y - shift` and `others = sum_{j != y} exp(z_j - shift)`, which is finite.
+    /// For target `y`, `target_offset = z_y - shift` and `others = sum_{j != y} exp(z_j - shift)`,
+    /// which is finite.
     pub(super) fn of(table: &RowTable, y: usize, target_offset: f64, others: f64) -> Self {
         let row = |miss, normaliser, cross_entropy| Self {
             miss,
@@ -57,7 +59,8 @@ impl RowSolution {
         }
     }
 
-    /// A row whose weight is 0 counts for nothing, also where its own loss or what scales it is infinite. A NaN in it shows.
+    /// A row whose weight is 0 counts for nothing, also where its own loss or what scales it is
+    /// infinite. A NaN in it shows.
     fn counts_for_nothing(&self) -> bool {
         self.target.weight == 0.0 && !self.is_nan()
     }
@@ -84,7 +87,8 @@ impl RowSolution {
         };
         let miss = self.miss;
         let hit = 1.0 - miss;
-        // (1-p)^(gamma-1) ln p as (1-p)^gamma (ln p)/(1-p): finite for gamma < 1 too, where ln p -> -(1-p).
+        // (1-p)^(gamma-1) ln p as (1-p)^gamma (ln p)/(1-p): finite for gamma < 1 too, where ln p ->
+        // -(1-p).
         let ratio = if miss > 0.0 {
             self.cross_entropy / miss
         } else {
@@ -99,8 +103,8 @@ impl RowSolution {
         miss.powf(gamma) * (1.0 + gamma * entropy)
     }
 
-    /// What the row's gradient is scaled by from outside. The weight is divided first: of a mean it is part of the divisor, and
-    /// no more than 1 then, however small or large both are.
+    /// What the row's gradient is scaled by from outside. The weight is divided first: of a mean it
+    /// is part of the divisor, and no more than 1 then, however small or large both are.
     pub(super) fn outer_factor(&self, upstream: f64, divisor: f64) -> f64 {
         self.target.weight / divisor * upstream
     }

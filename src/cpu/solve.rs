@@ -16,8 +16,8 @@ pub(super) struct Writing<T: Lane> {
     pub(super) factor: T::Real,
 }
 
-/// Solves a row whose logit at the target is `logit`. Its loss, and how its gradient is to be written; nothing where it is
-/// written already.
+/// Solves a row whose logit at the target is `logit`. Its loss, and how its gradient is to be
+/// written; nothing where it is written already.
 #[inline(always)]
 pub(super) fn solve<T: Lane, M: Map<T::Real>>(
     plan: &Plan<'_>,
@@ -46,16 +46,17 @@ pub(super) fn solve<T: Lane, M: Map<T::Real>>(
     (loss, Some(writing))
 }
 
-/// Whether what scales a row is beyond the lanes' type: its factor is too large a number, or is so small that the least
-/// normal number, by which rounding may change the highest term's gradient, is not small against the outer factor.
+/// Whether what scales a row is beyond the lanes' type: its factor is too large a number, or is so
+/// small that the least normal number, by which rounding may change the highest term's gradient, is
+/// not small against the outer factor.
 fn beyond<R: Float>(outer_factor: f64, factor: f64) -> bool {
     let (outer, factor) = (outer_factor.abs(), factor.abs());
     (factor > -R::LOWEST.to_f64() && factor.is_finite())
         || (outer > 0.0 && outer < R::LEAST * MOST_BLOCK_SUM)
 }
 
-/// A factor in the lanes' type, of which what is finite stays so. A NaN becomes the plain one, which survives being cut to
-/// 16 bits.
+/// A factor in the lanes' type, of which what is finite stays so. A NaN becomes the plain one,
+/// which survives being cut to 16 bits.
 fn rounded<R: Float>(factor: f64) -> R {
     if factor.is_finite() {
         R::from_f64(factor.clamp(R::LOWEST.to_f64(), -R::LOWEST.to_f64()))

@@ -1,10 +1,10 @@
-//! Rows too long to keep their exponentials, or too few for all threads: a row's columns are split over threads, and its
-//! exponentials are computed once more for the gradient.
+//! Rows too long to keep their exponentials, or too few for all threads: a row's columns are split
+//! over threads, and its exponentials are computed once more for the gradient.
 //!
 //! ```text
 //! sum by halves of columns      each run of 8192 by one thread; added up in the same order always
 //! solve the row
-//! write by halves of columns    block by block: exponentials into a buffer of one block, the gradient from there
+//! write by halves of columns    block by block: exponentials into a buffer, the gradient from it
 //! ```
 
 use std::ops::Range;
@@ -90,8 +90,8 @@ fn write<T: Lane, M: Map<T::Real>>(plan: &Plan<'_>, columns: WriteColumns<'_, T,
     plan.both(|| write(plan, low), || write(plan, high));
 }
 
-/// Writes some columns of a gradient from the logits, which are its own buffer where `x` is `None`. The target's is patched
-/// afterwards.
+/// Writes some columns of a gradient from the logits, which are its own buffer where `x` is `None`.
+/// The target's is patched afterwards.
 struct WriteColumns<'a, T: Lane, M> {
     map: M,
     first_class: usize,
@@ -173,5 +173,6 @@ impl<T: Lane, M: Map<T::Real>> Kernel for WriteColumns<'_, T, M> {
     }
 }
 
-/// The longest block: a first one with what is before its first line, and a quarter more at the end.
+/// The longest block: a first one with what is before its first line, and a quarter more at the
+/// end.
 const MOST_BLOCK: usize = (BLOCK + LINE) / 4 * 5;

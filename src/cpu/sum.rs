@@ -1,17 +1,18 @@
 //! A row's sum of exponentials off the target, relative to a pivot.
 //!
 //! ```text
-//! pivot = the highest of the first 32 columns              not above the row's highest: its exponentials do not all vanish
+//! pivot = the highest of the first 32 columns     not above the row's: not all terms vanish
 //! for each block of 1024 columns:
-//!     sum += exp(z_j - pivot)                              in lanes, then over the lanes in f64; kept for the gradient
-//!     take the target's own term off again                 or add up the rest, where it has more than half of the sum
-//!     if the block's sum > 2^24:                           the pivot is too low, which is rare
+//!     sum += exp(z_j - pivot)                     in lanes, then over them in f64; each is kept
+//!     take the target's own term off again        or add up the rest, where it is more than half
+//!     if the block's sum > 2^24:                  the pivot is too low, which is rare
 //!         raise the pivot to the block's highest, scale what was kept, take the block again
 //! ```
 //!
-//! It is fast because a row is read once: there is no pass for the maximum, which a softmax needs only so that exponentials
-//! neither overflow nor all vanish. Against the highest of each block before its exponentials are taken, all else equal, in
-//! turns in one process (AVX2, one slope for all; the time of that scheme over this one's, median of 40; `f32` / `bf16`):
+//! It is fast because a row is read once: there is no pass for the maximum, which a softmax needs
+//! only so that exponentials neither overflow nor all vanish. Against the highest of each block
+//! before its exponentials are taken, all else equal, in turns in one process (AVX2, one slope for
+//! all; the time of that scheme over this one's, median of 40; `f32` / `bf16`):
 //!
 //! | rows x classes | 1 thread | 2 threads |
 //! |---|---|---|
@@ -29,20 +30,21 @@ use super::map::{Map, Pivot};
 use super::pass::{CHAINS, Step, across, off_target, pass};
 use crate::element::Real;
 
-/// So many columns are added in lanes before the lanes are added up in `f64`: with 8 lanes a sum of 128 `f32`, 160 at the
-/// end of a row, whose rounding stays far within the bounds however long the row is.
+/// So many columns are added in lanes before the lanes are added up in `f64`: with 8 lanes a sum of
+/// 128 `f32`, 160 at the end of a row, whose rounding stays far within the bounds however long the
+/// row is.
 pub(super) const BLOCK: usize = 1024;
 
 /// A row's first pivot is the highest of so many columns.
 const SAMPLE: usize = 32;
 
-/// A larger block sum means that the pivot is too low. Exponentials so far above a pivot are rounded by 1.3e-6 at most where
-/// it is taken off as a number, and not at all where it is a whole exponent; the gradient's factor is as small as they are
-/// large.
+/// A larger block sum means that the pivot is too low. Exponentials so far above a pivot are
+/// rounded by 1.3e-6 at most where it is taken off as a number, and not at all where it is a whole
+/// exponent; the gradient's factor is as small as they are large.
 pub(super) const MOST_BLOCK_SUM: f64 = (1u32 << 24) as f64;
 
-/// Where a part ends that begins at `start`, of columns that are cut in parts of `len`. What is left at the `end` counts as
-/// a part if it is a quarter of one, and else belongs to the last.
+/// Where a part ends that begins at `start`, of columns that are cut in parts of `len`. What is
+/// left at the `end` counts as a part if it is a quarter of one, and else belongs to the last.
 #[inline(always)]
 pub(super) fn part_end(start: usize, end: usize, len: usize) -> usize {
     if end - start < len + len / 4 {
@@ -52,7 +54,8 @@ pub(super) fn part_end(start: usize, end: usize, len: usize) -> usize {
     }
 }
 
-/// The terms off the target over some columns: `sum` of `exp(z_j - m)`, where `m` is the shift at `pivot`.
+/// The terms off the target over some columns: `sum` of `exp(z_j - m)`, where `m` is the shift at
+/// `pivot`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Partial<R> {
     pub(super) pivot: Pivot<R>,
@@ -145,8 +148,8 @@ pub(super) struct RowSum<'a, T, M> {
 }
 
 impl<'r, T: Lane, M: Map<T::Real>> RowSum<'r, T, M> {
-    /// Where the row has no pivot yet, one from a sample of the block. A row whose sample holds only masks or NaN looks at
-    /// the whole block.
+    /// Where the row has no pivot yet, one from a sample of the block. A row whose sample holds
+    /// only masks or NaN looks at the whole block.
     #[inline(always)]
     pub(super) fn begin<I: Isa>(self, isa: I, block: Range<usize>, partial: &mut Partial<T::Real>) {
         if partial.pivot.order > T::Real::NEG_INFINITY {
@@ -345,7 +348,8 @@ impl<T: Lane, M: Map<T::Real>> Take<'_, T, M> {
     }
 }
 
-/// The same as a function of its own, for what is seldom taken: of pivots that are taken off first, or of a block once more.
+/// The same as a function of its own, for what is seldom taken: of pivots that are taken off first,
+/// or of a block once more.
 struct TakeApart<'a, T: Lane, M>(Take<'a, T, M>, [T::Real; MOST_LANES]);
 
 impl<T: Lane, M: Map<T::Real>> Kernel for TakeApart<'_, T, M> {
@@ -377,8 +381,8 @@ impl<T: Lane, M: Map<T::Real>> Kernel for Max<'_, T, M> {
     }
 }
 
-/// A block whose pivot is too low: it is raised, what was kept of the row is made relative to it, and the block is taken
-/// again.
+/// A block whose pivot is too low: it is raised, what was kept of the row is made relative to it,
+/// and the block is taken again.
 struct RetakeFromHigher<'a, T: Lane, M> {
     row: RowSum<'a, T, M>,
     block: Range<usize>,

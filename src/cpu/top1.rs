@@ -1,12 +1,13 @@
-//! Top-1 hits: whether a row's target has its largest logit. Nothing is added up, so that the logits given decide, without
-//! margin or prior.
+//! Top-1 hits: whether a row's target has its largest logit. Nothing is added up, so that the
+//! logits given decide, without margin or prior.
 
 use super::arch::isa::{Isa, Kernel};
 use super::arch::vector::{MOST_LANES, Vector};
 use super::lane::{Float, Lane, VectorOf};
 use super::pass::padded;
 
-/// Whether the target's logit is the row's largest; ties go to the lowest class, a NaN makes a miss.
+/// Whether the target's logit is the row's largest; ties go to the lowest class, a NaN makes a
+/// miss.
 pub(super) struct Top1<'a, T> {
     pub(super) x: &'a [T],
     pub(super) target: usize,

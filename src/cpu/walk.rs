@@ -1,4 +1,5 @@
-//! The walk over a batch: rows are halved down to runs that a thread takes, and each run goes the way that fits its rows.
+//! The walk over a batch: rows are halved down to runs that a thread takes, and each run goes the
+//! way that fits its rows.
 
 use half::{bf16, f16};
 
@@ -27,7 +28,8 @@ mod sealed {
 /// # Ok::<(), ala_loss::Error>(())
 /// ```
 pub trait CpuElement: Element + sealed::Sealed {
-    /// The rows' summed loss. Here, so that the walk is compiled with this crate: not once more by each that calls it.
+    /// The rows' summed loss. Here, so that the walk is compiled with this crate: not once more by
+    /// each that calls it.
     #[doc(hidden)]
     fn walk(plan: &Plan<'_>, batch: Batch<'_, Self>) -> f64;
 }

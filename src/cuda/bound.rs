@@ -23,7 +23,8 @@ use crate::loss::Loss;
 use crate::reduction::Reduction;
 use crate::shape::{check_length, check_rows};
 
-/// A [`Loss`] bound to a CUDA context: kernels loaded, table uploaded. `Send + Sync`; made by [`Loss::bind`].
+/// A [`Loss`] bound to a CUDA context: kernels loaded, table uploaded. `Send + Sync`; made by
+/// [`Loss::bind`].
 #[derive(Debug)]
 pub struct CudaLoss {
     loss: Loss,
@@ -41,11 +42,13 @@ pub struct CudaLoss {
 }
 
 impl Loss {
-    /// Binds the loss to a context: loads the kernels at the context's first use and uploads the class table.
+    /// Binds the loss to a context: loads the kernels at the context's first use and uploads the
+    /// class table.
     ///
     /// # Errors
-    /// [`CudaError::NoDriver`], [`CudaError::NotBuilt`], [`CudaError::TooManyClasses`], [`CudaError::Driver`];
-    /// [`Error::Parameter`] where a class weight is neither 0 nor from `1e-20` to `1e20`.
+    /// [`CudaError::NoDriver`], [`CudaError::NotBuilt`], [`CudaError::TooManyClasses`],
+    /// [`CudaError::Driver`]; [`Error::Parameter`] where a class weight is neither 0 nor from
+    /// `1e-20` to `1e20`.
     pub fn bind(&self, context: &Arc<CudaContext>) -> Result<CudaLoss, Error> {
         if u32::try_from(self.classes()).map_or(true, |classes| classes > MOST_CLASSES) {
             return Err(CudaError::TooManyClasses {
@@ -102,7 +105,8 @@ impl Loss {
 }
 
 fn bytes_of<T: Copy>(entries: &[T]) -> &[u8] {
-    // SAFETY: the table's entries are `f32` or `f64` alone, without padding, and u8 has no alignment.
+    // SAFETY: the table's entries are `f32` or `f64` alone, without padding, and u8 has no
+    // alignment.
     unsafe { std::slice::from_raw_parts(entries.as_ptr().cast(), size_of_val(entries)) }
 }
 
@@ -117,7 +121,8 @@ impl CudaLoss {
         &self.context
     }
 
-    /// Allocates a workspace for batches of up to `rows` rows. Waits for `stream`: any stream may use it from here on.
+    /// Allocates a workspace for batches of up to `rows` rows. Waits for `stream`: any stream may
+    /// use it from here on.
     ///
     /// # Errors
     /// [`CudaError::Driver`].
@@ -128,12 +133,12 @@ impl CudaLoss {
         self.workspace_in(stream, memory)
     }
 
-    /// A workspace in the caller's memory, [`Workspace::bytes`] for as many rows as it is to serve. Waits for `stream`: any
-    /// stream may use the workspace from here on.
+    /// A workspace in the caller's memory, [`Workspace::bytes`] for as many rows as it is to serve.
+    /// Waits for `stream`: any stream may use the workspace from here on.
     ///
     /// # Errors
-    /// [`Error::Length`] where not even the state fits, [`CudaError::Address`] where the memory is not at a multiple of 16
-    /// bytes, [`CudaError::OtherContext`], [`CudaError::Driver`].
+    /// [`Error::Length`] where not even the state fits, [`CudaError::Address`] where the memory is
+    /// not at a multiple of 16 bytes, [`CudaError::OtherContext`], [`CudaError::Driver`].
     pub fn workspace_in(
         &self,
         stream: &Arc<CudaStream>,
@@ -144,14 +149,15 @@ impl CudaLoss {
         Workspace::new(stream, &self.loss, memory)
     }
 
-    /// Enqueues loss and gradient of logits `[N, C]` on `stream`; `N` is the number of labels. Allocates no device memory and
-    /// waits for nothing.
+    /// Enqueues loss and gradient of logits `[N, C]` on `stream`; `N` is the number of labels.
+    /// Allocates no device memory and waits for nothing.
     ///
     /// **The margin losses take cosines that are not yet scaled**, as everywhere in this crate.
     ///
     /// # Errors
     /// Those of [`Loss::evaluate_into`] but for labels, which [`Workspace::read`] reports; and
-    /// [`CudaError::WorkspaceTooSmall`], [`CudaError::OtherContext`], [`CudaError::Driver`]. Nothing is launched then.
+    /// [`CudaError::WorkspaceTooSmall`], [`CudaError::OtherContext`], [`CudaError::Driver`].
+    /// Nothing is launched then.
     pub fn launch<T: CudaElement, L: CudaLabel>(
         &self,
         stream: &Arc<CudaStream>,
@@ -170,7 +176,8 @@ impl CudaLoss {
             outputs,
             workspace,
             |parameters| {
-                // SAFETY: every buffer was checked, lives in this context, and is kept in order by its guard.
+                // SAFETY: every buffer was checked, lives in this context, and is kept in order by
+                // its guard.
                 unsafe { self.launch_fused::<T>(stream.cu_stream(), parameters) }
             },
         )
@@ -179,7 +186,8 @@ impl CudaLoss {
     /// [`launch`](Self::launch), the gradient written **over the logits**.
     ///
     /// # Errors
-    /// As [`launch`](Self::launch), and [`Error::GradientBufferInPlace`] where `outputs` has a gradient buffer.
+    /// As [`launch`](Self::launch), and [`Error::GradientBufferInPlace`] where `outputs` has a
+    /// gradient buffer.
     pub fn launch_in_place<T: CudaElement, L: CudaLabel>(
         &self,
         stream: &Arc<CudaStream>,
@@ -201,7 +209,8 @@ impl CudaLoss {
             outputs,
             workspace,
             |parameters| {
-                // SAFETY: every buffer was checked, lives in this context, and is kept in order by its guard.
+                // SAFETY: every buffer was checked, lives in this context, and is kept in order by
+                // its guard.
                 unsafe { self.launch_fused::<T>(stream.cu_stream(), parameters) }
             },
         )
@@ -214,9 +223,10 @@ impl CudaLoss {
     /// [`Error::UpstreamNeedsNoReduction`], [`CudaError::Driver`]. Nothing is launched then.
     ///
     /// # Safety
-    /// Every address must be valid for its shape and element type, in this context, until the stream has passed the
-    /// launch, as must this loss and the workspace; no buffer may overlap another but a gradient that is given
-    /// the logits' own address and stride; `stream` must be a stream of this context.
+    /// Every address must be valid for its shape and element type, in this context, until the
+    /// stream has passed the launch, as must this loss and the workspace; no buffer may overlap
+    /// another but a gradient that is given the logits' own address and stride; `stream` must be a
+    /// stream of this context.
     pub unsafe fn launch_raw<T: CudaElement, L: CudaLabel>(
         &self,
         stream: sys::CUstream,
@@ -265,7 +275,8 @@ impl CudaLoss {
         }
         check_capacity(workspace, step.rows)?;
         self.make_current()?;
-        // The caller keeps the loss and the workspace alive, so no event needs to be recorded for them.
+        // The caller keeps the loss and the workspace alive, so no event needs to be recorded for
+        // them.
         let own = OwnAddresses {
             targets: self.targets_address,
             others: self.others_address,
@@ -301,7 +312,8 @@ impl CudaLoss {
         }
     }
 
-    /// Checks everything, then has `run` launch kernels with the step's parameters, all buffers in order.
+    /// Checks everything, then has `run` launch kernels with the step's parameters, all buffers in
+    /// order.
     #[expect(
         clippy::too_many_arguments,
         reason = "those of the calls, and what is launched"

@@ -7,8 +7,8 @@ use crate::call::Upstream;
 
 /// Settings of one launch; the defaults are contiguous rows and an upstream gradient of 1.
 ///
-/// The same as [`crate::Options`], but that the upstream gradient lies on the device, and that hits are asked for by a
-/// buffer, [`Outputs::hits`].
+/// The same as [`crate::Options`], but that the upstream gradient lies on the device, and that hits
+/// are asked for by a buffer, [`Outputs::hits`].
 #[derive(Clone, Copy)]
 #[must_use]
 #[expect(
@@ -50,8 +50,9 @@ impl<'a> Options<'a> {
         self
     }
 
-    /// The loss scale of mixed-precision training: multiplies the gradient before it is rounded. It is a launch
-    /// parameter; a captured graph that must vary it takes it as [`upstream`](Self::upstream).
+    /// The loss scale of mixed-precision training: multiplies the gradient before it is rounded. It
+    /// is a launch parameter; a captured graph that must vary it takes it as
+    /// [`upstream`](Self::upstream).
     pub fn gradient_scale(mut self, scale: f32) -> Self {
         self.gradient_scale = scale;
         self
@@ -95,7 +96,8 @@ impl<'a, T: CudaElement> Outputs<'a, T> {
         self
     }
 
-    /// A gradient with `stride >= C` elements between the starts of rows; what lies between rows is not written.
+    /// A gradient with `stride >= C` elements between the starts of rows; what lies between rows is
+    /// not written.
     pub fn gradient_strided(mut self, buffer: &'a mut impl DevicePtrMut<T>, stride: usize) -> Self {
         self.gradient = Some(buffer);
         self.gradient_stride = Some(stride);
@@ -108,7 +110,8 @@ impl<'a, T: CudaElement> Outputs<'a, T> {
         self
     }
 
-    /// 1 where a row's largest logit is its target's, else 0, `[N]`; see [`Outcome::hits`](crate::Outcome::hits).
+    /// 1 where a row's largest logit is its target's, else 0, `[N]`; see
+    /// [`Outcome::hits`](crate::Outcome::hits).
     pub fn hits(mut self, buffer: &'a mut impl DevicePtrMut<u8>) -> Self {
         self.hits = Some(buffer);
         self

@@ -57,7 +57,8 @@ pub enum CudaError {
         /// The largest number.
         most: u32,
     },
-    /// A launch shape that was chosen by hand (feature `instruments`) does not fit its kernel or the batch.
+    /// A launch shape that was chosen by hand (feature `instruments`) does not fit its kernel or
+    /// the batch.
     #[error("the launch shape of tier {tier:?} does not fit: {reason}")]
     LaunchShape {
         /// The tier that was chosen.
@@ -79,8 +80,8 @@ pub enum CudaError {
     },
 }
 
-/// A failed driver call, by its number alone, saying what was being done: cudarc's own error calls the driver when it is
-/// formatted, and panics where there is none.
+/// A failed driver call, by its number alone, saying what was being done: cudarc's own error calls
+/// the driver when it is formatted, and panics where there is none.
 pub(super) fn driver(call: &'static str) -> impl Fn(DriverError) -> CudaError {
     move |error| CudaError::Driver {
         call,

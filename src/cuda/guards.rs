@@ -10,8 +10,8 @@ pub(super) fn address_of(slice: &CudaSlice<u8>, stream: &CudaStream) -> u64 {
 /// The most buffers that a step has.
 const MOST_BUFFERS: usize = 11;
 
-/// Keeps cudarc's guards until the launch is enqueued; they then record that their buffers are in use.
-/// No heap: the launch path allocates nothing.
+/// Keeps cudarc's guards until the launch is enqueued; they then record that their buffers are in
+/// use. No heap: the launch path allocates nothing.
 #[derive(Default)]
 pub(super) struct Guards<'a> {
     kept: [Option<SyncOnDrop<'a>>; MOST_BUFFERS],

@@ -1,5 +1,6 @@
-//! What measurements of the kernels need besides them (feature `instruments`): kernels that only copy, only read or do
-//! nothing, and launch shapes other than the crate's own. Not for training: nothing here makes a step faster.
+//! What measurements of the kernels need besides them (feature `instruments`): kernels that only
+//! copy, only read or do nothing, and launch shapes other than the crate's own. Not for training:
+//! nothing here makes a step faster.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -45,7 +46,8 @@ pub struct Instruments {
     unfused: Vec<Unfused>,
 }
 
-/// The kernels of the unfused baseline for one element type and one map, in the order of their launches.
+/// The kernels of the unfused baseline for one element type and one map, in the order of their
+/// launches.
 type Unfused = [Kernel; STEPS.len()];
 
 /// Its steps; those marked have an element type and a map.
@@ -83,13 +85,14 @@ impl Instruments {
         &self.context
     }
 
-    /// The same result as [`CudaLoss::launch`] by the unfused baseline, one kernel an operation: what benchmarks compare with.
-    /// Rows whose logits are so large that `f32` cannot tell their exponents apart are beyond it. `scratch` holds at least
-    /// `N C + 2 N` numbers.
+    /// The same result as [`CudaLoss::launch`] by the unfused baseline, one kernel an operation:
+    /// what benchmarks compare with. Rows whose logits are so large that `f32` cannot tell their
+    /// exponents apart are beyond it. `scratch` holds at least `N C + 2 N` numbers.
     ///
     /// # Errors
-    /// As [`CudaLoss::launch`], [`Error::Length`] where `scratch` is too short, and [`CudaError::OtherContext`] where these
-    /// kernels were loaded into another context than the loss's.
+    /// As [`CudaLoss::launch`], [`Error::Length`] where `scratch` is too short, and
+    /// [`CudaError::OtherContext`] where these kernels were loaded into another context than the
+    /// loss's.
     #[expect(
         clippy::too_many_arguments,
         reason = "those of `launch`, the loss and the scratch"
@@ -142,7 +145,8 @@ impl Instruments {
             workspace,
             |step| {
                 let stream = stream.cu_stream();
-                // SAFETY: every buffer was checked, lives in this context, and is kept in order by its guard.
+                // SAFETY: every buffer was checked, lives in this context, and is kept in order by
+                // its guard.
                 unsafe { launch::count(loss.kernels_of(T::TYPE.0), stream, step)? };
                 for (&kernel, (name, _)) in kernels.iter().zip(STEPS) {
                     let blocks = match name {
@@ -152,7 +156,8 @@ impl Instruments {
                     };
                     let mut step = launch::numbered(step);
                     let mut arguments = [argument(&mut step), argument(&mut scratch)];
-                    // SAFETY: as above; the gradient is not the logits, and each step takes these two.
+                    // SAFETY: as above; the gradient is not the logits, and each step takes these
+                    // two.
                     unsafe {
                         launch::launch(kernel, Grid::plain(blocks), stream, &mut arguments, false)?
                     };
@@ -178,15 +183,16 @@ impl Instruments {
         unsafe { self.launch(self.empty, stream.cu_stream(), 1, &mut []) }
     }
 
-    /// Enqueues a copy of `bytes` bytes from one device address to another, 16 bytes a thread at a time.
+    /// Enqueues a copy of `bytes` bytes from one device address to another, 16 bytes a thread at a
+    /// time.
     ///
     /// # Errors
-    /// [`CudaError::Address`] where an address is no multiple of 16, [`Error::Length`] where `bytes` is none;
-    /// [`CudaError::Driver`].
+    /// [`CudaError::Address`] where an address is no multiple of 16, [`Error::Length`] where
+    /// `bytes` is none; [`CudaError::Driver`].
     ///
     /// # Safety
-    /// Both ranges must be valid in this context until the stream has passed the launch, and must not overlap; `stream`
-    /// must be a stream of this context.
+    /// Both ranges must be valid in this context until the stream has passed the launch, and must
+    /// not overlap; `stream` must be a stream of this context.
     pub unsafe fn copy(
         &self,
         stream: sys::CUstream,
@@ -228,7 +234,8 @@ impl Instruments {
         unsafe { self.launch(kernel, stream, blocks, &mut arguments) }
     }
 
-    /// Enqueues a kernel that reads all of a buffer and so fills L2 with its lines, of which none must be written back.
+    /// Enqueues a kernel that reads all of a buffer and so fills L2 with its lines, of which none
+    /// must be written back.
     ///
     /// # Errors
     /// [`CudaError::Driver`].
@@ -244,14 +251,16 @@ impl Instruments {
             argument(&mut to),
             argument(&mut vectors),
         ];
-        // SAFETY: the kernel takes two pointers and a count; it reads whole vectors within the buffer.
+        // SAFETY: the kernel takes two pointers and a count; it reads whole vectors within the
+        // buffer.
         unsafe { self.launch(self.read, stream.cu_stream(), fills, &mut arguments)? };
         drop(guard);
         Ok(())
     }
 
     /// # Safety
-    /// The arguments must be the kernel's, and what they point to on the device valid until the stream has passed it.
+    /// The arguments must be the kernel's, and what they point to on the device valid until the
+    /// stream has passed it.
     unsafe fn launch(
         &self,
         kernel: Kernel,
@@ -309,8 +318,9 @@ impl CudaLoss {
         )?)
     }
 
-    /// Every shape in which such a step could be launched: each kernel that takes its rows, with whole and smaller blocks,
-    /// from one block a multiprocessor on, and with each number of blocks that may share a row.
+    /// Every shape in which such a step could be launched: each kernel that takes its rows, with
+    /// whole and smaller blocks, from one block a multiprocessor on, and with each number of blocks
+    /// that may share a row.
     pub fn launch_shapes<T: CudaElement>(&self, rows: usize) -> Vec<LaunchShape> {
         plan::shapes_of(
             self.kernels_of(T::TYPE.0),
@@ -319,8 +329,8 @@ impl CudaLoss {
         )
     }
 
-    /// Launches have this shape from now on; with `None` the crate's own choice again. A launch whose rows do not fit it is
-    /// a [`CudaError::LaunchShape`].
+    /// Launches have this shape from now on; with `None` the crate's own choice again. A launch
+    /// whose rows do not fit it is a [`CudaError::LaunchShape`].
     pub fn set_launch_shape(&mut self, shape: Option<LaunchShape>) {
         self.launch_shape = shape;
     }

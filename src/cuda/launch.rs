@@ -125,12 +125,13 @@ pub(super) fn parameters(
     }
 }
 
-/// Enqueues loss and gradient: one kernel, two where the mean's divisor is counted first. `chosen` is a shape other than
-/// the crate's own.
+/// Enqueues loss and gradient: one kernel, two where the mean's divisor is counted first. `chosen`
+/// is a shape other than the crate's own.
 ///
 /// # Safety
-/// Every address in `parameters` must be valid for its shape, and stay so until the stream has passed the launch; the
-/// stream and the kernels must be of the context that is current on this thread.
+/// Every address in `parameters` must be valid for its shape, and stay so until the stream has
+/// passed the launch; the stream and the kernels must be of the context that is current on this
+/// thread.
 pub(super) unsafe fn fused(
     kernels: &Kernels,
     stream: sys::CUstream,
@@ -161,7 +162,8 @@ pub(super) unsafe fn fused(
         Err(CudaError::Driver {
             code: TOO_LARGE, ..
         }) if chosen.is_none() => {
-            // The context has fewer multiprocessors than the device: no block waits for another then.
+            // The context has fewer multiprocessors than the device: no block waits for another
+            // then.
             let shape = shape_of_one_block_a_row(kernels, &batch, element_bytes);
             let plan = Plan::of(kernels, &batch, element_bytes, shape)?;
             // SAFETY: the caller's promise.
@@ -248,8 +250,9 @@ unsafe fn launch_with(
 /// `together`: blocks wait for one another, so that all must run at once.
 ///
 /// # Safety
-/// `arguments` must point to the kernel's own, what these point to on the device must stay valid until the stream has
-/// passed the launch, and stream and kernel must be of the context that is current on this thread.
+/// `arguments` must point to the kernel's own, what these point to on the device must stay valid
+/// until the stream has passed the launch, and stream and kernel must be of the context that is
+/// current on this thread.
 pub(super) unsafe fn launch(
     kernel: Kernel,
     grid: Grid,

@@ -1,10 +1,11 @@
 //! The loss on an NVIDIA GPU, through cudarc (feature `cuda`).
 //!
-//! [`Loss::bind`](crate::Loss::bind) binds a loss to a context: the kernels are loaded once a context, the class table is uploaded
-//! once. [`CudaLoss::launch`] then enqueues loss **and** gradient on the caller's stream: one kernel, or two where a
-//! mean must count its rows first (ignore label or class weights). It allocates nothing, waits for nothing and uses
-//! no other stream, so it can be captured into a CUDA graph. [`Workspace::read`] is the explicit call that waits
-//! and hands out the result; a label out of range surfaces there as the CPU's error.
+//! [`Loss::bind`](crate::Loss::bind) binds a loss to a context: the kernels are loaded once a
+//! context, the class table is uploaded once. [`CudaLoss::launch`] then enqueues loss **and**
+//! gradient on the caller's stream: one kernel, or two where a mean must count its rows first
+//! (ignore label or class weights). It allocates nothing, waits for nothing and uses no other
+//! stream, so it can be captured into a CUDA graph. [`Workspace::read`] is the explicit call that
+//! waits and hands out the result; a label out of range surfaces there as the CPU's error.
 //!
 //! ```no_run
 //! use ala_loss::cuda::{self, Options, Outputs};
@@ -16,7 +17,8 @@
 //! let loss = Loss::builder(Objective::ala(), &ClassCounts::new([500, 50, 5])?).build()?;
 //! let loss = loss.bind(&context)?;
 //!
-//! let cosines = stream.clone_htod(&[0.8f32, 0.1, -0.3, 0.2, 0.4, 0.1])?; // [N = 2, C = 3], not yet scaled
+//! // [N = 2, C = 3], not yet scaled.
+//! let cosines = stream.clone_htod(&[0.8f32, 0.1, -0.3, 0.2, 0.4, 0.1])?;
 //! let labels = stream.clone_htod(&[0i64, 2])?;
 //! let mut gradient = stream.alloc_zeros::<f32>(6)?;
 //! let mut workspace = loss.workspace(&stream, 2)?;
@@ -27,9 +29,10 @@
 //! # }
 //! ```
 //!
-//! Logits are `f32`, [`half::f16`] or [`half::bf16`], labels `u8`, `i32`, `u32` or `i64`. Everything is computed in
-//! `f32` and the gradient rounded once; row losses are `f32`, their sum `f64` in a fixed order. What happens at the
-//! edges is the CPU path's table, but that a row with a label out of range has loss NaN and gradient 0.
+//! Logits are `f32`, [`half::f16`] or [`half::bf16`], labels `u8`, `i32`, `u32` or `i64`.
+//! Everything is computed in `f32` and the gradient rounded once; row losses are `f32`, their sum
+//! `f64` in a fixed order. What happens at the edges is the CPU path's table, but that a row with a
+//! label out of range has loss NaN and gradient 0.
 
 #[rustfmt::skip]
 mod abi;
@@ -102,7 +105,8 @@ pub fn probe_driver() -> Result<(), Error> {
 /// The primary context of a device, after [`probe_driver`].
 ///
 /// # Errors
-/// [`CudaError::NoDriver`] where there is no driver, [`CudaError::Driver`] where it has no such device.
+/// [`CudaError::NoDriver`] where there is no driver, [`CudaError::Driver`] where it has no such
+/// device.
 ///
 /// ```
 /// // On a machine without a GPU this is an error, never a panic.
@@ -114,8 +118,8 @@ pub fn context(ordinal: usize) -> Result<Arc<CudaContext>, Error> {
     Ok(CudaContext::new(ordinal).map_err(error::driver("opening the device"))?)
 }
 
-/// cudarc's error as this crate's, by its number alone: cudarc's own calls the driver when it is formatted, and
-/// panics where there is none.
+/// cudarc's error as this crate's, by its number alone: cudarc's own calls the driver when it is
+/// formatted, and panics where there is none.
 ///
 /// ```
 /// use ala_loss::{Error, cuda};

@@ -11,7 +11,8 @@ use super::tiers::{RowRequirement, TIERS};
 
 /// Threads of the kernels that are no tier.
 pub(super) const THREADS: u32 = 256;
-/// What a block of the staged tier has of shared memory besides the stage, and what the driver takes of it.
+/// What a block of the staged tier has of shared memory besides the stage, and what the driver
+/// takes of it.
 pub(super) const STAGE_MARGIN: u32 = 4 << 10;
 /// As [`ElementType`].
 pub(super) const ELEMENTS: [&str; 3] = ["f32", "f16", "bf16"];
@@ -29,7 +30,8 @@ const FATBIN: Option<&[u8]> = None;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kernel(pub(super) sys::CUfunction);
 
-// SAFETY: a CUfunction is a handle that the driver lets any thread use while its module is loaded; `Kernels` never unloads it.
+// SAFETY: a CUfunction is a handle that the driver lets any thread use while its module is loaded;
+// `Kernels` never unloads it.
 unsafe impl Send for Kernel {}
 // SAFETY: as above.
 unsafe impl Sync for Kernel {}
@@ -50,7 +52,8 @@ pub(super) struct Kernels {
 pub(super) struct DeviceLimits {
     pub(super) multiprocessors: u32,
     pub(super) threads: u32,
-    /// Bytes of dynamic shared memory for a block of the staged tier, so that a multiprocessor holds two.
+    /// Bytes of dynamic shared memory for a block of the staged tier, so that a multiprocessor
+    /// holds two.
     pub(super) stage_bytes: u32,
     /// Bytes of shared memory of a multiprocessor.
     pub(super) shared: u32,

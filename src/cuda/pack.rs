@@ -15,10 +15,11 @@ pub(super) struct Packed {
     pub(super) weighted: bool,
 }
 
-/// Rounds the table. The target's slope is kept as what it adds to its class's own slope: added up first, a margin
-/// of a few units would be rounded to the digits of the scale.
+/// Rounds the table. The target's slope is kept as what it adds to its class's own slope: added up
+/// first, a margin of a few units would be rounded to the digits of the scale.
 ///
-/// Offsets count from the highest: what all have in common the softmax does not see, and the rounding of a large one it does.
+/// Offsets count from the highest: what all have in common the softmax does not see, and the
+/// rounding of a large one it does.
 pub(super) fn pack(table: &RowTable) -> Packed {
     let reference = table.non_target().largest_bias();
     let log2 = |value: f64| to_log2(value) as f32;

@@ -1,4 +1,5 @@
-//! How a batch is launched: which tier, in how many blocks of how many threads, and which of them share a row.
+//! How a batch is launched: which tier, in how many blocks of how many threads, and which of them
+//! share a row.
 
 use super::abi::{ALA_MOST_BLOCKS, AlaParams, AlaTotals};
 use super::error::CudaError;
@@ -72,8 +73,8 @@ fn tiers_of<'a>(
         .filter(move |(tier, _)| takes(tier, batch, kernels, element_bytes))
 }
 
-/// The crate's own choice: the first tier that takes the batch; blocks of several waves. Where rows are few, small blocks
-/// spread them over the device, and blocks share the long ones.
+/// The crate's own choice: the first tier that takes the batch; blocks of several waves. Where rows
+/// are few, small blocks spread them over the device, and blocks share the long ones.
 pub(super) fn shape_of(
     kernels: &Kernels,
     batch: &Batch,
@@ -107,8 +108,9 @@ pub(super) fn shape_of(
     ))
 }
 
-/// How many blocks share a row: as many as make the last of them end first. Each takes one part of every row of its group,
-/// one after the other; held against the times of every number on a GPU (docs/gpu.md).
+/// How many blocks share a row: as many as make the last of them end first. Each takes one part of
+/// every row of its group, one after the other; held against the times of every number on a GPU
+/// (docs/gpu.md).
 fn parts_of(kernels: &Kernels, batch: &Batch, element_bytes: u64) -> u64 {
     let device = kernels.device;
     let vectors = batch.row_vectors(element_bytes);
@@ -267,7 +269,8 @@ const LEAST_PART_BYTES: u64 = 32 << 10;
 const VECTOR_BYTES: u64 = 16;
 /// Rows a multiprocessor from which the packed tier is the faster one.
 const PACKED_ROWS: u32 = 16;
-/// What a part's meeting with the others of its row takes, in the vectors that a block moves meanwhile.
+/// What a part's meeting with the others of its row takes, in the vectors that a block moves
+/// meanwhile.
 const MEETING_VECTORS: u64 = 128;
 
 impl Plan {
@@ -345,15 +348,15 @@ impl Plan {
     }
 }
 
-/// Shared memory of a tile of packed rows, one a thread: `f32`, rows a word apart, room to align the first; or at least
-/// the threads' totals.
+/// Shared memory of a tile of packed rows, one a thread: `f32`, rows a word apart, room to align
+/// the first; or at least the threads' totals.
 fn tile_bytes(threads: u32, classes: u32) -> u32 {
     let rows = threads * (classes + 1) * size_of::<f32>() as u32 + 32;
     rows.max(threads * size_of::<AlaTotals>() as u32)
 }
 
-/// Blocks that may share a row. They wait for one another, so that such a launch is a cooperative one: the driver runs all
-/// its blocks at once, or refuses it.
+/// Blocks that may share a row. They wait for one another, so that such a launch is a cooperative
+/// one: the driver runs all its blocks at once, or refuses it.
 fn most_parts(device: DeviceLimits) -> u64 {
     u64::from(device.multiprocessors / 4).clamp(1, 32)
 }

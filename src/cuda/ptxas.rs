@@ -1,7 +1,7 @@
 //! What the compiler said of the kernels.
 
-/// What `ptxas -v` said of each kernel on each architecture when this crate was compiled: registers, spills, static
-/// shared memory. `None` where the build found no nvcc.
+/// What `ptxas -v` said of each kernel on each architecture when this crate was compiled:
+/// registers, spills, static shared memory. `None` where the build found no nvcc.
 ///
 /// ```
 /// if let Some(report) = ala_loss::cuda::instruments::ptxas_report() {

@@ -1,5 +1,5 @@
-//! The launch tiers, as data: which kernel takes which rows. `kernels/tiers.h` is the same list for the compiler; a test holds
-//! this one to it.
+//! The launch tiers, as data: which kernel takes which rows. `kernels/tiers.h` is the same list for
+//! the compiler; a test holds this one to it.
 
 /// One launch tier: which rows it takes and how. `kernels/ala.cu` lists the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -8,7 +8,8 @@ pub struct Tier {
     pub name: &'static str,
     /// The most classes that it takes where the slope is uniform; 0 where there is no such kernel.
     pub uniform: u32,
-    /// The most classes that it takes where each class has a map of its own; 0 where there is no such kernel.
+    /// The most classes that it takes where each class has a map of its own; 0 where there is no
+    /// such kernel.
     pub per_class: u32,
     /// Threads of a block, at most. Fewer, whole warps, do where `lanes` is at most 32.
     pub threads: u32,
@@ -16,7 +17,8 @@ pub struct Tier {
     pub lanes: u32,
     /// Which rows it takes.
     pub rows: RowRequirement,
-    /// Reductions over lanes, warps or blocks that follow one another between a row's loads and its stores.
+    /// Reductions over lanes, warps or blocks that follow one another between a row's loads and its
+    /// stores.
     pub reductions: u32,
     /// Block barriers between a row's loads and its stores.
     pub barriers: u32,
@@ -29,7 +31,8 @@ pub enum RowRequirement {
     Contiguous,
     /// Those of a batch of less than 2^31.
     Counted32,
-    /// Those of which a part fits into a block's shared memory, where the device holds all parts of a row at once.
+    /// Those of which a part fits into a block's shared memory, where the device holds all parts of
+    /// a row at once.
     Staged,
     /// All.
     Any,
@@ -56,7 +59,8 @@ const fn register_row(name: &'static str, lanes: u32, elements: u32, takes: Take
         threads: if lanes > WARP { lanes } else { 128 },
         lanes,
         rows: RowRequirement::Counted32,
-        // Maximum, then sum; the maximum is reduced while the exponentials are taken. A block's warps meet once more.
+        // Maximum, then sum; the maximum is reduced while the exponentials are taken. A block's
+        // warps meet once more.
         reductions: if lanes > WARP { 3 } else { 2 },
         barriers: if lanes > WARP { 1 } else { 0 },
     }

@@ -11,12 +11,13 @@ use crate::call::Summary;
 use crate::error::Error;
 use crate::loss::Loss;
 
-/// Device memory that a launch needs besides the caller's buffers: the result, what blocks tell one another (256 KiB), and one
-/// `f32` for each row.
+/// Device memory that a launch needs besides the caller's buffers: the result, what blocks tell one
+/// another (256 KiB), and one `f32` for each row.
 ///
 /// Made by [`CudaLoss::workspace`](super::CudaLoss::workspace), or by
-/// [`CudaLoss::workspace_in`](super::CudaLoss::workspace_in) in the caller's memory, for as many rows as a batch may
-/// have. Launches that may overlap need a workspace each; where two met all the same, [`read`](Self::read) says so.
+/// [`CudaLoss::workspace_in`](super::CudaLoss::workspace_in) in the caller's memory, for as many
+/// rows as a batch may have. Launches that may overlap need a workspace each; where two met all the
+/// same, [`read`](Self::read) says so.
 #[derive(Debug)]
 pub struct Workspace {
     /// The state, what blocks tell one another, then the row losses.
@@ -73,8 +74,8 @@ impl Workspace {
         Ok(workspace)
     }
 
-    /// Makes the workspace as it was when it was new, and waits for `stream`. No launch may be under way in it. For the time
-    /// after [`CudaError::Workspace`].
+    /// Makes the workspace as it was when it was new, and waits for `stream`. No launch may be
+    /// under way in it. For the time after [`CudaError::Workspace`].
     ///
     /// # Errors
     /// [`CudaError::Driver`].
@@ -98,11 +99,12 @@ impl Workspace {
     /// Waits for the stream and returns the last launch's result.
     ///
     /// # Errors
-    /// [`Error::Label`] where, since the last read, a launch met a label that is neither a class nor the ignore label:
-    /// the first such row of the first such launch. Reading clears the status.
-    /// [`CudaError::Workspace`] where launches met in the workspace, or one did not end in it: the results since the last
-    /// read are not to be trusted, and [`reset`](Self::reset) makes the workspace usable again.
-    /// [`CudaError::Driver`](super::CudaError::Driver) where the driver reports a failure, of earlier work too.
+    /// [`Error::Label`] where, since the last read, a launch met a label that is neither a class
+    /// nor the ignore label: the first such row of the first such launch. Reading clears the
+    /// status. [`CudaError::Workspace`] where launches met in the workspace, or one did not end in
+    /// it: the results since the last read are not to be trusted, and [`reset`](Self::reset) makes
+    /// the workspace usable again. [`CudaError::Driver`](super::CudaError::Driver) where the driver
+    /// reports a failure, of earlier work too.
     pub fn read(&mut self, stream: &Arc<CudaStream>) -> Result<Summary, Error> {
         let mut bytes = [0u8; STATE];
         stream

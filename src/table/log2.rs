@@ -1,14 +1,15 @@
 //! The row table in units of log2, so that an exponential is a power of 2: what both paths read.
 //!
-//! Offsets count from the largest of a class: what all have in common the softmax does not see, and the rounding of a large
-//! one it does.
+//! Offsets count from the largest of a class: what all have in common the softmax does not see, and
+//! the rounding of a large one it does.
 
 use std::f64::consts::LOG2_E;
 
 use super::{Affine, NonTarget};
 use crate::element::Real;
 
-/// What is read in whole vectors is followed by so many maps that leave -infinity what it is: no CPU instance has more lanes.
+/// What is read in whole vectors is followed by so many maps that leave -infinity what it is: no
+/// CPU instance has more lanes.
 pub(crate) const PADDING: usize = 16;
 
 /// A natural exponent in units of log2.
@@ -36,7 +37,8 @@ impl NonTarget {
     }
 }
 
-/// The maps of the classes off the target in one precision, `[C]` and [`PADDING`] each; padding alone where one slope serves all.
+/// The maps of the classes off the target in one precision, `[C]` and [`PADDING`] each; padding
+/// alone where one slope serves all.
 #[derive(Debug, Clone)]
 pub(crate) struct Log2Maps<R> {
     pub(crate) slopes: Vec<R>,

@@ -25,7 +25,8 @@ pub struct Target {
     pub slope: f64,
     /// `B_y`: its offset, the margin included.
     pub bias: f64,
-    /// `G_y`: the slope that the gradient sees; differs from `slope` where the difficulty gradient is detached.
+    /// `G_y`: the slope that the gradient sees; differs from `slope` where the difficulty gradient
+    /// is detached.
     pub gradient_slope: f64,
     /// `w_y`: weight of the row's loss and gradient.
     pub weight: f64,
@@ -84,8 +85,8 @@ pub struct Affine {
 /// dL/dx_j = w_y a_j exp(z_j - m)/d   dL/dx_y = -w_y G_y S/d
 /// ```
 ///
-/// With a focal exponent, `L = -w_y (1-p)^gamma ln p` with `1 - p = S/d`, and both gradients gain the
-/// factor `(1-p)^gamma - gamma p (1-p)^(gamma-1) ln p`.
+/// With a focal exponent, `L = -w_y (1-p)^gamma ln p` with `1 - p = S/d`, and both gradients gain
+/// the factor `(1-p)^gamma - gamma p (1-p)^(gamma-1) ln p`.
 ///
 /// ```
 /// use ala_loss::{ClassCounts, Loss, Objective};
@@ -105,8 +106,8 @@ pub struct RowTable {
     pub(crate) focal_gamma: Option<f64>,
 }
 
-/// What a parameter of the row problem may be in size: sums, products with logits and reciprocals of it stay within `f64`,
-/// and it is itself within `f32`.
+/// What a parameter of the row problem may be in size: sums, products with logits and reciprocals
+/// of it stay within `f64`, and it is itself within `f32`.
 pub(crate) const HELD: RangeInclusive<f64> = 1e-30..=1e30;
 
 /// The largest weight: the sum over as many rows as there can be is finite.
@@ -159,9 +160,10 @@ impl RowTable {
     /// A table of one's own; see [`Loss::from_table`](crate::Loss::from_table).
     ///
     /// # Errors
-    /// [`Error::NoClasses`]; [`Error::Length`] where there is not a map for each target; [`Error::Parameter`] for a slope
-    /// outside `1e-30..=1e30`, an offset or gradient slope beyond `1e30` in size, a weight that is negative or above `1e280`,
-    /// a focal exponent outside `0..=1e30`.
+    /// [`Error::NoClasses`]; [`Error::Length`] where there is not a map for each target;
+    /// [`Error::Parameter`] for a slope outside `1e-30..=1e30`, an offset or gradient slope beyond
+    /// `1e30` in size, a weight that is negative or above `1e280`, a focal exponent outside
+    /// `0..=1e30`.
     ///
     /// ```
     /// use ala_loss::{Error, NonTarget, RowTable, Target};
@@ -210,7 +212,8 @@ impl RowTable {
     /// ```
     /// # use ala_loss::{ClassCounts, Loss, Objective, QuantityLog};
     /// let counts = ClassCounts::new([15, 5])?; // QF = 1/2 and 1
-    /// let loss = Loss::builder(Objective::QuantityOnly { log: QuantityLog::Base2 }, &counts).build()?;
+    /// let objective = Objective::QuantityOnly { log: QuantityLog::Base2 };
+    /// let loss = Loss::new(objective, &counts)?;
     /// let margins: Vec<f64> = loss.table().targets().iter().map(|target| -target.bias).collect();
     /// assert_eq!(margins, [15.0, 30.0]);
     /// # Ok::<(), ala_loss::Error>(())
@@ -237,7 +240,8 @@ impl RowTable {
     /// ```
     /// # use ala_loss::{Affine, ClassCounts, Loss, Objective};
     /// let counts = ClassCounts::new([4, 1])?;
-    /// let loss = Loss::builder(Objective::VectorScaling { gamma: 1.0, tau: 0.0 }, &counts).build()?;
+    /// let objective = Objective::VectorScaling { gamma: 1.0, tau: 0.0 };
+    /// let loss = Loss::new(objective, &counts)?;
     /// assert_eq!(loss.table().affine(1), Affine { slope: 0.25, bias: 0.0 });
     /// # Ok::<(), ala_loss::Error>(())
     /// ```

@@ -1,7 +1,9 @@
-//! `src/cuda/abi.rs` is what bindgen makes of `kernels/abi.h`, and lays its structs out without gaps.
+//! `src/cuda/abi.rs` is what bindgen makes of `kernels/abi.h`, and lays its structs out without
+//! gaps.
 //!
-//! `ALA_BLESS=1 cargo test --features cuda --test cuda abi` rewrites it. bindgen needs libclang (`LIBCLANG_PATH`), which
-//! `scripts/test` fetches where there is none; users of the crate do not need it.
+//! `ALA_BLESS=1 cargo test --features cuda --test cuda abi` rewrites it. bindgen needs libclang
+//! (`LIBCLANG_PATH`), which `scripts/test` fetches where there is none; users of the crate do not
+//! need it.
 
 use std::path::Path;
 

@@ -1,6 +1,8 @@
-//! The bounds on what a step costs, held by counts of the kernels in software, which are exact and repeatable.
+//! The bounds on what a step costs, held by counts of the kernels in software, which are exact and
+//! repeatable.
 //!
-//! `cargo run --release --features instruments --example kernel_report` prints the same counts for more shapes.
+//! `cargo run --release --features instruments --example kernel_report` prints the same counts for
+//! more shapes.
 
 use std::ops::RangeInclusive;
 
@@ -16,7 +18,8 @@ use crate::device::device;
 /// Enough for a tier's steady state, and still counted in seconds.
 const ELEMENTS: usize = 200_000;
 
-/// Class counts: each tier, the data sets' (iNaturalist 2018: 8142, Places-LT: 365), and powers of two beside them.
+/// Class counts: each tier, the data sets' (iNaturalist 2018: 8142, Places-LT: 365), and powers of
+/// two beside them.
 const CLASSES: [usize; 16] = [
     10, 24, 48, 64, 100, 256, 365, 512, 1000, 2048, 4099, 8142, 8192, 12_000, 50_257, 262_144,
 ];
@@ -111,12 +114,14 @@ const fn missed(
 const MISSED: [Missed; 6] = {
     use Figure::{Asked, Instructions};
     [
-        // What a block and a thread cost once, 17 parameters among it, is spread over the ten elements of a row. Two of
-        // the 44 ask for the next tile, which takes an eighth off the time of 6.7 million rows on an H100.
+        // What a block and a thread cost once, 17 parameters among it, is spread over the ten
+        // elements of a row. Two of the 44 ask for the next tile, which takes an eighth off the
+        // time of 6.7 million rows on an H100.
         missed(Instructions, 10, false, false, 44.1),
         missed(Instructions, 10, true, false, 44.0),
-        // Up to 14 elements before and behind a row's vectors, by four lanes: more lanes would ask for fewer sectors and
-        // take half as many instructions again, of which aligned rows would have to pay too.
+        // Up to 14 elements before and behind a row's vectors, by four lanes: more lanes would ask
+        // for fewer sectors and take half as many instructions again, of which aligned rows would
+        // have to pay too.
         missed(Instructions, 100, true, false, 22.5),
         missed(Asked, 100, true, true, 1.70),
         missed(Asked, 64, true, true, 1.92),
@@ -148,8 +153,8 @@ fn counted(cases: impl Iterator<Item = Case>, path: Path) -> Vec<(Case, Counted)
         .collect()
 }
 
-/// Blocks of a launch that an SM holds, and its occupancy, with the shared memory that the launch asked for. By the
-/// device that softcuda is, an H100.
+/// Blocks of a launch that an SM holds, and its occupancy, with the shared memory that the launch
+/// asked for. By the device that softcuda is, an H100.
 fn residency(usages: &[Usage], launch: &Launch) -> (u32, f64) {
     let usage = usages
         .iter()

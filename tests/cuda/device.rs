@@ -19,8 +19,8 @@ pub struct Device {
     pub soft: Option<SoftCuda>,
     /// The kernels beside the loss's own.
     pub instruments: &'static Instruments,
-    /// Whether losses are bound for the packed tier, where it takes their classes: the crate chooses it for batches larger
-    /// than most of these tests have. Its rows must be contiguous.
+    /// Whether losses are bound for the packed tier, where it takes their classes: the crate
+    /// chooses it for batches larger than most of these tests have. Its rows must be contiguous.
     pub packed: Cell<bool>,
     _turn: MutexGuard<'static, ()>,
 }

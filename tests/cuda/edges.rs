@@ -10,7 +10,8 @@ use crate::problem::{
     self, assert_within, build, gradient_bound, loss_bound, objectives, slope, widen,
 };
 
-/// A class count in each kind of tier, and whether it is the packed one: packed, part of a warp twice, warp, block, staged.
+/// A class count in each kind of tier, and whether it is the packed one: packed, part of a warp
+/// twice, warp, block, staged.
 const CLASSES: [(usize, bool); 6] = [
     (3, true),
     (3, false),

@@ -1,5 +1,5 @@
-//! Rows whose logits are very large, masked or alike, in every tier, against values that mpmath gives, among rows that are
-//! neither and must not notice; and losses of very different size.
+//! Rows whose logits are very large, masked or alike, in every tier, against values that mpmath
+//! gives, among rows that are neither and must not notice; and losses of very different size.
 
 use ala_loss::cuda::{CudaElement, CudaLoss};
 use ala_loss::{ClassCounts, Element, Loss, Objective, Reduction, reference};
@@ -157,7 +157,8 @@ fn extreme_rows_in_every_tier() {
     }
 }
 
-/// By hand: a row of weight 0 counts for nothing, even where its loss is infinite; a NaN in it shows.
+/// By hand: a row of weight 0 counts for nothing, even where its loss is infinite; a NaN in it
+/// shows.
 #[test]
 fn a_row_of_weight_0_counts_for_nothing() {
     fn weightless<T: CudaElement + DeviceRepr + Default>(classes: &[usize]) {
@@ -252,7 +253,8 @@ fn a_finite_mask_is_a_mask() {
     masked::<bf16>(&device, -3.389_531_389_251_535_5e38);
 }
 
-/// Where blocks share rows they take them as they come; the losses are added in one order all the same.
+/// Where blocks share rows they take them as they come; the losses are added in one order all the
+/// same.
 #[test]
 fn losses_of_shared_rows_are_added_in_one_order() {
     let device = device();

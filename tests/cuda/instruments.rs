@@ -1,4 +1,5 @@
-//! What measurements stand beside: launch shapes of one's own give the same step, and the copy kernel copies.
+//! What measurements stand beside: launch shapes of one's own give the same step, and the copy
+//! kernel copies.
 
 use std::collections::BTreeSet;
 

@@ -94,7 +94,8 @@ fn the_unfused_baseline_takes_eight_launches() {
     assert_eq!(soft.driver_calls("cuLaunchKernel") - before, 8);
 }
 
-/// What blocks tell one another in a launch must not be there for the next: a row shared by blocks would not wait.
+/// What blocks tell one another in a launch must not be there for the next: a row shared by blocks
+/// would not wait.
 #[test]
 fn a_workspace_serves_launch_after_launch() {
     let device = device();

@@ -141,8 +141,8 @@ fn without_nvcc_the_build_passes_with_a_warning_and_the_op_says_what_to_do() {
     }
 }
 
-/// The kernels' code differs by compute capability: 16-bit maxima and asynchronous copies came with 8.0. The tests of values
-/// once more, on devices of other capabilities.
+/// The kernels' code differs by compute capability: 16-bit maxima and asynchronous copies came with
+/// 8.0. The tests of values once more, on devices of other capabilities.
 #[test]
 fn every_tier_is_right_at_older_compute_capabilities() {
     let built = option_env!("ALA_CUDA_ARCHS").unwrap_or_default();

@@ -1,4 +1,5 @@
-//! The CUDA path, on a GPU where there is one and in software where there is none: the same tests either way.
+//! The CUDA path, on a GPU where there is one and in software where there is none: the same tests
+//! either way.
 //!
 //! `ALA_REQUIRE_GPU=1` makes a missing GPU a failure.
 

@@ -1,4 +1,5 @@
-//! Every kernel against the `f64` reference and the CPU path, within the stated bounds, over every tier's borders.
+//! Every kernel against the `f64` reference and the CPU path, within the stated bounds, over every
+//! tier's borders.
 
 use ala_loss::cuda::instruments::TIERS;
 use ala_loss::cuda::{self, CudaElement, CudaLabel, CudaLoss, Outputs};
@@ -197,7 +198,8 @@ fn bf16_at_every_class_count() {
     every_class_count::<bf16>(Mode::Fused, 43, usize::MAX);
 }
 
-/// C - 1, C and C + 1 at the limit of each tier, for both kinds of map, contiguous and not, aligned and not.
+/// C - 1, C and C + 1 at the limit of each tier, for both kinds of map, contiguous and not, aligned
+/// and not.
 #[test]
 fn every_tier_at_its_borders() {
     fn check<T: CudaElement + CpuElement + DeviceRepr + Default>(device: &Device, seed: u64) {
@@ -455,12 +457,14 @@ fn a_mean_over_many_counted_rows() {
     }
 }
 
-/// More rows than blocks: what a block keeps in shared memory for one row must not meet the next row's.
+/// More rows than blocks: what a block keeps in shared memory for one row must not meet the next
+/// row's.
 #[test]
 fn blocks_take_row_after_row() {
     let device = device();
     let mut rng = fastrand::Rng::with_seed(57);
-    // Rows a tile, a row a warp and a row a block in registers, a row a block and two blocks a row in shared memory.
+    // Rows a tile, a row a warp and a row a block in registers, a row a block and two blocks a row
+    // in shared memory.
     for (rows, classes) in [
         (140_000, 3),
         (20_000, 200),

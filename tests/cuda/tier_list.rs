@@ -1,4 +1,5 @@
-//! The launcher's table of tiers says what `kernels/tiers.h` does: which there are, in which order, and what rows they take.
+//! The launcher's table of tiers says what `kernels/tiers.h` does: which there are, in which order,
+//! and what rows they take.
 
 use ala_loss::cuda::instruments::{TIERS, Tier};
 
@@ -75,7 +76,8 @@ fn every_line_of_the_list_is_in_the_table() {
     }
 }
 
-/// Of what the limit is made; with four lanes, which take as many elements as they can, the lanes alone.
+/// Of what the limit is made; with four lanes, which take as many elements as they can, the lanes
+/// alone.
 #[test]
 fn names_of_register_tiers_say_their_lanes_and_elements() {
     for line in lines() {

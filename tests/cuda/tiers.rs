@@ -1,5 +1,6 @@
-//! The same in every tier, each forced on a batch small enough for software: blocks that take row after row, hits, weights,
-//! focal rows, factors that are no numbers, stages that are full, rows that are far apart.
+//! The same in every tier, each forced on a batch small enough for software: blocks that take row
+//! after row, hits, weights, focal rows, factors that are no numbers, stages that are full, rows
+//! that are far apart.
 
 use ala_loss::cuda::instruments::{LaunchShape, RowRequirement, TIERS, Tier};
 use ala_loss::cuda::{CudaElement, CudaLoss, Options, Outputs, RawStep, Upstream};
@@ -26,7 +27,8 @@ const fn width<T>() -> usize {
     16 / size_of::<T>()
 }
 
-/// Classes that give each lane of a small group, and three warps of a large one, a vector or two; no multiple of anything.
+/// Classes that give each lane of a small group, and three warps of a large one, a vector or two;
+/// no multiple of anything.
 fn classes_for<T>(tier: &Tier, per_class: bool) -> usize {
     let classes = match (tier.rows, tier.lanes) {
         (RowRequirement::Contiguous, _) => 13,
@@ -41,8 +43,9 @@ fn multiprocessors(device: &Device) -> usize {
     device.context.attribute(count).expect("a count") as usize
 }
 
-/// Every tier with one block for each multiprocessor; the staged one with a block a row and with as many as may share it.
-/// `threads` of a block at least, where a row has fewer lanes; `turns` of all blocks over the rows.
+/// Every tier with one block for each multiprocessor; the staged one with a block a row and with as
+/// many as may share it. `threads` of a block at least, where a row has fewer lanes; `turns` of all
+/// blocks over the rows.
 fn every_tier<T>(device: &Device, per_class: bool, threads: u32, turns: Turns) -> Vec<Forced> {
     let multiprocessors = multiprocessors(device);
     let most_parts = (multiprocessors / 8).clamp(1, 16) as u32;
@@ -189,7 +192,8 @@ fn blocks_of_every_tier_take_row_after_row() {
             let counts = problem::counts(&mut rng, classes);
             let mut logits: Vec<T> = problem::logits(&mut rng, rows * classes, 1.0);
             let mut labels = problem::labels(&mut rng, rows, classes);
-            // Rows that a block leaves for its end, in each of its turns; with offsets the classes that lead differ by those.
+            // Rows that a block leaves for its end, in each of its turns; with offsets the classes
+            // that lead differ by those.
             let far = T::from_f64(1e9);
             for row in (4..rows).step_by(29).filter(|_| far.to_f64().is_finite()) {
                 let y = labels[row] as usize;
@@ -201,7 +205,8 @@ fn blocks_of_every_tier_take_row_after_row() {
             for label in labels.iter_mut().skip(1).step_by(5) {
                 *label = IGNORE;
             }
-            // Either with ignored rows alone, or with bad ones too and the gradient over the logits.
+            // Either with ignored rows alone, or with bad ones too and the gradient over the
+            // logits.
             let bad = (i % 2 == 0) == odd;
             let (reduction, mode) = match bad {
                 false => (Reduction::Mean, Mode::Fused),
@@ -252,7 +257,8 @@ fn blocks_of_every_tier_take_row_after_row() {
     check::<f16>(&device, Objective::BalancedSoftmax, false);
 }
 
-/// Rows for hits, with their labels: winners and targets in every kind of place, alone, tied, beside NaN and masks.
+/// Rows for hits, with their labels: winners and targets in every kind of place, alone, tied,
+/// beside NaN and masks.
 fn rows_for_hits<T: Element>(rng: &mut fastrand::Rng, classes: usize) -> (Vec<T>, Vec<i64>) {
     let usual: Vec<T> = problem::logits(rng, classes, 1.0);
     let [high, nan, least, most] =
@@ -271,7 +277,8 @@ fn rows_for_hits<T: Element>(rng: &mut fastrand::Rng, classes: usize) -> (Vec<T>
     };
     for label in [0, classes / 3, classes - 1] {
         for place in places {
-            // Alone, tied with the target, NaN beside a target that leads, infinite, alone above -inf.
+            // Alone, tied with the target, NaN beside a target that leads, infinite, alone above
+            // -inf.
             add(&usual, &[(place, high)], label);
             add(&usual, &[(label, high), (place, high)], label);
             add(&usual, &[(label, high), (place, nan)], label);
@@ -346,7 +353,8 @@ fn hits_in_every_tier() {
     check::<bf16>(&device, &per_class);
 }
 
-/// Weights alone, without an ignore label: what they are summed up to, and what of the step they scale.
+/// Weights alone, without an ignore label: what they are summed up to, and what of the step they
+/// scale.
 #[test]
 fn class_weights_without_an_ignore_label() {
     fn check<T: CudaElement + DeviceRepr + Default>(device: &Device, objective: Objective) {
@@ -389,7 +397,8 @@ fn class_weights_without_an_ignore_label() {
     check::<bf16>(&device, Objective::BalancedSoftmax);
 }
 
-/// The sums are f64 from the first row on: of many rows they are those of the rows' losses to nearly all digits.
+/// The sums are f64 from the first row on: of many rows they are those of the rows' losses to
+/// nearly all digits.
 #[test]
 fn totals_of_very_many_rows() {
     let device = device();
@@ -436,7 +445,8 @@ fn totals_of_very_many_rows() {
     }
 }
 
-/// Where p rounds to 1 its complement is 0, or far below what f32 holds beside 1; `0^0` and `0^(gamma - 1)` must not show.
+/// Where p rounds to 1 its complement is 0, or far below what f32 holds beside 1; `0^0` and
+/// `0^(gamma - 1)` must not show.
 #[test]
 fn focal_rows_of_any_confidence_in_every_tier() {
     const AHEAD: [f64; 14] = [
@@ -497,7 +507,8 @@ fn focal_rows_of_any_confidence_in_every_tier() {
     check::<bf16>(&device);
 }
 
-/// What an upstream gradient or the gradient's scale that is no number makes of its rows, and of no others.
+/// What an upstream gradient or the gradient's scale that is no number makes of its rows, and of no
+/// others.
 #[test]
 fn factors_that_are_no_numbers_stay_in_their_rows() {
     // A NaN of all ones among them: nothing may take it for a mark of its own.
@@ -630,8 +641,8 @@ fn a_stage_that_is_full() {
         let full = stage / size_of::<T>();
         let vector = width::<T>();
         let mut rng = fastrand::Rng::with_seed(105);
-        // With the parts that they need at least, and elements before the first row. A row's last classes, fewer than a
-        // vector, are not staged.
+        // With the parts that they need at least, and elements before the first row. A row's last
+        // classes, fewer than a vector, are not staged.
         for (classes, parts, offset) in [
             (full - 1, 1, 1),
             (full, 1, 0),
@@ -676,13 +687,15 @@ fn a_stage_that_is_full() {
     check::<bf16>(&device);
 }
 
-/// Rows that are streamed whatever is in them: whole vectors and warps of masks in front, at the end and around the target,
-/// rows without a target between, a gradient that begins elsewhere within 16 bytes.
+/// Rows that are streamed whatever is in them: whole vectors and warps of masks in front, at the
+/// end and around the target, rows without a target between, a gradient that begins elsewhere
+/// within 16 bytes.
 #[test]
 fn streamed_rows_with_masks_out_of_phase() {
     const MASKED: [(usize, usize); 8] = [
         (0, 0),
-        // The first vectors, a whole warp's, all of every thread's first; the last ones; all but a few.
+        // The first vectors, a whole warp's, all of every thread's first; the last ones; all but a
+        // few.
         (0, 1),
         (0, 6),
         (0, 96),
@@ -757,7 +770,8 @@ fn streamed_rows_with_masks_out_of_phase() {
     check::<bf16>(&device, Objective::ala(), Mode::Fused);
 }
 
-/// The second row begins beyond 2^32 elements: a product of 32 bits would find it among the first ones.
+/// The second row begins beyond 2^32 elements: a product of 32 bits would find it among the first
+/// ones.
 #[test]
 fn offsets_beyond_2_32_elements() {
     let device = device();
@@ -831,7 +845,8 @@ fn offsets_beyond_2_32_elements() {
     }
 }
 
-/// By address, in every tier: several blocks, rows far out among them, and a stream that is not the workspace's.
+/// By address, in every tier: several blocks, rows far out among them, and a stream that is not the
+/// workspace's.
 #[test]
 fn raw_launches_of_several_blocks() {
     fn check<T: CudaElement + DeviceRepr + Default>(device: &Device, objective: Objective) {
@@ -921,7 +936,8 @@ fn raw_launches_of_several_blocks() {
     check::<bf16>(&device, Objective::BalancedSoftmax);
 }
 
-/// Launches on two streams share a workspace, and a buffer that one writes and the other reads; a third stream reads the result.
+/// Launches on two streams share a workspace, and a buffer that one writes and the other reads; a
+/// third stream reads the result.
 #[test]
 fn two_streams_take_turns_in_one_workspace() {
     let device = device();
@@ -1027,7 +1043,8 @@ fn two_streams_take_turns_in_one_workspace() {
             let summary = own.read(&reader).expect("no bad label");
             assert_within(summary.loss, second.loss, loss_bound(second.loss), &what);
 
-            // On the first stream again, right behind a read on the third: nothing of the other launch is left.
+            // On the first stream again, right behind a read on the third: nothing of the other
+            // launch is left.
             let outputs = Outputs::<f32>::new();
             bound[0]
                 .launch(
@@ -1060,7 +1077,8 @@ enum Touched {
     InPlace,
 }
 
-/// What a launch reads may be written over on another stream at once, and what it writes read there.
+/// What a launch reads may be written over on another stream at once, and what it writes read
+/// there.
 #[test]
 fn buffers_of_a_launch_are_ordered_on_every_stream() {
     use Touched::{Gradient, Hits, InPlace, Labels, Logits, RowLosses};

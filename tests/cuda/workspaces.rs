@@ -54,7 +54,8 @@ impl Drop for Disturbed<'_> {
     }
 }
 
-/// Sets a count of the workspace's state, as a launch under way or one that died would have left it.
+/// Sets a count of the workspace's state, as a launch under way or one that died would have left
+/// it.
 fn set(device: &Device, address: u64, count: u32) {
     device.stream.synchronize().expect("the stream ends");
     // SAFETY: the address is within a workspace that lives, and nothing is under way.
@@ -73,7 +74,8 @@ fn workspace(device: &Device, bound: &CudaLoss, rows: usize) -> (Workspace, u64)
 fn a_workspace_that_is_not_at_rest_says_so() {
     let device = device();
     let _races = Disturbed::on(&device);
-    // A block a row; a grid of one block, whose count alone tells; blocks that share a row and take tickets.
+    // A block a row; a grid of one block, whose count alone tells; blocks that share a row and take
+    // tickets.
     for (rows, classes, place) in [
         (50, 300, BLOCKS_DONE),
         (1, 3, BLOCKS_DONE),
@@ -106,7 +108,8 @@ fn a_workspace_that_is_not_at_rest_says_so() {
         let misused = Err(CudaError::Workspace.into());
         let disturbed = run(&mut workspace);
         if device.soft.is_none() && disturbed.is_ok() {
-            // On a GPU the block that took itself for the last may come when all others have left their totals.
+            // On a GPU the block that took itself for the last may come when all others have left
+            // their totals.
             check(disturbed);
             workspace.reset(&device.stream).expect("resets");
             continue;
@@ -142,7 +145,8 @@ fn totals_of_another_launch_are_found() {
     };
     launch(&mut workspace).expect("launches");
     workspace.read(&device.stream).expect("no bad label");
-    // One of the other launch's blocks is counted in place of this one's last, which ends when all is settled.
+    // One of the other launch's blocks is counted in place of this one's last, which ends when all
+    // is settled.
     set(&device, address + BLOCKS_DONE, 1);
     launch(&mut workspace).expect("launches");
     set(&device, address + BLOCKS_DONE, 0);
@@ -181,11 +185,13 @@ fn a_workspace_must_be_aligned() {
         ),
         "{refused:?}"
     );
-    // The driver refused to free what is no allocation's beginning; that error is not the next call's.
+    // The driver refused to free what is no allocation's beginning; that error is not the next
+    // call's.
     assert!(device.context.check_err().is_err());
 }
 
-/// Fewer blocks than a row is shared by, as in a partition of a device: nobody waits for a block that never runs.
+/// Fewer blocks than a row is shared by, as in a partition of a device: nobody waits for a block
+/// that never runs.
 #[test]
 fn a_device_that_holds_few_blocks_still_ends() {
     let device = device();

@@ -1,4 +1,5 @@
-//! The rows of `tests/golden/extreme.json`, as they are and spread over more classes, which are masked.
+//! The rows of `tests/golden/extreme.json`, as they are and spread over more classes, which are
+//! masked.
 
 use ala_loss::{ClassCounts, Element, Loss, Objective, Reduction};
 use serde_json::Value;
@@ -68,8 +69,8 @@ impl Case {
         (0..=last).map(move |class| class * (classes - 1) / last)
     }
 
-    /// The row among `classes`, of which the others have a logit of -inf and a count that changes no constant of its own but
-    /// a common offset; the loss's rows are not reduced.
+    /// The row among `classes`, of which the others have a logit of -inf and a count that changes
+    /// no constant of its own but a common offset; the loss's rows are not reduced.
     pub fn spread<T: Element>(&self, classes: usize) -> (Loss, Vec<T>, usize) {
         let least = *self.counts.iter().min().expect("a class");
         let mut counts = vec![least; classes];

@@ -106,7 +106,8 @@ fn half_ulp<T: Element>(exact: f64) -> f64 {
     0.5 * 2f64.powi(exponent - bits)
 }
 
-/// Gradient: within 1e-5 relative + 1e-7 absolute (times weight and slope), and for the 16-bit types half an ulp more.
+/// Gradient: within 1e-5 relative + 1e-7 absolute (times weight and slope), and for the 16-bit
+/// types half an ulp more.
 pub fn gradient_bound<T: Element>(exact: f64, slope: f64) -> f64 {
     half_ulp::<T>(exact) + 1e-5 * exact.abs() + 1e-7 * slope.abs()
 }

@@ -5,8 +5,8 @@ use candle_nn::VarBuilder;
 
 /// Added to the squared norm, so that a zero vector has cosine 0 and a finite gradient.
 const SQUARED_NORM_EPS: f64 = 1e-12;
-/// A vector whose largest number is less or more is brought to size first: the squares of an `f32` overflow from 1e19 on, and
-/// below 1e-2 what is added to them would show.
+/// A vector whose largest number is less or more is brought to size first: the squares of an `f32`
+/// overflow from 1e19 on, and below 1e-2 what is added to them would show.
 const LEAST_SIZE: f64 = 1e-2;
 const MOST_SIZE: f64 = 1e15;
 
@@ -32,7 +32,8 @@ const MOST_SIZE: f64 = 1e15;
 /// # Data types
 ///
 /// f32 and f64 features give cosines of their own type. f16 and bf16 features give **f32** cosines:
-/// near 1 a bf16 cosine moves in steps of 1/256, which `s = 30` turns into steps of 0.12 in the logit.
+/// near 1 a bf16 cosine moves in steps of 1/256, which `s = 30` turns into steps of 0.12 in the
+/// logit.
 ///
 /// # Example
 ///
@@ -59,8 +60,9 @@ pub struct CosineHead {
 }
 
 impl CosineHead {
-    /// A head for `classes` classes over `features` features, its `weight [classes, features]` taken
-    /// from `vb` (Kaiming uniform where `vb` makes new variables; only the direction of a row matters).
+    /// A head for `classes` classes over `features` features, its `weight [classes, features]`
+    /// taken from `vb` (Kaiming uniform where `vb` makes new variables; only the direction of a row
+    /// matters).
     ///
     /// # Errors
     ///
@@ -130,7 +132,8 @@ impl Module for CosineHead {
     }
 }
 
-/// Rows divided by their length, 16-bit types in f32: an f16 sum of squares overflows from a length of 256 on.
+/// Rows divided by their length, 16-bit types in f32: an f16 sum of squares overflows from a length
+/// of 256 on.
 fn unit_rows(rows: &Tensor) -> Result<Tensor> {
     let rows = match rows.dtype() {
         DType::F16 | DType::BF16 => rows.to_dtype(DType::F32)?,
@@ -141,8 +144,9 @@ fn unit_rows(rows: &Tensor) -> Result<Tensor> {
     rows.broadcast_div(&norm)
 }
 
-/// What a row is divided by first, so that its squares neither overflow nor vanish: its largest number where that is very
-/// large or small, else 1, which changes no bit. A constant to the gradient, since a direction has no size.
+/// What a row is divided by first, so that its squares neither overflow nor vanish: its largest
+/// number where that is very large or small, else 1, which changes no bit. A constant to the
+/// gradient, since a direction has no size.
 fn own_sizes(rows: &Tensor) -> Result<Tensor> {
     let largest = rows.detach().abs()?.max_keepdim(D::Minus1)?;
     let small = (largest.lt(LEAST_SIZE)? * largest.gt(0f64)?)?;

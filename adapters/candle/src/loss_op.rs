@@ -1,4 +1,5 @@
-//! The loss as a candle operation: the gradient is made in the forward pass and handed out in the backward pass.
+//! The loss as a candle operation: the gradient is made in the forward pass and handed out in the
+//! backward pass.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,11 +11,12 @@ use candle_core::{
 
 /// A [`Loss`] over candle tensors on the CPU, differentiable with respect to the logits.
 ///
-/// Loss and gradient are computed in one pass over the logits, in [`forward`](Self::forward); the backward pass only
-/// multiplies the kept gradient by the upstream one. Logits that track no variable cost no gradient.
+/// Loss and gradient are computed in one pass over the logits, in [`forward`](Self::forward); the
+/// backward pass only multiplies the kept gradient by the upstream one. Logits that track no
+/// variable cost no gradient.
 ///
-/// **The margin losses take cosines that are not yet scaled** (the output of [`CosineHead`](crate::CosineHead)): the
-/// loss multiplies by `s` itself.
+/// **The margin losses take cosines that are not yet scaled** (the output of
+/// [`CosineHead`](crate::CosineHead)): the loss multiplies by `s` itself.
 ///
 /// # Tensors
 ///
@@ -25,14 +27,14 @@ use candle_core::{
 /// | loss | `[]` under `Reduction::Mean` and `Reduction::Sum`, `[N]` under `Reduction::None` | f64 for f64 logits, otherwise f32 |
 /// | gradient | `[N, C]` | that of the logits |
 ///
-/// Rows may lie apart (a `narrow` over the classes): they are read where they are. Logits whose classes are not
-/// neighbours in memory (a transposed tensor) are copied first.
+/// Rows may lie apart (a `narrow` over the classes): they are read where they are. Logits whose
+/// classes are not neighbours in memory (a transposed tensor) are copied first.
 ///
 /// # 16-bit logits
 ///
-/// Their gradient is rounded once, after the upstream gradient has been applied. Where that is not 1 (a loss scale
-/// of mixed-precision training, say) the backward pass therefore computes the gradient anew: a product of what was
-/// rounded already would have lost whatever underflowed.
+/// Their gradient is rounded once, after the upstream gradient has been applied. Where that is not
+/// 1 (a loss scale of mixed-precision training, say) the backward pass therefore computes the
+/// gradient anew: a product of what was rounded already would have lost whatever underflowed.
 ///
 /// # Example
 ///
@@ -66,7 +68,8 @@ pub struct RowOutput {
     /// Each row's weighted loss before reduction, `[N]`; not differentiable.
     pub row_losses: Tensor,
     /// Whether the row's largest logit is its label's, `[N]`, as for
-    /// [`Accuracy::from_hits`](ala_loss::metrics::Accuracy::from_hits). The logits given are compared, without margin.
+    /// [`Accuracy::from_hits`](ala_loss::metrics::Accuracy::from_hits). The logits given are
+    /// compared, without margin.
     pub hits: Vec<bool>,
     /// Rows that were not ignored.
     pub counted_rows: usize,
@@ -109,8 +112,9 @@ impl CandleLoss {
     ///
     /// # Errors
     ///
-    /// Tensors on another device than the CPU, of another shape or type than the table above allows, or a label that
-    /// is neither a class nor the ignore label (ala-loss's own message, which names the row).
+    /// Tensors on another device than the CPU, of another shape or type than the table above
+    /// allows, or a label that is neither a class nor the ignore label (ala-loss's own message,
+    /// which names the row).
     ///
     /// # Example
     ///
@@ -255,7 +259,8 @@ fn rows_are_slices(layout: &Layout) -> bool {
 struct Kept {
     /// `[N, C]` for an upstream gradient of 1.
     gradient: Option<Tensor>,
-    /// The logits, where another upstream gradient computes again: a variable may hold others by then.
+    /// The logits, where another upstream gradient computes again: a variable may hold others by
+    /// then.
     logits: Option<Tensor>,
     row_losses: Option<Tensor>,
     hits: Vec<bool>,
@@ -357,7 +362,8 @@ impl LossOp {
         })
     }
 
-    /// The kept gradient times the upstream one. A row that does not count stays 0, whatever arrives.
+    /// The kept gradient times the upstream one. A row that does not count stays 0, whatever
+    /// arrives.
     fn scaled(&self, gradient: &Tensor, upstream: &[f64]) -> Result<Tensor> {
         if let (true, &[factor]) = (self.loss.reduction() != Reduction::None, upstream)
             && factor.is_finite()
@@ -409,7 +415,8 @@ fn is_16_bit(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::BF16)
 }
 
-/// The elements from the first row's start to the last row's end, and the distance of two rows' starts.
+/// The elements from the first row's start to the last row's end, and the distance of two rows'
+/// starts.
 fn row_slices<'a, T>(storage: &'a [T], layout: &Layout) -> Result<(&'a [T], usize)> {
     let (rows, classes) = layout.shape().dims2()?;
     // The stride of a single row or of none is whatever the tensor came from.

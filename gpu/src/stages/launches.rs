@@ -1,4 +1,5 @@
-//! One launch of every kernel, for tools that watch or count: compute-sanitizer, Nsight Compute, softcuda.
+//! One launch of every kernel, for tools that watch or count: compute-sanitizer, Nsight Compute,
+//! softcuda.
 
 use super::Bench;
 use crate::Failure;
@@ -7,8 +8,8 @@ use crate::clock::Clock;
 use crate::each_type;
 use crate::record::{Counted, Op};
 
-/// Launches every kernel once, with about `elements` logits, those with a map for each class too where `per_class`. `ran` is
-/// told of each after it has run.
+/// Launches every kernel once, with about `elements` logits, those with a map for each class too
+/// where `per_class`. `ran` is told of each after it has run.
 ///
 /// # Errors
 /// Those of the crate, of the driver and of `ran`.

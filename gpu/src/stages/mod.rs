@@ -1,4 +1,5 @@
-//! What is run on the device, a stage a file. Each writes its records as it goes and prints a line for each.
+//! What is run on the device, a stage a file. Each writes its records as it goes and prints a line
+//! for each.
 
 mod facts;
 mod launches;

@@ -1,4 +1,5 @@
-//! Every kernel that can take a batch, in every launch shape: the best, and what the crate's own choice loses against it.
+//! Every kernel that can take a batch, in every launch shape: the best, and what the crate's own
+//! choice loses against it.
 
 use ala_loss::cuda::instruments::LaunchShape;
 use cudarc::driver::CudaGraph;

@@ -31,7 +31,8 @@ pub(super) fn lookup(op: &Opcode) -> Option<(WarpFn, usize)> {
     }
 }
 
-/// Approximations are the exact function rounded to the type, well within the error that the hardware may have.
+/// Approximations are the exact function rounded to the type, well within the error that the
+/// hardware may have.
 fn single(op: &Opcode) -> Option<(WarpFn, usize)> {
     Some(match (op.base, op.flags.as_slice()) {
         ("add", []) => lanes!(f32, |a, b| a + b),
@@ -81,7 +82,8 @@ fn integer(op: &Opcode, ty: Ty) -> Option<(WarpFn, usize)> {
             Ty::S32 => lanes!(i32, |a, b| i64::from(a) * i64::from(b)),
             _ => return None,
         },
-        // Division by zero gives what the hardware's sequence gives; the instruction set leaves it open.
+        // Division by zero gives what the hardware's sequence gives; the instruction set leaves it
+        // open.
         ("div", []) => match ty {
             Ty::U32 => lanes!(u32, |a, b| a.checked_div(b).unwrap_or(!0)),
             Ty::U64 => lanes!(u64, |a, b| a.checked_div(b).unwrap_or(!0)),

@@ -6,7 +6,8 @@ use super::lanes::{Lane, lanes};
 use super::row::{Row, WarpFn};
 use crate::ptx::{Opcode, Ty};
 
-/// The function of a `cvt` and its number of operands; `register` is the type of the register it writes.
+/// The function of a `cvt` and its number of operands; `register` is the type of the register it
+/// writes.
 pub(super) fn lookup(op: &Opcode, register: Ty) -> Option<(WarpFn, usize)> {
     use Ty::*;
     let &[to, from] = op.types.as_slice() else { return None };

@@ -1,4 +1,5 @@
-//! A kernel's text to [`Code`]: statements, labels and what directives say of the instruction after them.
+//! A kernel's text to [`Code`]: statements, labels and what directives say of the instruction after
+//! them.
 use std::collections::HashMap;
 use std::ops::Range;
 

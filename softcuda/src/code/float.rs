@@ -5,7 +5,8 @@ use half::{bf16, f16};
 pub(super) const NAN_F32: u32 = 0x7fff_ffff;
 const NAN_HALF: u16 = 0x7fff;
 
-/// The exact sum rounded to odd, so that a second rounding, to at most 51 bits, is still the exact sum's.
+/// The exact sum rounded to odd, so that a second rounding, to at most 51 bits, is still the exact
+/// sum's.
 pub(super) fn add_odd(a: f64, b: f64) -> f64 {
     let sum = a + b;
     let part = sum - a;

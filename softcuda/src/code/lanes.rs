@@ -1,4 +1,5 @@
-//! Functions of one value a lane, made to functions of a whole warp: an instruction is resolved once, to a loop.
+//! Functions of one value a lane, made to functions of a whole warp: an instruction is resolved
+//! once, to a loop.
 use super::float::NAN_F32;
 
 /// A value that lives in a register.

@@ -1,4 +1,5 @@
-//! What names and literals stand for: registers, special registers, constants and variables, as rows and addresses.
+//! What names and literals stand for: registers, special registers, constants and variables, as
+//! rows and addresses.
 use std::collections::HashMap;
 
 use super::operation::{Address, Code, DYNAMIC_SHARED, Pred, Space, TRUE};
@@ -39,11 +40,13 @@ pub(super) struct Names<'m> {
     shared_packed: u32,
 }
 
-/// Between shared variables: a multiple of the banks' 128 bytes, so that bank conflicts stay what they are.
+/// Between shared variables: a multiple of the banks' 128 bytes, so that bank conflicts stay what
+/// they are.
 const SHARED_GAP: u32 = 256;
 
 impl<'m> Names<'m> {
-    /// `globals` are the addresses of the module's variables, `params` names and offsets of the kernel's parameters.
+    /// `globals` are the addresses of the module's variables, `params` names and offsets of the
+    /// kernel's parameters.
     pub(super) fn new<'p>(
         module: &'m Module,
         globals: &'m HashMap<String, u64>,

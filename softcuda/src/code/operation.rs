@@ -1,4 +1,5 @@
-//! A kernel as the interpreter runs it: operands are rows of a register file, labels are instruction numbers.
+//! A kernel as the interpreter runs it: operands are rows of a register file, labels are
+//! instruction numbers.
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -178,7 +179,8 @@ impl Instruction {
         Self { guard, op, text, executed: AtomicU64::new(0) }
     }
 
-    /// Counts an execution by a warp. Kernels run one after another, so nothing is lost between the two.
+    /// Counts an execution by a warp. Kernels run one after another, so nothing is lost between the
+    /// two.
     pub(crate) fn count(&self) {
         self.executed.store(self.executed() + 1, Ordering::Relaxed);
     }
@@ -201,6 +203,7 @@ pub(crate) struct Code {
     pub(crate) specials: Vec<(u32, Special)>,
     /// Prefix, first row and count of each declared register family.
     pub(crate) names: Vec<(String, u32, u32)>,
-    /// Address and size of each shared variable. Between them lie gaps, so that running off one is seen.
+    /// Address and size of each shared variable. Between them lie gaps, so that running off one is
+    /// seen.
     pub(crate) shared: Vec<(u32, u32)>,
 }

@@ -1,7 +1,8 @@
 //! The order in which the parts of a diverged warp run.
 //!
-//! Lanes that are behind in this order run first, so that a join is reached by all who can reach it before anyone
-//! goes on, as on hardware. Text order will not do: compilers place rare blocks anywhere.
+//! Lanes that are behind in this order run first, so that a join is reached by all who can reach it
+//! before anyone goes on, as on hardware. Text order will not do: compilers place rare blocks
+//! anywhere.
 
 use std::ops::Range;
 
@@ -41,8 +42,8 @@ pub(super) fn rank(instructions: &[Instruction]) -> Vec<u32> {
     ranks
 }
 
-/// The rank of every block of a control-flow graph: Bourdoncle's weak topological order, in which a block comes after
-/// its predecessors and a loop is contiguous. Block 0 is the entry.
+/// The rank of every block of a control-flow graph: Bourdoncle's weak topological order, in which a
+/// block comes after its predecessors and a loop is contiguous. Block 0 is the entry.
 fn ranks(successors: &[Vec<usize>]) -> Vec<u32> {
     let mut order = Order { successors, number: vec![0; successors.len()], last: 0, stack: Vec::new() };
     // Lists are built back to front.

@@ -1,4 +1,5 @@
-//! The border that every call passes: the one lock, and what a call needs before it may do anything.
+//! The border that every call passes: the one lock, and what a call needs before it may do
+//! anything.
 
 use super::code::Code;
 use super::handle::Handle;
@@ -47,7 +48,8 @@ pub fn with_state<R>(body: impl FnOnce(&mut State) -> R) -> Option<R> {
         .ok()
 }
 
-/// The border: counts the call by its name, checks what it needs, runs it and gives its result code.
+/// The border: counts the call by its name, checks what it needs, runs it and gives its result
+/// code.
 pub fn call(name: &'static str, need: Need, body: impl FnOnce(&mut State) -> Result<(), Code>) -> Code {
     let answer = with_state(|state| {
         *state.calls.entry(name).or_default() += 1;

@@ -1,8 +1,9 @@
 //! A capture under way: the work so far, and which of it each captured stream has seen.
 //!
-//! A capture keeps the work in the order in which it was issued. Every dependency points back in that order, so running
-//! a graph's work in it is one of the orders the graph allows. Which work of a forked stream the origin has seen is
-//! followed by a clock for each stream, so that unjoined work is refused at the end as a real driver refuses it.
+//! A capture keeps the work in the order in which it was issued. Every dependency points back in
+//! that order, so running a graph's work in it is one of the orders the graph allows. Which work of
+//! a forked stream the origin has seen is followed by a clock for each stream, so that unjoined
+//! work is refused at the end as a real driver refuses it.
 
 use super::code::Code;
 use super::handle::Handle;

@@ -38,8 +38,8 @@ impl State {
         self.refuse_for(self.queues[&stream].capture, Code::CaptureUnsupported, why)
     }
 
-    /// Refuses calls that may wait for, or allocate under, a capture: on the capturing thread unless its mode is
-    /// relaxed, and on every thread where the mode is global.
+    /// Refuses calls that may wait for, or allocate under, a capture: on the capturing thread
+    /// unless its mode is relaxed, and on every thread where the mode is global.
     pub fn refuse_unsafe(&mut self, why: &str) -> Result<(), Code> {
         let conflict = self.captures.iter().find(|(_, capture)| capture.forbids_unsafe_calls());
         let conflict = conflict.map(|(&handle, _)| handle);

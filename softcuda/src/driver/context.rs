@@ -32,7 +32,8 @@ fn attribute(id: u32) -> u32 {
         97 => sm.shared_opt_in(),
         106 => sm.blocks,
         111 => sm.reserved,
-        // Can map host memory, concurrent kernels, unified addressing, stream priorities, memory pools.
+        // Can map host memory, concurrent kernels, unified addressing, stream priorities, memory
+        // pools.
         19 | 31 | 41 | 78 | 115 => 1,
         _ => 0,
     }
@@ -43,7 +44,8 @@ fn known(ordinal: c_int) -> Result<(), Code> {
 }
 
 impl State {
-    /// Ends the primary context: the work left runs (so that its faults are seen), then all the context owned is gone.
+    /// Ends the primary context: the work left runs (so that its faults are seen), then all the
+    /// context owned is gone.
     fn destroy_context(&mut self) {
         for stream in self.queues.keys().copied().collect::<Vec<_>>() {
             self.lose_downloads(stream);

@@ -38,8 +38,8 @@ calls! {
     }
 }
 
-/// Whether an asynchronous copy to pageable host memory is done when its call returns, as NVIDIA's driver
-/// does it. Off by default, so that whoever relies on it is found out.
+/// Whether an asynchronous copy to pageable host memory is done when its call returns, as NVIDIA's
+/// driver does it. Off by default, so that whoever relies on it is found out.
 #[unsafe(no_mangle)]
 extern "C" fn softcuda_set_prompt_downloads(prompt: bool) {
     with_state(|state| state.prompt_downloads = prompt);
@@ -61,8 +61,8 @@ extern "C" fn softcuda_last_fault(text: Host, length: usize) -> usize {
     .unwrap_or(0)
 }
 
-/// Copies a line for each operation that was executed since the last reset, `name count`, cut to `length` bytes; gives the
-/// whole length.
+/// Copies a line for each operation that was executed since the last reset, `name count`, cut to
+/// `length` bytes; gives the whole length.
 #[unsafe(no_mangle)]
 extern "C" fn softcuda_operations(text: Host, length: usize) -> usize {
     with_state(|state| {
@@ -73,8 +73,8 @@ extern "C" fn softcuda_operations(text: Host, length: usize) -> usize {
     .unwrap_or(0)
 }
 
-/// Copies the name of the kernel that ran last, cut to `length` bytes; gives its whole length, 0 where none has run.
-/// `shape` gets its grid, its block and its bytes of dynamic shared memory.
+/// Copies the name of the kernel that ran last, cut to `length` bytes; gives its whole length, 0
+/// where none has run. `shape` gets its grid, its block and its bytes of dynamic shared memory.
 #[unsafe(no_mangle)]
 extern "C" fn softcuda_last_launch(name: Host, length: usize, shape: Out<[u32; 7]>) -> usize {
     with_state(|state| {
@@ -89,7 +89,8 @@ extern "C" fn softcuda_last_launch(name: Host, length: usize, shape: Out<[u32; 7
     .unwrap_or(0)
 }
 
-/// Forgets everything, a sticky fault too. Contexts, streams, memory and modules of before are gone.
+/// Forgets everything, a sticky fault too. Contexts, streams, memory and modules of before are
+/// gone.
 #[unsafe(no_mangle)]
 extern "C" fn softcuda_reset() {
     with_state(|state| state.reset());
@@ -113,7 +114,8 @@ extern "C" fn softcuda_pending() -> u64 {
     with_state(|state| state.queues.values().map(|queue| queue.pending() as u64).sum()).unwrap_or(0)
 }
 
-/// Copies to pageable host memory that were given up, for their stream was destroyed before anything waited for them.
+/// Copies to pageable host memory that were given up, for their stream was destroyed before
+/// anything waited for them.
 #[unsafe(no_mangle)]
 extern "C" fn softcuda_lost_copies() -> u64 {
     with_state(|state| state.lost_copies).unwrap_or(0)

@@ -1,6 +1,7 @@
 //! Handles, which the caller holds in place of what the driver has.
 
-/// An opaque handle as the caller holds it. Handles are never addresses of ours, so a wrong one is only not found.
+/// An opaque handle as the caller holds it. Handles are never addresses of ours, so a wrong one is
+/// only not found.
 pub type Handle = usize;
 
 /// The only device.

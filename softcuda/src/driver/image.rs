@@ -1,4 +1,5 @@
-//! Loaded modules and the kernels handed out of them: what a block of one takes, and how its parameters are laid out.
+//! Loaded modules and the kernels handed out of them: what a block of one takes, and how its
+//! parameters are laid out.
 
 use super::code::Code;
 use super::handle::Handle;
@@ -97,7 +98,8 @@ pub fn read_params(kernel: &Kernel, params: Host, extra: Host) -> Result<Vec<u8>
     Ok(block)
 }
 
-/// Takes an image as `cuModuleLoadData` does: PTX text, a fat binary, or a wrapper that points to one.
+/// Takes an image as `cuModuleLoadData` does: PTX text, a fat binary, or a wrapper that points to
+/// one.
 pub fn read_image(image: Host) -> Result<fatbin::Contents, (Code, String)> {
     let unread = |code| (code, "no module image".to_owned());
     // A text may be shorter than the magic word, so look at it byte by byte.

@@ -22,7 +22,8 @@ struct Shape {
 }
 
 impl Shape {
-    /// Why a kernel cannot be launched so, if it cannot. `resident`: blocks that the device holds at a time at most.
+    /// Why a kernel cannot be launched so, if it cannot. `resident`: blocks that the device holds
+    /// at a time at most.
     fn refusal(&self, function: &Function, footprint: &Footprint, resident: usize) -> Option<(Code, String)> {
         let &Shape { grid, block, dynamic_shared, together } = self;
         let product = |sizes: [u32; 3]| sizes.iter().map(|&size| u64::from(size)).product::<u64>();
@@ -83,7 +84,8 @@ calls! {
         state.launch(function, Shape { grid, block, dynamic_shared, together: false }, stream, params, extra)
     }
 
-    /// The same for blocks that wait for one another: refused where the device does not hold them all at once.
+    /// The same for blocks that wait for one another: refused where the device does not hold them
+    /// all at once.
     Context: fn cuLaunchCooperativeKernel(
         state, function: Handle, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
         dynamic_shared: u32, stream: Handle, params: Host,
@@ -114,8 +116,8 @@ calls! {
         bytes.set(left.min(footprint.most_dynamic_shared()) as usize)
     }
 
-    /// The block size that keeps most threads on an SM, and the least grid that fills the device with it. The caller's
-    /// function must not call the driver.
+    /// The block size that keeps most threads on an SM, and the least grid that fills the device
+    /// with it. The caller's function must not call the driver.
     Context: fn cuOccupancyMaxPotentialBlockSizeWithFlags(
         state, least_grid: Out<c_int>, block: Out<c_int>, function: Handle,
         shared_of_block: Option<extern "C" fn(c_int) -> usize>, dynamic_shared: usize, most_threads: c_int, _flags: u32,

@@ -20,7 +20,8 @@ impl State {
         Ok(address)
     }
 
-    /// Checks that device memory a call names is allocated now; whether it still is when the work runs is seen then.
+    /// Checks that device memory a call names is allocated now; whether it still is when the work
+    /// runs is seen then.
     fn check_range(&mut self, what: &str, address: u64, bytes: usize) -> Result<(), Code> {
         if self.covers(address, bytes as u64) {
             return Ok(());
@@ -29,7 +30,8 @@ impl State {
         Err(self.refuse(Code::InvalidValue, why))
     }
 
-    /// Runs work in the legacy stream and waits for it. As on a device, that does not wait for non-blocking streams.
+    /// Runs work in the legacy stream and waits for it. As on a device, that does not wait for
+    /// non-blocking streams.
     fn synchronously(&mut self, what: &str, work: Work) -> Result<(), Code> {
         self.refuse_unsafe(what)?;
         self.submit(LEGACY, work)?;
@@ -94,8 +96,8 @@ calls! {
         address.set(state.allocate(bytes, false)?)
     }
 
-    /// A stream-ordered allocation. Its address can be used at once; 0 bytes give the null address, as cudarc's empty
-    /// slices need.
+    /// A stream-ordered allocation. Its address can be used at once; 0 bytes give the null address,
+    /// as cudarc's empty slices need.
     Context: fn cuMemAllocAsync(state, address: Out<u64>, bytes: usize, stream: Handle) {
         let stream = state.stream(stream)?;
         state.refuse_captured(stream, "allocating in the captured stream")?;
@@ -211,7 +213,8 @@ calls! {
         state.submit(stream, Work::Upload { to: at, from: Source::Staged(data.into()) })
     }
 
-    /// What is known of a device pointer: enough to check that a caller's pointer is on the op's device.
+    /// What is known of a device pointer: enough to check that a caller's pointer is on the op's
+    /// device.
     Context: fn cuPointerGetAttribute(state, value: Out<c_void>, attribute: u32, address: u64) {
         const DEVICE_MEMORY: u32 = 2;
         let live = state.memory.live();

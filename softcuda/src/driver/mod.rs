@@ -1,7 +1,8 @@
 //! The CUDA driver API over host memory, as far as cudarc and this project call it.
 //!
-//! Nothing runs when it is submitted: a stream is a queue, and only what waits for it (a synchronise, a query, a
-//! synchronous copy or free) makes it run. A program that forgets to wait therefore sees old data every time.
+//! Nothing runs when it is submitted: a stream is a queue, and only what waits for it (a
+//! synchronise, a query, a synchronous copy or free) makes it run. A program that forgets to wait
+//! therefore sees old data every time.
 
 mod border;
 mod capture;

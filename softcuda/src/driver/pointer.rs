@@ -1,6 +1,8 @@
-//! Pointers that come from the C caller. All reads and writes of the caller's memory are in this file.
+//! Pointers that come from the C caller. All reads and writes of the caller's memory are in this
+//! file.
 //!
-//! By the driver API's contract the caller's memory is there, and holds what the call says; null is refused.
+//! By the driver API's contract the caller's memory is there, and holds what the call says; null is
+//! refused.
 
 use super::code::Code;
 use std::ffi::{CStr, c_void};
@@ -29,7 +31,8 @@ impl Out<c_void> {
     }
 }
 
-/// A place in host memory: what a call or a copy reads or writes, now or when its stream gets there.
+/// A place in host memory: what a call or a copy reads or writes, now or when its stream gets
+/// there.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Host(usize);

@@ -44,8 +44,8 @@ impl State {
         self.run_until(stream, self.queues[&stream].submitted())
     }
 
-    /// Runs all that every stream holds; in the reverse execution order the youngest stream first, so that a missing
-    /// dependency between streams shows.
+    /// Runs all that every stream holds; in the reverse execution order the youngest stream first,
+    /// so that a missing dependency between streams shows.
     pub fn run_all(&mut self) -> Result<(), Code> {
         let mut streams: Vec<_> = self.queues.iter().map(|(&stream, queue)| (stream, queue.submitted())).collect();
         if matches!(self.order, Order::Reverse) {
@@ -118,8 +118,8 @@ impl State {
         Ok(())
     }
 
-    /// Gives up a stream's copies to pageable host memory: their stream or context is destroyed without anybody having
-    /// waited for them, and the host memory may go next.
+    /// Gives up a stream's copies to pageable host memory: their stream or context is destroyed
+    /// without anybody having waited for them, and the host memory may go next.
     pub fn lose_downloads(&mut self, stream: Handle) {
         let lost = self.queue(stream).give_up_downloads();
         self.lost_copies += lost;

@@ -102,8 +102,9 @@ impl State {
         }
     }
 
-    /// Forgets everything. Handles are not given out twice, so those of before stay invalid. Page-locked memory is not
-    /// returned to the host's allocator: a program may still hold slices of it.
+    /// Forgets everything. Handles are not given out twice, so those of before stay invalid.
+    /// Page-locked memory is not returned to the host's allocator: a program may still hold slices
+    /// of it.
     pub fn reset(&mut self) {
         let next_handle = self.next_handle;
         *self = Self { initialised: self.initialised, next_handle, ..Self::new() };

@@ -112,7 +112,8 @@ calls! {
         state.finish_stream(stream)
     }
 
-    /// Answers "not ready" where work was left, and then runs it: asking again and again comes to an end.
+    /// Answers "not ready" where work was left, and then runs it: asking again and again comes to
+    /// an end.
     Context: fn cuStreamQuery(state, stream: Handle) {
         let stream = state.stream(stream)?;
         state.refuse_captured(stream, "querying the captured stream")?;

@@ -225,8 +225,9 @@ impl Warp {
         Ok(())
     }
 
-    /// Memory that nobody gave out is as much a fault as with a load; a GPU would pass over it. DRAM moves what the address
-    /// is in, and nothing comes to the multiprocessor: no request is counted.
+    /// Memory that nobody gave out is as much a fault as with a load; a GPU would pass over it.
+    /// DRAM moves what the address is in, and nothing comes to the multiprocessor: no request is
+    /// counted.
     pub(super) fn prefetch(&mut self, cx: &mut Context, at: &Address, active: u32) -> Result<(), Fault> {
         self.need(at.base, active, cx.code)?;
         let mut sectors = Vec::new();

@@ -9,7 +9,8 @@ use crate::code::operation::{Code, Op};
 use crate::code::special::Surroundings;
 use crate::fault::{Fault, Place, Site};
 
-/// Instructions a warp may run before another one gets its turn, so that a warp may spin on what another one writes.
+/// Instructions a warp may run before another one gets its turn, so that a warp may spin on what
+/// another one writes.
 const TURN: u32 = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! Vector clocks over the threads of a launch: what an access happens after.
 //!
-//! A clock value stands for all that a thread did until its warp's clock passed it. Threads of a warp that meet at a
-//! sync are known together, so a clock holds one value a warp, and one for each thread that is known further than that.
+//! A clock value stands for all that a thread did until its warp's clock passed it. Threads of a
+//! warp that meet at a sync are known together, so a clock holds one value a warp, and one for each
+//! thread that is known further than that.
 use std::rc::Rc;
 
 /// How far the threads of one block are known.
@@ -118,7 +119,8 @@ impl Clock {
     }
 }
 
-/// Adds what `more` knows. Clocks are shared by all who know the same, and copied only where they part.
+/// Adds what `more` knows. Clocks are shared by all who know the same, and copied only where they
+/// part.
 pub(crate) fn join(clock: &mut Rc<Clock>, more: &Rc<Clock>) {
     if Rc::ptr_eq(clock, more) || clock.covers(more) {
     } else if more.covers(clock) {

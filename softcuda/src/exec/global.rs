@@ -25,7 +25,8 @@ impl Global {
         &mut self.shadows[self.last].1
     }
 
-    /// A load that was found right. `allocation` is where it was found, `used` has a bit for each byte that matters.
+    /// A load that was found right. `allocation` is where it was found, `used` has a bit for each
+    /// byte that matters.
     pub(crate) fn read(
         &mut self,
         memory: &Memory,

@@ -1,4 +1,5 @@
-//! A launch: its blocks run until all have ended, more of them at a time where they wait for one another.
+//! A launch: its blocks run until all have ended, more of them at a time where they wait for one
+//! another.
 use super::block::Slot;
 use super::context::Context;
 use super::global::Global;

@@ -1,4 +1,5 @@
-//! Runs kernels: blocks in an order of choice, warps between barriers, everything checked and counted.
+//! Runs kernels: blocks in an order of choice, warps between barriers, everything checked and
+//! counted.
 
 mod access;
 mod block;

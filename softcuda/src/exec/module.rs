@@ -1,4 +1,5 @@
-//! A module on the device: its variables have addresses, and its kernels are decoded when they are first needed.
+//! A module on the device: its variables have addresses, and its kernels are decoded when they are
+//! first needed.
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -51,7 +52,8 @@ impl LoadedModule {
         Ok(unknown.map(|found| self.text(&found.text)).collect())
     }
 
-    /// How often warps executed each operation, by its name with all modifiers (`ld.global.nc.v4.f32`).
+    /// How often warps executed each operation, by its name with all modifiers
+    /// (`ld.global.nc.v4.f32`).
     pub fn operations(&self) -> BTreeMap<String, u64> {
         let mut counts = BTreeMap::new();
         let decoded = self.code.values().filter_map(|code| code.get()?.as_ref().ok());

@@ -1,17 +1,20 @@
-//! What the threads of a warp know of the others' work, and how they come to know it: PTX's memory order, simplified.
+//! What the threads of a warp know of the others' work, and how they come to know it: PTX's memory
+//! order, simplified.
 //!
-//! - A barrier makes all its threads' work known to each of them, within the block and within the warp. Shuffles, votes
-//!   and reductions over a warp order nothing.
-//! - A release pattern is a fence and a strong write after it, or a release; an acquire pattern is a strong read and a
-//!   fence after it, or an acquire. A read of what the pattern wrote, or of what atomics made of it since, brings over
-//!   all that was known at the release.
-//! - There are two scopes: a block, and all that is wider. A pattern reaches as far as the narrower of its two parts.
-//! - `fence.sc` (`membar` is the same) is also ordered against every other one, so that the strong access may be another
-//!   thread's of the block, with a barrier between the two: on the side of the release, of the acquire, or on both. Of
-//!   `fence.acq_rel` this does not hold.
+//! - A barrier makes all its threads' work known to each of them, within the block and within the
+//!   warp. Shuffles, votes and reductions over a warp order nothing.
+//! - A release pattern is a fence and a strong write after it, or a release; an acquire pattern is
+//!   a strong read and a fence after it, or an acquire. A read of what the pattern wrote, or of
+//!   what atomics made of it since, brings over all that was known at the release.
+//! - There are two scopes: a block, and all that is wider. A pattern reaches as far as the narrower
+//!   of its two parts.
+//! - `fence.sc` (`membar` is the same) is also ordered against every other one, so that the strong
+//!   access may be another thread's of the block, with a barrier between the two: on the side of
+//!   the release, of the acquire, or on both. Of `fence.acq_rel` this does not hold.
 //!
-//! The run is one of those that the program allows, and what it does decides which patterns meet: a race is found in the
-//! orders of execution in which nothing orders it. Not seen: that a plain write ends what was published at its place.
+//! The run is one of those that the program allows, and what it does decides which patterns meet: a
+//! race is found in the orders of execution in which nothing orders it. Not seen: that a plain
+//! write ends what was published at its place.
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -243,7 +246,8 @@ impl Knowledge {
         self.unite();
     }
 
-    /// A strong write by a lane. An atomic adds to what is published there already, another write replaces it.
+    /// A strong write by a lane. An atomic adds to what is published there already, another write
+    /// replaces it.
     pub(crate) fn write(&mut self, locations: &mut Locations, address: u64, lane: usize, semantics: Semantics) {
         let Some(front) = self.fronts.iter().find(|front| front.lanes >> lane & 1 != 0) else { return };
         let own = |fenced: &Fenced| self.with_own(fenced, 1 << lane);

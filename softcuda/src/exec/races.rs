@@ -1,12 +1,15 @@
-//! Races: accesses of different threads to the same bytes, one of them a write, that nothing orders.
+//! Races: accesses of different threads to the same bytes, one of them a write, that nothing
+//! orders.
 //!
-//! Each piece of memory keeps the last write, the last read, and what else a later access may race with: not what is
-//! ordered before those two, for who races with it races with them. Epochs are a warp's clock values, with the lanes.
+//! Each piece of memory keeps the last write, the last read, and what else a later access may race
+//! with: not what is ordered before those two, for who races with it races with them. Epochs are a
+//! warp's clock values, with the lanes.
 //!
-//! Strong accesses of the same bytes do not race with one another where each one's scope takes in the other. A strong
-//! write that another thread's strong read has seen is ordered before what follows the read (observation order), though
-//! nothing is that was done before the write. Volatile accesses are strong, but not among the lanes of a warp: there they
-//! are code for lanes in lockstep, which none run in any more. Lanes of one instruction may write the same value at once.
+//! Strong accesses of the same bytes do not race with one another where each one's scope takes in
+//! the other. A strong write that another thread's strong read has seen is ordered before what
+//! follows the read (observation order), though nothing is that was done before the write. Volatile
+//! accesses are strong, but not among the lanes of a warp: there they are code for lanes in
+//! lockstep, which none run in any more. Lanes of one instruction may write the same value at once.
 use super::order::Knowledge;
 use super::scene::Scene;
 use crate::code::operation::{Scope, Semantics};
@@ -136,7 +139,8 @@ impl Entry {
         self.clock == 0 || self.same_warp(new) && self.lanes == new.lanes
     }
 
-    /// Whether the other one goes on where this one was: the same lanes are waited for, but for the new one.
+    /// Whether the other one goes on where this one was: the same lanes are waited for, but for the
+    /// new one.
     fn goes_on(&self, new: &Self) -> bool {
         self.same_warp(new) && (self.clock, self.flags) == (new.clock, new.flags)
     }
@@ -183,7 +187,8 @@ impl Record {
         if outcome.is_ok() || earlier.flags & (STRONG | WRITE) != STRONG | WRITE {
             return outcome;
         }
-        // Who follows a strong read of what was written follows that write, if not what its thread did before.
+        // Who follows a strong read of what was written follows that write, if not what its thread
+        // did before.
         let mut observers = self.listed(others).chain([&self.read]).filter(|read| read.flags & OBSERVER != 0);
         let observed = observers.any(|read| read.clock > 0 && earlier.morally_strong(read) && actor.follows(read));
         if observed { Ok(()) } else { outcome }
@@ -223,7 +228,8 @@ impl Record {
         Ok(())
     }
 
-    /// `together`: the bytes were this value already, so that lanes of one instruction may write them at once.
+    /// `together`: the bytes were this value already, so that lanes of one instruction may write
+    /// them at once.
     #[inline]
     fn write(
         &mut self,

@@ -11,7 +11,8 @@ pub enum Order {
     Forward,
     /// The same from the last to the first.
     Reverse,
-    /// Several blocks at a time; every few instructions a fixed pseudo-random sequence picks another warp.
+    /// Several blocks at a time; every few instructions a fixed pseudo-random sequence picks
+    /// another warp.
     Interleaved,
 }
 

@@ -69,7 +69,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Fresh memory for the next block: `variables` are the static ones, `dynamic` the bytes asked for at launch.
+    /// Fresh memory for the next block: `variables` are the static ones, `dynamic` the bytes asked
+    /// for at launch.
     pub(crate) fn reset(&mut self, variables: &[(u32, u32)], dynamic: u32) {
         let end = variables.iter().map(|(start, size)| start + size).max().unwrap_or(0);
         let start = end.next_multiple_of(128) + 128;
@@ -107,8 +108,8 @@ fn race(address: u64, access: Access, conflict: &Conflict, actor: &Actor) -> Fau
     Fault::SharedRace { address, access, other, earlier, site: Site::default() }
 }
 
-/// Passes that a warp's access takes: the most distinct words in a bank. Accesses of 8 and 16 bytes go by half and
-/// quarter warps.
+/// Passes that a warp's access takes: the most distinct words in a bank. Accesses of 8 and 16 bytes
+/// go by half and quarter warps.
 pub(crate) fn wavefronts(addresses: &[(usize, u64)], bytes: u64) -> u64 {
     let words = bytes.div_ceil(4);
     let lanes_together = WARP as usize / words.clamp(1, 4) as usize;

@@ -6,13 +6,15 @@ use crate::code::operation::{Code, Pred, Shuffle, ShuffleMode, Vote};
 use crate::fault::{Fault, Site};
 
 impl Warp {
-    /// The lanes of `active` whose named members have all come, of one member mask. None means that the group waits.
+    /// The lanes of `active` whose named members have all come, of one member mask. None means that
+    /// the group waits.
     fn members(&mut self, row: u32, active: u32, lanes_here: u32, code: &Code) -> Result<Option<u32>, Fault> {
         self.need(row, active, code)?;
         for lane in lanes(active, false) {
             let named = self.rows[row as usize][lane] as u32;
             self.lane = lane;
-            // A lane that ended or that skips the instruction never comes, and a lane must name itself.
+            // A lane that ended or that skips the instruction never comes, and a lane must name
+            // itself.
             let missing = named & !self.live | named & lanes_here & !active | 1 << lane & !named;
             if missing != 0 {
                 return Err(Fault::divergent(missing));
@@ -25,8 +27,8 @@ impl Warp {
         Ok(None)
     }
 
-    /// Leaves only the members of a sync in the current group, if they have all come. Otherwise the group waits, and comes
-    /// to the instruction again.
+    /// Leaves only the members of a sync in the current group, if they have all come. Otherwise the
+    /// group waits, and comes to the instruction again.
     pub(super) fn gather(&mut self, row: u32, active: u32, lanes_here: u32, code: &Code) -> Result<Option<u32>, Fault> {
         let members = self.members(row, active, lanes_here, code)?;
         match members {
@@ -49,7 +51,8 @@ impl Warp {
         }
     }
 
-    /// For a barrier that completed: the predicate that its outcome goes to, and on to the next instruction.
+    /// For a barrier that completed: the predicate that its outcome goes to, and on to the next
+    /// instruction.
     pub(super) fn leave_barrier(&mut self, outcome: Option<(u32, bool)>) {
         if let Some((pred, held)) = outcome {
             self.set_pred(pred, self.live, if held { self.live } else { 0 });

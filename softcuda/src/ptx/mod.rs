@@ -1,4 +1,5 @@
-//! PTX text as a module: its variables and kernels. Bodies are decoded when a kernel is first launched.
+//! PTX text as a module: its variables and kernels. Bodies are decoded when a kernel is first
+//! launched.
 
 mod module;
 mod opcode;

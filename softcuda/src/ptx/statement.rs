@@ -18,7 +18,8 @@ pub(crate) struct Statement {
     pub(crate) text: Range<usize>,
 }
 
-/// Blanks comments and the line directives that have no `;`, so that positions and lines stay what they are.
+/// Blanks comments and the line directives that have no `;`, so that positions and lines stay what
+/// they are.
 pub(super) fn strip_comments(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut in_block = false;

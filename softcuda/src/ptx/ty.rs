@@ -40,7 +40,8 @@ impl Ty {
         u64::MAX >> (64 - 8 * self.bytes())
     }
 
-    /// The bits of a literal operand of this type. Integers are sign-extended; consumers take the bits they need.
+    /// The bits of a literal operand of this type. Integers are sign-extended; consumers take the
+    /// bits they need.
     pub(crate) fn literal(self, text: &str) -> Option<u64> {
         let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
         if !digits.starts_with(|c: char| c.is_ascii_digit()) {

@@ -71,7 +71,8 @@ fn parameters_globals_and_dynamic_shared_memory_reach_the_kernel() -> Test {
     let function = module.load_function("reverse")?;
     let mut launch = stream.launch_builder(&function);
     launch.arg(&mut reversed).arg(&input);
-    // SAFETY: the arguments are those of the kernel. Its first 8 threads fill `scale`, of which 3 are used.
+    // SAFETY: the arguments are those of the kernel. Its first 8 threads fill `scale`, of which 3
+    // are used.
     unsafe { launch.launch(config(1, 3, 12)) }?;
 
     let sum = stream.clone_dtoh(&sum)?;
@@ -97,7 +98,8 @@ fn packed_parameters_and_pointer_attributes_work() -> Test {
     let (packed, mut size, mut ordinal, mut start) = ([address, 2], 16usize, -1i32, 0u64);
     let mut extra =
         [1usize, packed.as_ptr() as usize, 2, &raw mut size as usize, 0].map(|word| word as *mut std::ffi::c_void);
-    // SAFETY: the packed buffer is the kernel's parameter block, and every pointer is to a live local.
+    // SAFETY: the packed buffer is the kernel's parameter block, and every pointer is to a live
+    // local.
     unsafe {
         let launched = sys::cuLaunchKernel(
             function.cu_function(),

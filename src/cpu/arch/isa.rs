@@ -9,7 +9,8 @@ use crate::cpu::half_bits;
 pub(crate) trait Isa: Copy {
     /// Lanes of a vector of either type: a vector of `f64` may be several registers.
     const LANES: usize;
-    /// Whether a fused multiply-add is an instruction. As a call into a library it would cost a hundredfold.
+    /// Whether a fused multiply-add is an instruction. As a call into a library it would cost a
+    /// hundredfold.
     const FUSED: bool;
     type Single: Vector<Self, f32>;
     type Double: Vector<Self, f64>;
@@ -47,7 +48,8 @@ pub(crate) trait Isa: Copy {
     #[inline(always)]
     fn fence_streamed_stores(self) {}
 
-    /// Runs a kernel as a function of its own: what is seldom needed, so that the rest has the registers.
+    /// Runs a kernel as a function of its own: what is seldom needed, so that the rest has the
+    /// registers.
     fn apart<K: Kernel>(self, kernel: K) -> K::Output;
 
     /// Asks for a line of memory that is needed soon; any address will do.
@@ -58,8 +60,9 @@ pub(crate) trait Isa: Copy {
 /// A part of the row routine, to be compiled for each instance.
 pub(crate) trait Kernel {
     type Output;
-    /// Must be `inline(always)`, and so must all that it calls in its loops: code takes the instance's instructions
-    /// only where it is inlined into the instance. No closures but the plainest: they may be compiled without them.
+    /// Must be `inline(always)`, and so must all that it calls in its loops: code takes the
+    /// instance's instructions only where it is inlined into the instance. No closures but the
+    /// plainest: they may be compiled without them.
     fn run<I: Isa>(self, isa: I) -> Self::Output;
 }
 

@@ -1,9 +1,9 @@
-//! Instances of the row routine for instruction sets, and the choice of one at run time. All unsafe code of the CPU path is
-//! in this folder.
+//! Instances of the row routine for instruction sets, and the choice of one at run time. All unsafe
+//! code of the CPU path is in this folder.
 //!
-//! The routine is written once, over vectors ([`vector`]); an instance ([`isa`]) says what a vector is and which
-//! instructions the compiler may use. Where it brings no vectors of its own they are arrays, whose loops the compiler turns
-//! into vector code.
+//! The routine is written once, over vectors ([`vector`]); an instance ([`isa`]) says what a vector
+//! is and which instructions the compiler may use. Where it brings no vectors of its own they are
+//! arrays, whose loops the compiler turns into vector code.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -22,10 +22,10 @@ use isa::Kernel;
 
 /// An instance of the CPU path: the instruction set that its row routine is compiled for.
 ///
-/// The best that the machine has is chosen once, at the first call. For tests, the environment variable `ALA_CPU`
-/// (`baseline`, `avx2`, `avx512` or `neon`) chooses another; a name that is unknown, or that the machine does not
-/// have, changes nothing: ask [`active`](Self::active) what runs. Instances agree within the accuracy that the README
-/// states, not to the bit.
+/// The best that the machine has is chosen once, at the first call. For tests, the environment
+/// variable `ALA_CPU` (`baseline`, `avx2`, `avx512` or `neon`) chooses another; a name that is
+/// unknown, or that the machine does not have, changes nothing: ask [`active`](Self::active) what
+/// runs. Instances agree within the accuracy that the README states, not to the bit.
 ///
 /// ```
 /// use ala_loss::CpuInstance;

@@ -101,7 +101,8 @@ macro_rules! portable_vectors {
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) use portable_vectors;
 
-/// On x86-64, where the tests run, no instance has these vectors: they are tested beside those that it has.
+/// On x86-64, where the tests run, no instance has these vectors: they are tested beside those that
+/// it has.
 #[cfg(test)]
 mod tests {
     use half::{bf16, f16};

@@ -21,7 +21,8 @@ pub(crate) trait Vector<I, R>: Copy {
     fn or_higher(self, other: Self) -> Self;
     /// `self` where it is the lower, and so `other` where either is a NaN.
     fn or_lower(self, other: Self) -> Self;
-    /// The bits of each lane shifted up by the width of the fraction: an exponent in the lowest bits becomes a power of 2.
+    /// The bits of each lane shifted up by the width of the fraction: an exponent in the lowest
+    /// bits becomes a power of 2.
     fn low_bits_to_exponent(self) -> Self;
     /// These lanes of `self`, the others of `other`.
     fn within(self, lanes: Range<usize>, other: Self) -> Self;

@@ -8,11 +8,12 @@ use crate::method::Method;
 use crate::report::Trial;
 
 const SIZE: (u32, u32) = (960, 540);
-/// With more classes than this, neighbours in rank share a point: thousands of points are only noise.
+/// With more classes than this, neighbours in rank share a point: thousands of points are only
+/// noise.
 const MOST_POINTS: usize = 40;
 
-/// Eight colours that stay apart for colour-blind readers (Okabe and Ito; a grey for their yellow, which
-/// is too pale on white).
+/// Eight colours that stay apart for colour-blind readers (Okabe and Ito; a grey for their yellow,
+/// which is too pale on white).
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 0, 0),
     RGBColor(86, 180, 233),
@@ -107,7 +108,8 @@ fn points(counts: &[u64]) -> Vec<Point> {
         .collect()
 }
 
-/// Mean accuracy over seeds and over the classes of a point; a point without test samples is left out.
+/// Mean accuracy over seeds and over the classes of a point; a point without test samples is left
+/// out.
 fn curve(trials: &[Trial], method: Method, points: &[Point]) -> Vec<(i32, f64)> {
     points
         .iter()

@@ -42,7 +42,8 @@ pub(crate) struct Split {
 pub(crate) enum DataError {
     #[error("{file}: no such file")]
     Missing { file: String },
-    // Named `cause`, not `source`: the message already holds it, and a reporter that walks the chain would repeat it.
+    // Named `cause`, not `source`: the message already holds it, and a reporter that walks the
+    // chain would repeat it.
     #[error("{file}: cannot be read: {cause}")]
     Read { file: String, cause: io::Error },
     #[error("{file}: begins with the bytes {found:02x?}, expected {expected:02x?} ({format})")]
@@ -121,10 +122,11 @@ const EMBEDDED_TRAIN_LABELS: &[u8] = include_bytes!("data/train-labels-idx1-ubyt
 const EMBEDDED_TEST_IMAGES: &[u8] = include_bytes!("data/t10k-images-idx3-ubyte.gz");
 const EMBEDDED_TEST_LABELS: &[u8] = include_bytes!("data/t10k-labels-idx1-ubyte.gz");
 
-/// The reduced Fashion-MNIST in `data/`: 20,000 training and 10,000 test images of 14x14, 10 balanced classes.
+/// The reduced Fashion-MNIST in `data/`: 20,000 training and 10,000 test images of 14x14, 10
+/// balanced classes.
 ///
-/// Pixels are divided by 255 and standardised, `(x - mean) / std`, with one mean and one standard deviation over all
-/// pixels of all training images (before a long tail is drawn), for both sets.
+/// Pixels are divided by 255 and standardised, `(x - mean) / std`, with one mean and one standard
+/// deviation over all pixels of all training images (before a long tail is drawn), for both sets.
 pub(crate) fn embedded() -> Result<Split, DataError> {
     let images = |name: &str, bytes| idx_images(Source::embedded(name, bytes));
     let labels = |name: &str, bytes| idx_labels(Source::embedded(name, bytes), 0);
@@ -140,11 +142,12 @@ pub(crate) fn embedded() -> Result<Split, DataError> {
     )
 }
 
-/// The four files of MNIST and its drop-in replacements in `dir`, plain or with `.gz` appended, also where a mirror named
-/// them `train-images.idx3-ubyte` and so on. Label `first_label` is class 0.
+/// The four files of MNIST and its drop-in replacements in `dir`, plain or with `.gz` appended,
+/// also where a mirror named them `train-images.idx3-ubyte` and so on. Label `first_label` is class
+/// 0.
 ///
-/// Images whose sides are both even and above 14 are averaged over 2x2 pixels, rounded half up, so that 28x28 becomes
-/// 14x14. Then pixels are standardised as in [`embedded`].
+/// Images whose sides are both even and above 14 are averaged over 2x2 pixels, rounded half up, so
+/// that 28x28 becomes 14x14. Then pixels are standardised as in [`embedded`].
 pub(crate) fn from_idx_dir(dir: &Path, first_label: u32) -> Result<Split, DataError> {
     let images = |name: &str| idx_images(Source::open(dir, name)?);
     let labels = |name: &str| idx_labels(Source::open(dir, name)?, first_label);
@@ -154,7 +157,8 @@ pub(crate) fn from_idx_dir(dir: &Path, first_label: u32) -> Result<Split, DataEr
     )
 }
 
-/// NumPy files: features `[n, width]` of float16, 32 or 64, labels `[n]` of any integer type, in C or Fortran order.
+/// NumPy files: features `[n, width]` of float16, 32 or 64, labels `[n]` of any integer type, in C
+/// or Fortran order.
 ///
 /// Features are taken as they are, not standardised. Label `first_label` is class 0.
 pub(crate) fn from_npy(
@@ -171,10 +175,11 @@ pub(crate) fn from_npy(
     )
 }
 
-/// Exponential profile, most frequent class first: `n_i = max * imbalance^(-i / (classes - 1))`, rounded, at least 1.
+/// Exponential profile, most frequent class first: `n_i = max * imbalance^(-i / (classes - 1))`,
+/// rounded, at least 1.
 ///
-/// Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples", section 5.1. `imbalance` is the
-/// ratio of the largest to the smallest class and at least 1.
+/// Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples", section 5.1.
+/// `imbalance` is the ratio of the largest to the smallest class and at least 1.
 pub(crate) fn long_tailed_counts(max: usize, imbalance: f64, classes: usize) -> Vec<usize> {
     let steps = classes.saturating_sub(1).max(1) as f64;
     (0..classes)
@@ -185,11 +190,13 @@ pub(crate) fn long_tailed_counts(max: usize, imbalance: f64, classes: usize) -> 
         .collect()
 }
 
-/// Thins `train` out to the profile of [`long_tailed_counts`], `max` being the size of its smallest class.
+/// Thins `train` out to the profile of [`long_tailed_counts`], `max` being the size of its smallest
+/// class.
 ///
-/// The seed draws which class is how rare, then which samples of each class stay; they keep their order. One seed
-/// gives the same draw on every platform, and with a larger imbalance ratio a subset of the same samples. The second
-/// value is how many samples each class keeps, by class index.
+/// The seed draws which class is how rare, then which samples of each class stay; they keep their
+/// order. One seed gives the same draw on every platform, and with a larger imbalance ratio a
+/// subset of the same samples. The second value is how many samples each class keeps, by class
+/// index.
 pub(crate) fn long_tailed(
     train: &Samples,
     imbalance: f64,
@@ -210,7 +217,8 @@ pub(crate) fn long_tailed(
 
     let mut kept = Vec::with_capacity(counts.iter().sum());
     for (rows, &count) in rows_of_class.iter_mut().zip(&counts) {
-        // A full shuffle even for a few rows: what a class draws must not depend on how many another keeps.
+        // A full shuffle even for a few rows: what a class draws must not depend on how many
+        // another keeps.
         rows.shuffle(&mut rng);
         kept.extend_from_slice(&rows[..count]);
     }
@@ -391,7 +399,8 @@ impl Source {
     }
 
     fn open(dir: &Path, name: &str) -> Result<Self, DataError> {
-        // Kaggle's mirror, for one, has a dot for the dash, and unpacks beside it a folder with the dash.
+        // Kaggle's mirror, for one, has a dot for the dash, and unpacks beside it a folder with the
+        // dash.
         let dotted = name.replace("-idx", ".idx");
         for name in [name, &dotted] {
             for packed in [false, true] {
@@ -447,7 +456,8 @@ impl Source {
         Ok(bytes)
     }
 
-    /// Fails on bytes past the end; for gzip this also checks the checksum, which follows the last byte.
+    /// Fails on bytes past the end; for gzip this also checks the checksum, which follows the last
+    /// byte.
     fn finish(mut self) -> Result<String, DataError> {
         let mut byte = [0];
         match self.reader.read(&mut byte) {
@@ -553,10 +563,12 @@ fn idx_labels(source: Source, first: u32) -> Result<Labels, DataError> {
 /// Longest NumPy header taken. NumPy writes 128 bytes for a plain array.
 const MAX_NPY_HEADER: usize = 1024;
 
-/// Most digits taken in a NumPy header. A product of sizes with fewer than 19 digits between them fits u64.
+/// Most digits taken in a NumPy header. A product of sizes with fewer than 19 digits between them
+/// fits u64.
 const MAX_NPY_DIGITS: usize = 18;
 
-/// Refuses what `npyz` would allocate, overflow or backtrack without end on, none of which a plain array needs.
+/// Refuses what `npyz` would allocate, overflow or backtrack without end on, none of which a plain
+/// array needs.
 fn check_npy_header(file: &str, bytes: &[u8]) -> Result<(), DataError> {
     const MAGIC: &[u8] = b"\x93NUMPY";
     let truncated = |expected: usize| DataError::Truncated {
@@ -1390,7 +1402,8 @@ mod tests {
 
     #[test]
     fn the_draw_of_a_seed_does_not_change() -> TestResult {
-        // Pinned: another generator, or another use of it, would change published results in silence.
+        // Pinned: another generator, or another use of it, would change published results in
+        // silence.
         let (samples, counts) = long_tailed(&balanced(), 50.0, 0)?;
         assert_eq!(counts, [42, 3, 7, 65, 2, 11, 5, 18, 100, 27]);
         assert_eq!(samples.features[..8], [3., 5., 8., 10., 13., 18., 28., 29.]);

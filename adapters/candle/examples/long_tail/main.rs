@@ -40,7 +40,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Trains what the options name and writes the table to `output`, the chart and the JSON to their files.
+/// Trains what the options name and writes the table to `output`, the chart and the JSON to their
+/// files.
 fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
     // Both places are tried first: a typing mistake must not cost the whole training.
     fs::create_dir_all(&options.out)
@@ -225,7 +226,8 @@ mod tests {
         assert_eq!(trials[1]["few"], 100.0);
     }
 
-    /// Of the class that the test set lacks there is no accuracy, and of its group neither; the others' are there.
+    /// Of the class that the test set lacks there is no accuracy, and of its group neither; the
+    /// others' are there.
     #[test]
     fn a_test_set_that_lacks_a_class_gives_the_accuracy_of_the_others() {
         let folder = tempfile::tempdir().expect("the system has a folder for such files");

@@ -19,8 +19,8 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// A network `width - hidden.. - classes`. The weights depend on the shape and the seed alone, so both kinds
-    /// of head start from the same ones (a cosine head only lacks the bias).
+    /// A network `width - hidden.. - classes`. The weights depend on the shape and the seed alone,
+    /// so both kinds of head start from the same ones (a cosine head only lacks the bias).
     pub(crate) fn new(
         width: usize,
         hidden: &[usize],

@@ -13,14 +13,16 @@ use crate::method::Method;
 /// same batches in the same order, so the difference to `ce` is paired by seed.
 ///
 /// GROUPS. The field's many (> 100), medium (20 to 100) and few (< 20) leave `few` empty for the
-/// default profile of 2000 to 20 images a class. For image data the classes are therefore split
-/// by rank: the rarest three tenths are few, the next three tenths are medium, the rest are many (of ten
-/// classes 4, 3 and 3; equal counts at a cut all fall to medium). With --features the field's thresholds hold.
+/// default profile of 2000 to 20 images a class. For image data the classes are therefore split by
+/// rank: the rarest three tenths are few, the next three tenths are medium, the rest are many (of
+/// ten classes 4, 3 and 3; equal counts at a cut all fall to medium). With --features the field's
+/// thresholds hold.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "long_tail", version, verbatim_doc_comment)]
 #[command(group = clap::ArgGroup::new("samples").args(["data", "features"]))]
 pub(crate) struct Options {
-    /// Repetitions; a seed draws which classes are rare, the first weights and the order of the batches.
+    /// Repetitions; a seed draws which classes are rare, the first weights and the order of the
+    /// batches.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) seeds: u64,
 
@@ -50,12 +52,13 @@ pub(crate) struct Options {
     pub(crate) json: Option<PathBuf>,
 
     /// Folder with the four original IDX files of MNIST, Fashion-MNIST or a set of that form
-    /// (train-images-idx3-ubyte or train-images.idx3-ubyte and so on, plain or .gz) instead of the embedded images.
+    /// (train-images-idx3-ubyte or train-images.idx3-ubyte and so on, plain or .gz) instead of the
+    /// embedded images.
     #[arg(long, value_name = "DIR", conflicts_with = "features")]
     pub(crate) data: Option<PathBuf>,
 
-    /// Your own training features [N, D] as .npy: only the head is trained, on the features and the class
-    /// counts as they are (no long tail is cut). Needs the three options below.
+    /// Your own training features [N, D] as .npy: only the head is trained, on the features and the
+    /// class counts as they are (no long tail is cut). Needs the three options below.
     #[arg(long, value_name = "X.npy", requires_all = ["labels", "test_features", "test_labels"], conflicts_with = "imbalance")]
     pub(crate) features: Option<PathBuf>,
 

@@ -187,7 +187,8 @@ mod tests {
 
     #[test]
     fn differences_are_paired_by_seed() {
-        // The means differ by 2 and each pair by 1 and 3; unpaired, the deviation would be far larger.
+        // The means differ by 2 and each pair by 1 and 3; unpaired, the deviation would be far
+        // larger.
         let trials = [
             trial(Method::CrossEntropy, 0, 50.0),
             trial(Method::CrossEntropy, 1, 80.0),

@@ -20,8 +20,8 @@ pub(crate) const BATCH: usize = 128;
 const LEARNING_RATE: f64 = 2e-3;
 /// AdamW's default, in candle as in PyTorch.
 const WEIGHT_DECAY: f64 = 0.01;
-/// Keeps the widest layer's activations under the size from which candle splits a single operation over
-/// threads, since the trials already use every core.
+/// Keeps the widest layer's activations under the size from which candle splits a single operation
+/// over threads, since the trials already use every core.
 const TEST_CHUNK: usize = 250;
 
 /// What is the same for every trial of a run.
@@ -97,7 +97,8 @@ fn predict(network: &Network, samples: &Tensor) -> candle_core::Result<Vec<u32>>
     Ok(predictions)
 }
 
-/// Indices of seeded, shuffled epochs, cut into batches; a batch may span two epochs, so all are full.
+/// Indices of seeded, shuffled epochs, cut into batches; a batch may span two epochs, so all are
+/// full.
 struct Batches {
     order: Vec<u32>,
     used: usize,

@@ -16,8 +16,8 @@ use crate::training::{Recipe, train};
 
 /// Runs all trials and returns them ordered by seed, then by method.
 ///
-/// Each trial stays on one thread: its matrices are too small to gain from two, and the order of its
-/// operations, hence its result, does not depend on how many cores there are.
+/// Each trial stays on one thread: its matrices are too small to gain from two, and the order of
+/// its operations, hence its result, does not depend on how many cores there are.
 pub(crate) fn run(
     tasks: &Tasks,
     methods: &[Method],
@@ -128,7 +128,8 @@ impl Progress {
     fn finished(&self, trial: &Trial) {
         let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
         if self.lines {
-            // Not eprintln, which panics where nobody reads any more; the results matter more than these lines.
+            // Not eprintln, which panics where nobody reads any more; the results matter more than
+            // these lines.
             let _ = writeln!(
                 std::io::stderr(),
                 "[{done}/{}] {}, seed {}: {:.1} %",

@@ -92,7 +92,8 @@ pub(crate) fn gradient_of(output: &Tensor, variable: &Var) -> candle_core::Resul
     }
 }
 
-/// Fails on the first entry that differs by more than `tolerance` times the larger of 1 and the expected size.
+/// Fails on the first entry that differs by more than `tolerance` times the larger of 1 and the
+/// expected size.
 #[track_caller]
 pub(crate) fn assert_close(found: &[f64], expected: &[f64], tolerance: f64) {
     assert_eq!(found.len(), expected.len());

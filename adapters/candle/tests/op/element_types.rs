@@ -10,7 +10,8 @@ use crate::cases::{
     CLASSES, LABELS, Outcome, ROWS, ala, builder, cosines, gradient_of, labels, variable,
 };
 
-/// Loss, row losses and gradient are the core's bits for logits of this type, and the loss has its row type.
+/// Loss, row losses and gradient are the core's bits for logits of this type, and the loss has its
+/// row type.
 fn assert_core_bits<T>(from_f64: impl Fn(f64) -> T, loss_type: DType) -> Outcome
 where
     T: CpuElement<Real: WithDType> + WithDType,

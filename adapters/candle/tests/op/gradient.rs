@@ -27,7 +27,8 @@ fn loss_and_gradient_are_the_cores_bits() -> Outcome {
     Ok(())
 }
 
-/// Only objectives whose gradient is the derivative of their loss; a detached difficulty factor is not.
+/// Only objectives whose gradient is the derivative of their loss; a detached difficulty factor is
+/// not.
 #[test]
 fn central_differences_agree_through_the_cosine_head() -> Outcome {
     const WIDTH: usize = 4;
@@ -109,7 +110,8 @@ fn an_upstream_gradient_for_each_row_multiplies_its_row() -> Outcome {
     Ok(())
 }
 
-/// The gradient is kept, not taken: a second backward pass, or a loss that occurs twice, finds it again.
+/// The gradient is kept, not taken: a second backward pass, or a loss that occurs twice, finds it
+/// again.
 #[test]
 fn the_kept_gradient_serves_more_than_once() -> Outcome {
     let loss = ala(Reduction::Mean)?;
@@ -152,7 +154,8 @@ fn logits_without_a_variable_have_a_loss_and_no_gradient() -> Outcome {
     Ok(())
 }
 
-/// A mean over many rows makes gradients that underflow in f16; a loss scale must still bring them back.
+/// A mean over many rows makes gradients that underflow in f16; a loss scale must still bring them
+/// back.
 #[test]
 fn a_loss_scale_recovers_f16_gradients_that_underflow() -> Outcome {
     const MANY: usize = 4096;
@@ -183,7 +186,8 @@ fn a_loss_scale_recovers_f16_gradients_that_underflow() -> Outcome {
     Ok(())
 }
 
-/// Rounding the row's gradient first and its product again would differ in the last bit of some entry.
+/// Rounding the row's gradient first and its product again would differ in the last bit of some
+/// entry.
 #[test]
 fn bf16_gradients_with_row_weights_are_rounded_once() -> Outcome {
     let loss = ala(Reduction::None)?;
@@ -247,7 +251,8 @@ fn an_ignored_row_s_gradient_is_zero_whatever_arrives() -> Outcome {
     Ok(())
 }
 
-/// A variable may be set between the two passes: the gradient is that of what the loss was computed from.
+/// A variable may be set between the two passes: the gradient is that of what the loss was computed
+/// from.
 #[test]
 fn logits_that_change_before_the_backward_pass_change_nothing() -> Outcome {
     fn check<T: candle_core::WithDType>(narrow: impl Fn(f64) -> T) -> Outcome {

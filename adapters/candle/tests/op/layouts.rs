@@ -7,7 +7,8 @@ use crate::cases::{
     CLASSES, LABELS, Outcome, ROWS, ala, cosines, gradient_of, labels, values, variable,
 };
 
-/// A view must give what its contiguous copy gives, and the same gradient must reach the viewed variable.
+/// A view must give what its contiguous copy gives, and the same gradient must reach the viewed
+/// variable.
 #[track_caller]
 fn assert_view_equals_copy(
     base: &Var,

@@ -1,4 +1,5 @@
-//! What a launch costs: counted by hardware, read from what Nsight Compute prints, and counted by softcuda.
+//! What a launch costs: counted by hardware, read from what Nsight Compute prints, and counted by
+//! softcuda.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! The program of the GPU kit: a subcommand for each stage that runs on the device, and those that make tables and charts of
-//! the records. `gpu/run` calls it on the node, `scripts/gpu` here.
+//! The program of the GPU kit: a subcommand for each stage that runs on the device, and those that
+//! make tables and charts of the records. `gpu/run` calls it on the node, `scripts/gpu` here.
 
 mod counters;
 mod report;

@@ -30,8 +30,9 @@ macro_rules! vector {
             }
         }
 
-        // SAFETY (every block): the instruction set's token exists, as the vectors do, so its instructions may be used.
-        // Loads and stores are of arrays of as many lanes as the registers have.
+        // SAFETY (every block): the instruction set's token exists, as the vectors do, so its
+        // instructions may be used. Loads and stores are of arrays of as many lanes as the
+        // registers have.
         impl Vector<$isa, $float> for $name {
             #[inline(always)]
             fn splat(_: $isa, x: $float) -> Self {
@@ -126,7 +127,8 @@ pub(super) use vector;
 pub(super) unsafe fn stream<T: Copy>(from: &[T], to: &mut [T], step: usize) {
     let from = from.as_ptr().cast::<u8>();
     for at in (0..size_of_val(to)).step_by(step) {
-        // SAFETY: the caller's word; the `step` bytes from `at` lie within both slices, which are of one length.
+        // SAFETY: the caller's word; the `step` bytes from `at` lie within both slices, which are
+        // of one length.
         unsafe {
             let to = to.as_mut_ptr().cast::<u8>().add(at);
             if step == 32 {
@@ -181,8 +183,8 @@ macro_rules! isa {
                 }
             }
 
-            /// As [`half_bits::narrow_bf16`](crate::cpu::half_bits::narrow_bf16). A NaN's low half must be clear: a carry
-            /// out of it would turn the NaN over.
+            /// As [`half_bits::narrow_bf16`](crate::cpu::half_bits::narrow_bf16). A NaN's low half
+            /// must be clear: a carry out of it would turn the NaN over.
             #[inline(always)]
             fn narrow_bf16(self, x: $single, to: &mut [bf16]) {
                 let to: &mut [bf16; $lanes] = whole_mut(to);

@@ -125,7 +125,8 @@ impl Folder {
         date(seconds.map_or(0, |since| since.as_secs()))
     }
 
-    /// All records by stage and kind: the names of their fields once, then a record a line. Times are arrays.
+    /// All records by stage and kind: the names of their fields once, then a record a line. Times
+    /// are arrays.
     ///
     /// # Errors
     /// Where a record is no JSON.
@@ -230,7 +231,8 @@ fn shortened(value: Value) -> Value {
 
 /// The day of so many seconds after 1970-01-01, in the Gregorian calendar.
 fn date(seconds: u64) -> String {
-    // Years begin in March here, so that a leap day is a year's last; eras of 400 years are all alike.
+    // Years begin in March here, so that a leap day is a year's last; eras of 400 years are all
+    // alike.
     let days = seconds / 86_400 + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;

@@ -1,6 +1,8 @@
-//! Tables and charts of the records: a short one to print where they were made, a page for the repository.
+//! Tables and charts of the records: a short one to print where they were made, a page for the
+//! repository.
 //!
-//! [`figures`] tells what the records amount to, and is the same for both; the rest is words and lines.
+//! [`figures`] tells what the records amount to, and is the same for both; the rest is words and
+//! lines.
 
 mod charts;
 mod figures;
@@ -33,13 +35,14 @@ pub(crate) fn summary(folder: &Path, output: &mut impl Write) -> Result<(), Fail
     Ok(output.write_all(text.as_bytes())?)
 }
 
-/// Writes `gpu.md`, its charts and the records of each folder into `docs`, and their names to `output`.
+/// Writes `gpu.md`, its charts and the records of each folder into `docs`, and their names to
+/// `output`.
 ///
 /// What an earlier report wrote is replaced when all of the new one is complete.
 ///
 /// # Errors
-/// Before anything is written: where a folder holds a dry run's records and `dry` is not asked for, where it does not name
-/// its device, and where it cannot be read. Then those of writing.
+/// Before anything is written: where a folder holds a dry run's records and `dry` is not asked for,
+/// where it does not name its device, and where it cannot be read. Then those of writing.
 pub(crate) fn write(
     folders: &[PathBuf],
     docs: &Path,

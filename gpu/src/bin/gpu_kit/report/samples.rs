@@ -39,7 +39,8 @@ pub(crate) fn about(median: f64) -> Spread {
     }
 }
 
-/// Times of a large batch: fused, unfused and the copy. A step moves as many bytes as a copy, so that rates are as times.
+/// Times of a large batch: fused, unfused and the copy. A step moves as many bytes as a copy, so
+/// that rates are as times.
 pub(crate) fn large(dtype: &str, c: usize, n: usize, us: [f64; 3]) -> Vec<Line> {
     let ops = [Op::Fused, Op::Unfused, Op::Copy];
     let time = |(op, us)| Time {

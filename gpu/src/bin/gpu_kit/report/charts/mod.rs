@@ -15,7 +15,8 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::page::captioned;
 
 const SIZE: (u32, u32) = (960, 540);
-/// Colours that stay apart for colour-blind readers (Okabe and Ito); their yellow is too light for lines.
+/// Colours that stay apart for colour-blind readers (Okabe and Ito); their yellow is too light for
+/// lines.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -65,7 +66,8 @@ fn svg(caption: &str, dry: bool, draw: impl FnOnce(&Area) -> Drawn) -> Result<St
     Ok(text)
 }
 
-/// From a little below the least value to a little above the largest; some range where there is none.
+/// From a little below the least value to a little above the largest; some range where there is
+/// none.
 fn span(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (least, most) = values
         .filter(|value| value.is_finite())

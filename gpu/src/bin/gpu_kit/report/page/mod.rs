@@ -26,7 +26,8 @@ pub(crate) struct Section<'a> {
     pub(crate) data: String,
 }
 
-/// Headed parts: the stage that they are of, the title, a chart's name and caption, and what they say.
+/// Headed parts: the stage that they are of, the title, a chart's name and caption, and what they
+/// say.
 type Part = (
     &'static str,
     &'static str,
