@@ -12,9 +12,10 @@ use thiserror::Error as ThisError;
 /// let loss = Loss::builder(Objective::ala(), &counts).build()?;
 /// let mut cosines = [0.5f32, 0.1];
 /// let result = loss.evaluate_in_place(&mut cosines, &[7], &Options::new(), Outputs::new());
+/// let error = result.unwrap_err();
 /// assert_eq!(error, Error::Label { row: 0, label: 7, classes: 2 });
 /// let message = "row 0 has label 7: labels must lie in 0..2 or be the ignore label";
-/// assert_eq!(result.unwrap_err().to_string(), message);
+/// assert_eq!(error.to_string(), message);
 /// assert_eq!(cosines, [0.5, 0.1]);
 /// # Ok::<(), ala_loss::Error>(())
 /// ```
