@@ -131,13 +131,21 @@ mod tests {
         lanes[0]
     }
 
-    /// 2.1 without a fused multiply-add: the baseline rounds each product.
-    fn bound(instance: CpuInstance) -> f64 {
-        if instance == CpuInstance::Baseline {
-            2.1
-        } else {
-            2.0
+    /// Whether an instance fuses multiply-adds.
+    struct IsFused;
+
+    impl Kernel for IsFused {
+        type Output = bool;
+
+        #[inline(always)]
+        fn run<I: Isa>(self, _: I) -> bool {
+            I::FUSED
         }
+    }
+
+    /// 2.1 without a fused multiply-add: each product is rounded.
+    fn bound(instance: CpuInstance) -> f64 {
+        if instance.run(IsFused) { 2.0 } else { 2.1 }
     }
 
     /// Holds the powers of the `f32` whose bits are in `from..to` against those in `f64`, which
