@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::intrinsics::{isa, stream, vector};
+use super::intrinsics::{isa, stream, units, vector};
 use crate::cpu::arch::isa::{Isa, Kernel};
 use crate::cpu::arch::vector::{Vector, whole, whole_mut};
 
@@ -24,15 +24,12 @@ impl Avx2 {
 
     #[inline]
     pub(in crate::cpu::arch) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        #[inline(never)]
-        #[target_feature(enable = "avx2,fma,f16c")]
-        fn instance<K: Kernel>(isa: Avx2, kernel: K) -> K::Output {
-            kernel.run(isa)
-        }
         // SAFETY: `self` exists, so `detect` found these features.
-        unsafe { instance(self, kernel) }
+        unsafe { entry::run(self, kernel) }
     }
 }
+
+units!(Avx2, "avx2,fma,f16c");
 
 vector!(
     Avx2Single, Avx2, f32, __m256 x 1,

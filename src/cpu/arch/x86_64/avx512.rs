@@ -6,7 +6,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::avx2::Avx2;
-use super::intrinsics::{isa, stream, vector};
+use super::intrinsics::{isa, stream, units, vector};
 use crate::cpu::arch::isa::{Isa, Kernel};
 use crate::cpu::arch::vector::{Vector, whole, whole_mut};
 
@@ -27,15 +27,12 @@ impl Avx512 {
 
     #[inline]
     pub(in crate::cpu::arch) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        #[inline(never)]
-        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-        fn instance<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
-            kernel.run(isa)
-        }
         // SAFETY: `self` exists, so `detect` found these features.
-        unsafe { instance(self, kernel) }
+        unsafe { entry::run(self, kernel) }
     }
 }
+
+units!(Avx512, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl");
 
 vector!(
     Avx512Single, Avx512, f32, __m512 x 1,

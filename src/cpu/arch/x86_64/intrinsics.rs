@@ -140,6 +140,28 @@ pub(super) unsafe fn stream<T: Copy>(from: &[T], to: &mut [T], step: usize) {
     }
 }
 
+/// What compiles kernels for an instruction set: `entry` those that the CPU path starts, `apart`
+/// those that are [`apart`](Isa::apart) from one. Each is a module: units of compilation follow
+/// modules, and are compiled side by side.
+macro_rules! units {
+    (@ $unit:ident, $isa:ident $(, $features:tt)?) => {
+        mod $unit {
+            use crate::cpu::arch::isa::Kernel;
+
+            #[inline(never)]
+            $(#[target_feature(enable = $features)])?
+            pub(super) fn run<K: Kernel>(isa: super::$isa, kernel: K) -> K::Output {
+                kernel.run(isa)
+            }
+        }
+    };
+    ($isa:ident $(, $features:tt)?) => {
+        units!(@ entry, $isa $(, $features)?);
+        units!(@ apart, $isa $(, $features)?);
+    };
+}
+pub(super) use units;
+
 /// 16-bit conversions of one register, and what both instances share.
 macro_rules! isa {
     (
@@ -212,7 +234,8 @@ macro_rules! isa {
 
             #[inline(always)]
             fn apart<K: Kernel>(self, kernel: K) -> K::Output {
-                self.run(kernel)
+                // SAFETY: `self` means these instructions.
+                unsafe { apart::run(self, kernel) }
             }
 
             #[inline(always)]

@@ -1,5 +1,5 @@
 //! The instances of x86-64, from intrinsics: compilers differ too much in what they make of loops
-//! over lanes, and take long. Each has a module of its own, so that they are compiled side by side.
+//! over lanes, and take long. Each has modules of its own, so that they are compiled side by side.
 
 mod avx2;
 mod avx512;

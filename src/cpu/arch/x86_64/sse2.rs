@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::intrinsics::vector;
+use super::intrinsics::{units, vector};
 use crate::cpu::arch::isa::{Isa, Kernel};
 use crate::cpu::arch::vector::{Vector, whole, whole_mut};
 
@@ -11,11 +11,13 @@ use crate::cpu::arch::vector::{Vector, whole, whole_mut};
 pub(in crate::cpu::arch) struct Sse2;
 
 impl Sse2 {
-    #[inline(never)]
+    #[inline]
     pub(in crate::cpu::arch) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        kernel.run(self)
+        entry::run(self, kernel)
     }
 }
+
+units!(Sse2);
 
 // SSE2 fuses nothing, and selects by masks.
 
@@ -69,6 +71,6 @@ impl Isa for Sse2 {
 
     #[inline(always)]
     fn apart<K: Kernel>(self, kernel: K) -> K::Output {
-        self.run(kernel)
+        apart::run(self, kernel)
     }
 }
