@@ -29,7 +29,7 @@ impl Avx2 {
     }
 }
 
-units!(Avx2, "avx2,fma,f16c");
+units!("avx2,fma,f16c");
 
 vector!(
     Avx2Single, Avx2, f32, __m256 x 1,

@@ -32,7 +32,7 @@ impl Avx512 {
     }
 }
 
-units!(Avx512, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl");
+units!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl");
 
 vector!(
     Avx512Single, Avx512, f32, __m512 x 1,

@@ -144,20 +144,20 @@ pub(super) unsafe fn stream<T: Copy>(from: &[T], to: &mut [T], step: usize) {
 /// those that are [`apart`](Isa::apart) from one. Each is a module: units of compilation follow
 /// modules, and are compiled side by side.
 macro_rules! units {
-    (@ $unit:ident, $isa:ident $(, $features:tt)?) => {
+    (@ $unit:ident $(, $features:tt)?) => {
         mod $unit {
-            use crate::cpu::arch::isa::Kernel;
+            use crate::cpu::arch::isa::{Isa, Kernel};
 
             #[inline(never)]
             $(#[target_feature(enable = $features)])?
-            pub(super) fn run<K: Kernel>(isa: super::$isa, kernel: K) -> K::Output {
+            pub(super) fn run<I: Isa, K: Kernel>(isa: I, kernel: K) -> K::Output {
                 kernel.run(isa)
             }
         }
     };
-    ($isa:ident $(, $features:tt)?) => {
-        units!(@ entry, $isa $(, $features)?);
-        units!(@ apart, $isa $(, $features)?);
+    ($($features:tt)?) => {
+        units!(@ entry $(, $features)?);
+        units!(@ apart $(, $features)?);
     };
 }
 pub(super) use units;

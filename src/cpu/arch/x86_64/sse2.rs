@@ -17,7 +17,7 @@ impl Sse2 {
     }
 }
 
-units!(Sse2);
+units!();
 
 // SSE2 fuses nothing, and selects by masks.
 
