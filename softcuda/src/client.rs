@@ -6,7 +6,7 @@
 //! loaded library's.
 
 use crate::counters::Counters;
-use crate::exec::Order;
+use crate::exec::{Chain, Order, Reach};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char};
@@ -133,6 +133,25 @@ impl SoftCuda {
         let text = self.read_text("softcuda_operations");
         let pairs = text.lines().filter_map(|line| line.split_once(' '));
         pairs.filter_map(|(name, count)| Some((name.to_owned(), count.parse().ok()?))).collect()
+    }
+
+    /// Whether launches are asked for their chains from now on, which takes about twice the time.
+    /// Off by default and after a reset.
+    pub fn set_chains(self, asked: bool) {
+        self.symbol::<extern "C" fn(bool)>("softcuda_set_chains")(asked);
+    }
+
+    /// The longest chains of dependent operations of the launch that ran last, if it was asked for
+    /// them.
+    pub fn last_chain(self) -> Option<Chain> {
+        let text = self.read_text("softcuda_chain");
+        let mut lines = text.lines().map(|line| {
+            let mut numbers = line.split(' ').filter_map(|number| number.parse::<u64>().ok());
+            [0; 4].map(|_: u64| numbers.next().unwrap_or_default())
+        });
+        let ([cycles, global, trips, _], [spins, ..]) = (lines.next()?, lines.next()?);
+        let stores = lines.map(|[address, cycles, global, trips]| (address, Reach { cycles, global, trips }));
+        Some(Chain { end: Reach { cycles, global, trips }, spins: spins != 0, stores: stores.collect() })
     }
 
     /// Forgets everything, a sticky fault too. Contexts, streams, memory and modules of before are

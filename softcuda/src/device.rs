@@ -90,6 +90,45 @@ pub(crate) const MEMORY_CLOCK: u32 = 2_619_000;
 /// In bits.
 pub(crate) const MEMORY_BUS: u32 = 5120;
 
+/// Cycles until a result can be used, of an H100. Where nothing else is said they are those of
+/// Accel-Sim 2.0's model of it (`configs/tested-cfgs/SM90_H100/gpgpusim.config` of
+/// accel-sim/gpgpu-sim_distribution, commit 01f6fc4): `ptx_opcode_latency_*`, `gpgpu_smem_latency`,
+/// `gpgpu_l1_latency`, `gpgpu_l2_rop_latency`, `dram_latency`.
+pub(crate) mod latency {
+    use crate::ptx::{Opcode, Ty};
+
+    /// Of 32 bits, integers and floats; moves and comparisons too.
+    pub(crate) const ARITHMETIC: u64 = 4;
+    const DOUBLE: u64 = 8;
+    const DOUBLE_DIVISION: u64 = 330;
+    /// `ex2`, `lg2`, `rcp`, `sqrt`.
+    const SPECIAL: u64 = 23;
+    const DIVISION: u64 = 39;
+    pub(crate) const SHARED: u64 = 29;
+    /// Assumed to be as shared memory, whose crossbar it takes.
+    pub(crate) const SHUFFLE: u64 = 29;
+    /// Assumed to be as shared memory.
+    pub(crate) const BARRIER: u64 = 29;
+    /// What L1 takes to miss, and L2 to answer.
+    pub(crate) const L2: u64 = 41 + 237;
+    /// The same where L2 misses.
+    pub(crate) const DRAM: u64 = L2 + 194;
+    /// The way back from L2.
+    pub(crate) const BACK: u64 = L2 / 2;
+
+    /// Of an instruction that stays within its lane.
+    pub(crate) fn of(opcode: &Opcode) -> u64 {
+        let double = opcode.types.contains(&Ty::F64);
+        match opcode.base {
+            "div" if double => DOUBLE_DIVISION,
+            "div" => DIVISION,
+            "ex2" | "lg2" | "rcp" | "rsqrt" | "sqrt" => SPECIAL,
+            _ if double => DOUBLE,
+            _ => ARITHMETIC,
+        }
+    }
+}
+
 /// The name that the driver gives, as C has it.
 pub(crate) const NAME: &[u8] = b"softcuda\0";
 /// The driver's version, of CUDA 13.0.

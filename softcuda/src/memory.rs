@@ -212,7 +212,8 @@ impl Memory {
     }
 
     /// Marks sectors, given as addresses over 32, as touched by the launch under way.
-    pub(crate) fn touch(&mut self, sectors: &[u64], access: Access, hint: &mut usize) {
+    pub(crate) fn touch(&mut self, sectors: &[u64], access: Access, hint: &mut usize) -> bool {
+        let mut fresh = false;
         for &sector in sectors {
             // Base addresses are 256-byte aligned: a sector belongs to one allocation, which has
             // just been accessed.
@@ -224,8 +225,16 @@ impl Memory {
                 self.touched.push(index);
             }
             let sector = offset / SECTOR as usize;
-            allocation.sectors[access as usize].0[sector / 64] |= 1 << (sector % 64);
+            let (word, bit) = (sector / 64, 1 << (sector % 64));
+            fresh |= allocation.sectors.iter().all(|touched| touched.0[word] & bit == 0);
+            allocation.sectors[access as usize].0[word] |= bit;
         }
+        fresh
+    }
+
+    /// Where the allocation of an index begins.
+    pub(crate) fn base(&self, index: usize) -> u64 {
+        self.allocations.get(index).map_or(0, |allocation| allocation.base)
     }
 
     /// Distinct sectors read, written, and either, since the last call.

@@ -6,7 +6,8 @@ use std::ops::Range;
 use super::build::operation;
 use super::names::Names;
 use super::operation::{Code, Instruction, Op, Pred};
-use super::rank::rank;
+use super::rank::{leads, rank};
+use crate::device::latency;
 use crate::fault::Fault;
 use crate::ptx::{Kernel, Kind, Module, Opcode, Statement, Ty};
 
@@ -28,16 +29,17 @@ pub(crate) fn decode(module: &Module, kernel: &Kernel, globals: &HashMap<String,
         decoder.statement(&statement, module.text(&statement.text))?;
     }
     let end = kernel.body.end;
-    decoder.push(None, Op::Exit, end..end);
+    decoder.push(None, Op::Exit, 0, end..end);
     decoder.link()?;
     let mut code = decoder.names.code;
     code.rank = rank(&code.instructions);
+    code.leads = leads(&code.instructions);
     Ok(code)
 }
 
 impl Decoder<'_> {
-    fn push(&mut self, guard: Option<Pred>, op: Op, text: Range<usize>) {
-        self.names.code.instructions.push(Instruction::new(guard, op, text));
+    fn push(&mut self, guard: Option<Pred>, op: Op, cycles: u64, text: Range<usize>) {
+        self.names.code.instructions.push(Instruction::new(guard, op, cycles, text));
     }
 
     fn statement(&mut self, statement: &Statement, text: &str) -> Result<(), Fault> {
@@ -87,7 +89,7 @@ impl Decoder<'_> {
             ("ret", []) => Op::Exit,
             _ => operation(&mut self.names, &opcode, &operands).unwrap_or(Op::Unsupported),
         };
-        self.push(guard, op, span);
+        self.push(guard, op, latency::of(&opcode), span);
         Ok(())
     }
 

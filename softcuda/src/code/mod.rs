@@ -13,6 +13,7 @@ pub(crate) mod decode;
 mod float;
 mod lanes;
 mod names;
+pub(crate) mod operands;
 pub(crate) mod operation;
 mod rank;
 pub(crate) mod row;

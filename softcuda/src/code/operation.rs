@@ -169,14 +169,16 @@ pub(crate) enum Op {
 pub(crate) struct Instruction {
     pub(crate) guard: Option<Pred>,
     pub(crate) op: Op,
+    /// Until its result can be used, where it stays within its lane.
+    pub(crate) cycles: u64,
     /// Position of the text in the module.
     pub(crate) text: Range<usize>,
     executed: AtomicU64,
 }
 
 impl Instruction {
-    pub(crate) fn new(guard: Option<Pred>, op: Op, text: Range<usize>) -> Self {
-        Self { guard, op, text, executed: AtomicU64::new(0) }
+    pub(crate) fn new(guard: Option<Pred>, op: Op, cycles: u64, text: Range<usize>) -> Self {
+        Self { guard, op, cycles, text, executed: AtomicU64::new(0) }
     }
 
     /// Counts an execution by a warp. Kernels run one after another, so nothing is lost between the
@@ -197,6 +199,8 @@ pub(crate) struct Code {
     pub(crate) instructions: Vec<Instruction>,
     /// Lanes behind in this order run first; see `rank.rs`.
     pub(crate) rank: Vec<u32>,
+    /// Whether a basic block begins with an instruction.
+    pub(crate) leads: Vec<bool>,
     pub(crate) rows: usize,
     pub(crate) preds: usize,
     pub(crate) constants: Vec<(u32, u64)>,

@@ -8,11 +8,14 @@ use std::ops::Range;
 
 use super::operation::{Instruction, Op};
 
-/// The rank of each instruction in the order in which diverged lanes run.
-pub(super) fn rank(instructions: &[Instruction]) -> Vec<u32> {
-    let count = instructions.len();
-    let leaves = |op: &Op| matches!(op, Op::Exit | Op::Trap | Op::Branch { .. });
-    let mut leads = vec![false; count + 1];
+/// Whether an operation may be followed by another one than the next.
+fn leaves(op: &Op) -> bool {
+    matches!(op, Op::Exit | Op::Trap | Op::Branch { .. })
+}
+
+/// Whether a basic block begins with each instruction, and behind the last.
+pub(super) fn leads(instructions: &[Instruction]) -> Vec<bool> {
+    let mut leads = vec![false; instructions.len() + 1];
     leads[0] = true;
     for (at, instruction) in instructions.iter().enumerate() {
         leads[at + 1] |= leaves(&instruction.op);
@@ -20,6 +23,13 @@ pub(super) fn rank(instructions: &[Instruction]) -> Vec<u32> {
             leads[target as usize] = true;
         }
     }
+    leads
+}
+
+/// The rank of each instruction in the order in which diverged lanes run.
+pub(super) fn rank(instructions: &[Instruction]) -> Vec<u32> {
+    let count = instructions.len();
+    let leads = leads(instructions);
     let starts: Vec<usize> = (0..count).filter(|&at| leads[at]).collect();
     let block_at = |at: usize| starts.partition_point(|&start| start <= at) - 1;
     let ends = starts[1..].iter().copied().chain([count]);

@@ -5,7 +5,7 @@ use super::code::Code;
 use super::pointer::{Host, Out};
 use super::work::KernelLaunch;
 use crate::counters::Counters;
-use crate::exec::Order;
+use crate::exec::{Chain, Order, Reach};
 
 calls! {
     /// The order in which blocks and warps run from now on: 0 forward, 1 reverse, 2 interleaved.
@@ -49,6 +49,28 @@ extern "C" fn softcuda_set_prompt_downloads(prompt: bool) {
 #[unsafe(no_mangle)]
 extern "C" fn softcuda_set_races(faults: bool) {
     with_state(|state| state.races = faults);
+}
+
+/// Whether launches are asked for their chains from now on.
+#[unsafe(no_mangle)]
+extern "C" fn softcuda_set_chains(asked: bool) {
+    with_state(|state| state.chains = asked);
+}
+
+/// Copies the chains of the launch that ran last, cut to `length` bytes; gives their whole length,
+/// 0 where it was not asked for them. Its first line has the cycles to its end, those of global memory and round trips, the
+/// second whether it spins; the others an allocation's address and the same to its last store.
+#[unsafe(no_mangle)]
+extern "C" fn softcuda_chain(text: Host, length: usize) -> usize {
+    with_state(|state| {
+        let numbers = |reach: &Reach| format!("{} {} {}", reach.cycles, reach.global, reach.trips);
+        let Some(Chain { end, stores, spins }) = &state.last_chain else { return 0 };
+        let stores = stores.iter().map(|(address, reach)| format!("{address} {}\n", numbers(reach)));
+        let lines = format!("{}\n{}\n{}", numbers(end), u8::from(*spins), stores.collect::<String>());
+        let _ = text.write(&lines.as_bytes()[..length.min(lines.len())]);
+        lines.len()
+    })
+    .unwrap_or(0)
 }
 
 /// Copies the text of the last fault or refusal, cut to `length` bytes; gives its whole length.

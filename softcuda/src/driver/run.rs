@@ -103,8 +103,14 @@ impl State {
         let (&grid, &block, &dynamic_shared) = (grid, block, dynamic_shared);
         let (order, resident, races) = (self.order, self.resident, self.races);
         let work = exec::Launch { module, kernel, grid, block, dynamic_shared, params, order, resident, races };
-        let counters = exec::launch(&mut self.memory, &work)
+        let (memory, asked) = (&mut self.memory, self.chains);
+        let outcome = match asked {
+            true => exec::launch_with_chain(memory, &work).map(|(counters, chain)| (counters, Some(chain))),
+            false => exec::launch(memory, &work).map(|counters| (counters, None)),
+        };
+        let (counters, chain) = outcome
             .map_err(|fault| self.stop_for(&format!("kernel {kernel}, grid {grid:?}, block {block:?}"), &fault))?;
+        self.last_chain = chain;
         self.counters += counters;
         self.last_launch = Some(Arc::clone(launch));
         Ok(())

@@ -10,7 +10,7 @@ use super::queue::Queue;
 use super::work::{Graph, HostRange, KernelLaunch};
 use crate::counters::Counters;
 use crate::device::{CAPACITY, RESIDENT_BLOCKS};
-use crate::exec::Order;
+use crate::exec::{Chain, Order};
 use crate::fault::Fault;
 use crate::memory::Memory;
 use crate::ptx::Kernel;
@@ -54,6 +54,10 @@ pub struct State {
     /// Whether asynchronous copies to pageable host memory are done when their call returns.
     pub prompt_downloads: bool,
     pub counters: Counters,
+    /// Whether launches are asked for their chains.
+    pub chains: bool,
+    /// That of the launch that ran last, if it was asked.
+    pub last_chain: Option<Chain>,
     /// What modules executed that are unloaded now, by operation.
     pub unloaded: BTreeMap<String, u64>,
     /// The launch that ran last.
@@ -91,6 +95,8 @@ impl State {
             races: true,
             prompt_downloads: false,
             counters: Counters::default(),
+            chains: false,
+            last_chain: None,
             unloaded: BTreeMap::new(),
             last_launch: None,
             fault: None,

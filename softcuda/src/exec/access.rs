@@ -1,4 +1,5 @@
 //! Memory instructions: addresses to spaces, checks, and the counts that decide speed.
+use super::chain::Moved;
 use super::context::Context;
 use super::races::Actor;
 use super::scene::Scene;
@@ -11,6 +12,8 @@ use crate::fault::{Access, Fault, Site};
 /// What the lanes of one instruction touched.
 #[derive(Default)]
 struct Touched {
+    /// The last one.
+    address: u64,
     sectors: Vec<u64>,
     shared: Vec<(usize, u64)>,
 }
@@ -26,14 +29,17 @@ enum Place {
 impl Touched {
     fn global(&mut self, address: u64) {
         // Aligned accesses of at most 32 bytes lie in one sector.
+        self.address = address;
         let sector = address / SECTOR;
         if self.sectors.last() != Some(&sector) {
             self.sectors.push(sector);
         }
     }
 
-    /// Adds up the requests; `also` is a second kind of access to the same sectors.
-    fn count(mut self, cx: &mut Context, bytes: u64, access: Access, also: Option<Access>) {
+    /// Adds up the requests; `also` is a second kind of access to the same sectors. Tells what they
+    /// came to.
+    fn count(mut self, cx: &mut Context, bytes: u64, access: Access, also: Option<Access>) -> Moved {
+        let (mut fresh, address) = (false, self.address);
         if !self.sectors.is_empty() {
             self.sectors.sort_unstable();
             self.sectors.dedup();
@@ -43,12 +49,13 @@ impl Touched {
             };
             *requests += self.sectors.len() as u64;
             for access in also.into_iter().chain([access]) {
-                cx.memory.touch(&self.sectors, access, &mut cx.hint);
+                fresh |= cx.memory.touch(&self.sectors, access, &mut cx.hint);
             }
         }
         if !self.shared.is_empty() {
             cx.counters.shared_wavefronts += wavefronts(&self.shared, bytes);
         }
+        Moved { fresh, address, allocation: cx.memory.base(cx.hint) }
     }
 }
 
@@ -157,7 +164,7 @@ impl Warp {
                 self.defined[row as usize] &= !active;
             }
         }
-        touched.count(cx, bytes, Access::Read, None);
+        self.moved = touched.count(cx, bytes, Access::Read, None);
         Ok(())
     }
 
@@ -186,7 +193,7 @@ impl Warp {
             let place = self.place(&store.at, lane, bytes as u64)?;
             self.put(cx, shared, place, &content[..bytes], &mut touched, store.semantics)?;
         }
-        touched.count(cx, bytes as u64, Access::Write, None);
+        self.moved = touched.count(cx, bytes as u64, Access::Write, None);
         Ok(())
     }
 
@@ -285,7 +292,7 @@ impl Warp {
             self.defined[row as usize] |= active;
         }
         cx.counters.atomics += u64::from(active.count_ones());
-        touched.count(cx, size as u64, Access::Write, Some(Access::Read));
+        self.moved = touched.count(cx, size as u64, Access::Write, Some(Access::Read));
         Ok(())
     }
 }

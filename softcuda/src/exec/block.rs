@@ -1,4 +1,5 @@
 //! A resident block: its warps take turns between barriers.
+use super::chain::{Met, Reach, WarpChain};
 use super::context::Context;
 use super::execute::Pause;
 use super::order::Meeting;
@@ -28,6 +29,7 @@ struct Arrivals {
     meeting: Meeting,
     /// Whether the barrier's predicate holds in a thread of theirs.
     any: bool,
+    met: Met,
     /// Warps to wait for, where the barrier says so.
     expected: Option<u32>,
 }
@@ -75,7 +77,9 @@ impl Slot {
         let threads = launch.block.iter().product::<u32>();
         for index in 0..self.warps.len() {
             let around = self.surroundings(launch, index);
-            self.warps[index].start(code, (threads - index as u32 * 32).min(32), self.block, &around);
+            let warp = &mut self.warps[index];
+            warp.start(code, (threads - index as u32 * 32).min(32), self.block, &around);
+            warp.chain = cx.chains.is_some().then(|| WarpChain::new(code, Reach::default()));
         }
     }
 
@@ -152,6 +156,9 @@ impl Slot {
         }
         arrivals.warps += 1;
         warp.arrive(&mut arrivals.meeting);
+        if let Some(chain) = &warp.chain {
+            chain.arrive(&code.instructions[warp.at()], &mut arrivals.met);
+        }
         if let Some((pred, _)) = barrier.any {
             arrivals.any |= warp.holds_in_any(pred)?;
         }
@@ -172,7 +179,11 @@ impl Slot {
             }
             self.states[index] = State::Ready;
             warp.learn(&arrivals.meeting);
-            let Op::Barrier(barrier) = &code.instructions[warp.at()].op else { continue };
+            let instruction = &code.instructions[warp.at()];
+            if let Some(chain) = &mut warp.chain {
+                chain.leave(instruction, &arrivals.met);
+            }
+            let Op::Barrier(barrier) = &instruction.op else { continue };
             warp.leave_barrier(barrier.any.map(|(_, outcome)| (outcome, arrivals.any)));
         }
         Ok(())

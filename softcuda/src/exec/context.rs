@@ -1,4 +1,5 @@
 //! What the warps of a launch share.
+use super::chain::Chains;
 use super::global::Global;
 use super::module::LoadedModule;
 use super::scene::{Order, Scene};
@@ -16,6 +17,8 @@ pub(crate) struct Context<'a> {
     pub(crate) params: &'a [u8],
     pub(crate) counters: Counters,
     pub(crate) order: Order,
+    /// Where the launch is asked for them.
+    pub(crate) chains: Option<Chains>,
     /// The allocation last used.
     pub(crate) hint: usize,
     /// Grows whenever something happens that a waiting warp may wait for.

@@ -3,6 +3,7 @@
 
 mod access;
 mod block;
+mod chain;
 mod clock;
 mod compute;
 mod context;
@@ -17,6 +18,7 @@ mod shared;
 mod sync;
 mod warp;
 
-pub use grid::launch;
+pub use chain::{Chain, Reach};
+pub use grid::{launch, launch_with_chain};
 pub use module::LoadedModule;
 pub use scene::{Launch, Order};

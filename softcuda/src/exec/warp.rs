@@ -1,5 +1,6 @@
 //! A warp: its registers, and the groups that its lanes have split into.
 
+use super::chain::{Moved, WarpChain};
 use super::order::Knowledge;
 use super::scene::Order;
 use crate::code::operation::{Code, Pred, TRUE};
@@ -31,6 +32,9 @@ pub(super) struct Warp {
     /// The lane that a fault is put down to.
     pub(super) lane: usize,
     pub(super) knowledge: Knowledge,
+    /// Where the launch is asked for it.
+    pub(super) chain: Option<WarpChain>,
+    pub(super) moved: Moved,
     /// How long it has waited since that much progress.
     waited: (u32, u64),
 }
@@ -65,6 +69,8 @@ impl Warp {
             steps: 0,
             lane: 0,
             knowledge: Knowledge::new(index),
+            chain: None,
+            moved: Moved::default(),
             waited: (0, 0),
         };
         for &(row, bits) in &code.constants {

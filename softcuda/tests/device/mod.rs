@@ -3,7 +3,7 @@
 
 use softcuda::counters::Counters;
 use softcuda::device::RESIDENT_BLOCKS;
-use softcuda::exec::{Launch, LoadedModule, Order, launch};
+use softcuda::exec::{Chain, Launch, LoadedModule, Order, launch_with_chain};
 use softcuda::fault::Fault;
 use softcuda::memory::Memory;
 use softcuda::ptx::Module;
@@ -77,6 +77,17 @@ impl Device {
     }
 
     pub fn run_bytes(&mut self, kernel: &str, grid: u32, block: u32, params: &[u8]) -> Result<Counters, Fault> {
+        self.run_with_chain(kernel, grid, block, params).map(|(counters, _)| counters)
+    }
+
+    /// Every launch here is asked for its chains: that changes no result.
+    pub fn run_with_chain(
+        &mut self,
+        kernel: &str,
+        grid: u32,
+        block: u32,
+        params: &[u8],
+    ) -> Result<(Counters, Chain), Fault> {
         let launched = Launch {
             module: &self.module,
             kernel,
@@ -88,7 +99,7 @@ impl Device {
             resident: self.resident,
             races: true,
         };
-        launch(&mut self.memory, &launched)
+        launch_with_chain(&mut self.memory, &launched)
     }
 }
 
