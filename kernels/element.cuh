@@ -77,6 +77,27 @@ __device__ constexpr uint32_t minus_infinity(__nv_bfloat16) {
     return 0xff80ff80u;
 }
 
+// One element as it is in memory.
+template <typename T>
+using Raw = std::conditional_t<sizeof(T) == 2, uint16_t, float>;
+__device__ __forceinline__ float widen_raw(float x, float) {
+    return x;
+}
+__device__ __forceinline__ float widen_raw(uint16_t x, __half) {
+    return widen(__ushort_as_half(x));
+}
+__device__ __forceinline__ float widen_raw(uint16_t x, __nv_bfloat16) {
+    return widen(__ushort_as_bfloat16(x));
+}
+template <typename T>
+__device__ constexpr Raw<T> raw_minus_infinity() {
+    if constexpr (sizeof(T) == 2) {
+        return static_cast<uint16_t>(minus_infinity(T()));
+    } else {
+        return -INFINITY;
+    }
+}
+
 // The larger of each pair of elements; of a NaN and a number the number.
 __device__ __forceinline__ uint32_t max_of_words(uint32_t a, uint32_t b, float) {
     return __float_as_uint(fmaxf(__uint_as_float(a), __uint_as_float(b)));

@@ -52,7 +52,7 @@ struct RegisterShape {
     // A lane's logits as they are in memory, -inf where it has none.
     struct Logits {
         Words vectors[VECTORS];
-        float edges[EDGES];
+        Raw<T> edges[EDGES];
     };
     // Its exponentials. Those of its edges are in shared memory, where each thread has its own: the
     // registers are the row's.
@@ -144,9 +144,12 @@ __device__ __forceinline__ void load_row(
     }
     // Also where there is none: what is only sometimes defined takes its register through the whole
     // loop.
-    unrolled<Shape::EDGES>([&](auto i) { logits.edges[i] = -INFINITY; });
+    using T = typename Shape::T;
+    unrolled<Shape::EDGES>([&](auto i) { logits.edges[i] = raw_minus_infinity<T>(); });
+    // Not widened yet: a warp would wait for it before it asks for the next.
     place.each_edge([&](auto i) {
-        logits.edges[i] = widen(body[static_cast<int>(place.edge_class(i) - place.first_class)]);
+        const T* edge = body + static_cast<int>(place.edge_class(i) - place.first_class);
+        logits.edges[i] = *reinterpret_cast<const Raw<T>*>(edge);
     });
 }
 
@@ -213,8 +216,8 @@ __device__ __forceinline__ float lane_max(
     }
     place.each_edge([&](auto i) {
         const uint32_t j = place.edge_class(i);
-        logits.edges[i] = j == y ? -INFINITY : logits.edges[i];
-        max = Max::of(max, map.order(logits.edges[i], j));
+        logits.edges[i] = j == y ? raw_minus_infinity<T>() : logits.edges[i];
+        max = Max::of(max, map.order(widen_raw(logits.edges[i], T()), j));
     });
     return pivot_of(map.from_order(max));
 }
@@ -242,7 +245,8 @@ __device__ __forceinline__ MaxSum lane_exponentials(
     });
     float sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     place.each_edge([&](auto i) {
-        const float e = exp2_fast(map.exponent(logits.edges[i], place.edge_class(i), pivot));
+        const float x = widen_raw(logits.edges[i], T());
+        const float e = exp2_fast(map.exponent(x, place.edge_class(i), pivot));
         sum += e;
         edges.of[i][threadIdx.x] = e;
     });
