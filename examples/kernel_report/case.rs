@@ -7,11 +7,12 @@ use std::error::Error;
 use ala_loss::cuda::instruments::Instruments;
 use ala_loss::cuda::{CudaElement, Options, Outputs};
 use ala_loss::{ClassCounts, Loss, Objective};
-use cudarc::driver::DeviceRepr;
+use cudarc::driver::{DevicePtr, DeviceRepr};
 use half::{bf16, f16};
 use softcuda::client::{Launch, SoftCuda};
 use softcuda::counters::Counters;
 use softcuda::device::SECTOR;
+use softcuda::exec::Reach;
 
 /// Why counting ended early; its message fits on one line.
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
@@ -109,6 +110,17 @@ pub(crate) struct Counted {
     pub(crate) least_sectors: u64,
     /// The launch that ran last; of a fused step, the tier's.
     pub(crate) launch: Launch,
+    /// Its longest chains of dependent operations; none where its blocks ask again and again for
+    /// what others write, so often as the order of execution has it.
+    pub(crate) waits: Option<Waits>,
+}
+
+/// What a launch waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waits {
+    /// To where the last store of a gradient begins.
+    pub(crate) to_gradient: Reach,
+    pub(crate) to_end: Reach,
 }
 
 impl Counted {
@@ -178,7 +190,9 @@ where
     };
     stream.synchronize()?;
 
+    let gradient_at = gradient.device_ptr(&stream).0;
     soft.take_counters();
+    soft.set_chains(true);
     {
         let logits = logits.slice(skipped..);
         let mut gradient = gradient.slice_mut(skipped..);
@@ -196,10 +210,18 @@ where
     let launch = soft
         .last_launch()
         .ok_or("softcuda ran no kernel: is another driver loaded?")?;
+    let chain = soft
+        .last_chain()
+        .ok_or("softcuda was not asked for chains")?;
+    soft.set_chains(false);
     Ok(Counted {
         counters,
         least_sectors: case.least_sectors(labelled_classes),
         launch,
+        waits: (!chain.spins).then(|| Waits {
+            to_gradient: chain.stores.get(&gradient_at).copied().unwrap_or_default(),
+            to_end: chain.end,
+        }),
     })
 }
 

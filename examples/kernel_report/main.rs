@@ -87,6 +87,7 @@ fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
     )?;
     writeln!(output, "{}", table::counts(&rows))?;
     writeln!(output, "{}", table::waits(&rows))?;
+    writeln!(output, "{}", table::chains(&rows))?;
     writeln!(output, "{}", table::model(&rows))?;
     if options.operations {
         writeln!(output, "{}", table::operations(&operations))?;

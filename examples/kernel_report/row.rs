@@ -41,6 +41,13 @@ pub(crate) struct Row {
     pub(crate) occupancy: f64,
     pub(crate) unfused_launches: u64,
     pub(crate) unfused_sectors: u64,
+    /// By softcuda's latencies, the longest chain of dependent operations of the tier's launch: to
+    /// where the last gradient's store begins, and to its end; and the round trips to global memory
+    /// on it. None where blocks wait for one another.
+    pub(crate) cycles_to_gradient: Option<u64>,
+    pub(crate) round_trips_to_gradient: Option<u64>,
+    pub(crate) cycles_to_end: Option<u64>,
+    pub(crate) round_trips_to_end: Option<u64>,
     #[serde(skip)]
     pub(crate) warp_instructions: u64,
 }
@@ -107,6 +114,10 @@ impl Row {
             occupancy: sm.occupancy(block),
             unfused_launches: unfused.counters.launches,
             unfused_sectors: unfused.counters.distinct_sectors,
+            cycles_to_gradient: fused.waits.map(|waits| waits.to_gradient.cycles),
+            round_trips_to_gradient: fused.waits.map(|waits| waits.to_gradient.trips),
+            cycles_to_end: fused.waits.map(|waits| waits.to_end.cycles),
+            round_trips_to_end: fused.waits.map(|waits| waits.to_end.trips),
             warp_instructions: counters.warp_instructions,
         })
     }
@@ -130,9 +141,10 @@ impl Row {
 pub(crate) mod tests {
     use super::*;
 
-    use crate::case::Dtype;
+    use crate::case::{Dtype, Waits};
     use softcuda::client::Launch;
     use softcuda::counters::Counters;
+    use softcuda::exec::Reach;
 
     const CASE: Case = Case {
         dtype: Dtype::Bf16,
@@ -159,6 +171,18 @@ pub(crate) mod tests {
                 block: [128, 1, 1],
                 dynamic_shared: 1024,
             },
+            waits: Some(Waits {
+                to_gradient: Reach {
+                    cycles: 2100,
+                    global: 944,
+                    trips: 2,
+                },
+                to_end: Reach {
+                    cycles: 4500,
+                    global: 2250,
+                    trips: 6,
+                },
+            }),
         }
     }
 

@@ -100,6 +100,43 @@ pub(crate) fn waits(rows: &[Row]) -> String {
     format!("Between a row's loads and its stores:\n{table}")
 }
 
+/// The longest chains of dependent operations: what a launch of few rows waits for.
+pub(crate) fn chains(rows: &[Row]) -> String {
+    let heads = [
+        "tier",
+        "dtype",
+        "N",
+        "C",
+        "aligned",
+        "cycles to the\nlast gradient",
+        "round trips",
+        "cycles to\nthe end",
+        "round trips",
+    ]
+    .map(str::to_owned);
+    let table = table(
+        &heads,
+        rows.iter().map(|row| {
+            let known = |count: Option<u64>| count.map_or("-".into(), |count| count.to_string());
+            vec![
+                row.tier.into(),
+                row.dtype.into(),
+                row.n.to_string(),
+                row.c.to_string(),
+                if row.aligned { "yes" } else { "no" }.into(),
+                known(row.cycles_to_gradient),
+                known(row.round_trips_to_gradient),
+                known(row.cycles_to_end),
+                known(row.round_trips_to_end),
+            ]
+        }),
+    );
+    format!(
+        "Longest chain of dependent operations of the tier's launch, by the latencies of an H100's model; no time: it knows \
+         no throughput. -: blocks wait for one another.\n{table}"
+    )
+}
+
 /// The model's times of the aligned cases, scaled to one size; an `i` marks those that instructions
 /// bind.
 pub(crate) fn model(rows: &[Row]) -> String {
@@ -172,6 +209,20 @@ mod tests {
             text.contains("packed") && !text.contains("streamed"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn chains_are_told_where_they_are_known() {
+        let waiting = Row {
+            cycles_to_end: None,
+            ..row()
+        };
+        for (row, expected) in [(row(), [" 2100 ", " 4500 "]), (waiting, [" 2100 ", " - "])] {
+            let text = chains(&[row]);
+            for expected in expected {
+                assert!(text.contains(expected), "{expected} in\n{text}");
+            }
+        }
     }
 
     #[test]

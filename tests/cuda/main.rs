@@ -7,6 +7,7 @@ mod abi;
 // What the report counts is what the bounds are held to.
 #[path = "../../examples/kernel_report/case.rs"]
 mod case;
+mod chain;
 mod counts;
 mod device;
 mod edges;
