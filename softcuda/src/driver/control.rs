@@ -58,8 +58,9 @@ extern "C" fn softcuda_set_chains(asked: bool) {
 }
 
 /// Copies the chains of the launch that ran last, cut to `length` bytes; gives their whole length,
-/// 0 where it was not asked for them. Its first line has the cycles to its end, those of global memory and round trips, the
-/// second whether it spins; the others an allocation's address and the same to its last store.
+/// 0 where it was not asked for them. Its first line has the cycles to its end, those of global
+/// memory and round trips, the second whether it spins; the others an allocation's address and the
+/// same to its last store.
 #[unsafe(no_mangle)]
 extern "C" fn softcuda_chain(text: Host, length: usize) -> usize {
     with_state(|state| {
