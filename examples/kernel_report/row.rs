@@ -260,6 +260,10 @@ pub(crate) mod tests {
             "occupancy",
             "unfused_launches",
             "unfused_sectors",
+            "cycles_to_gradient",
+            "round_trips_to_gradient",
+            "cycles_to_end",
+            "round_trips_to_end",
         ];
         // The order is serde_json's choice.
         keys.sort_unstable();
