@@ -111,8 +111,9 @@ mod cuda {
             command.arg("-ccbin").arg(compiler);
         }
         for arch in machine {
-            // The same PTX, of which the machine code is made: half the time is saved.
-            let ptx = if *arch == 89 { 86 } else { *arch };
+            // The PTX of 89 is that of 86 but for the name: where both are wanted it is made once.
+            let shared = *arch == 89 && machine.contains(&86);
+            let ptx = if shared { 86 } else { *arch };
             command.arg(format!("-gencode=arch=compute_{ptx},code=sm_{arch}"));
         }
         for arch in ptx {

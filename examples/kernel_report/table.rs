@@ -25,15 +25,36 @@ fn table(heads: &[String], rows: impl Iterator<Item = Vec<String>>) -> String {
     table.to_string()
 }
 
+/// A line for each case: which it is, and behind that its `cells`.
+fn table_of_cases<const COUNT: usize>(
+    rows: &[Row],
+    heads: [&str; COUNT],
+    cells: impl Fn(&Row) -> [String; COUNT],
+) -> String {
+    let heads: Vec<String> = ["tier", "dtype", "N", "C", "aligned"]
+        .into_iter()
+        .chain(heads)
+        .map(str::to_owned)
+        .collect();
+    table(
+        &heads,
+        rows.iter().map(|row| {
+            let case = [
+                row.tier.into(),
+                row.dtype.into(),
+                row.n.to_string(),
+                row.c.to_string(),
+                if row.aligned { "yes" } else { "no" }.into(),
+            ];
+            case.into_iter().chain(cells(row)).collect()
+        }),
+    )
+}
+
 /// What was counted. Sectors stand against the least possible; counts of instructions are for each
 /// element.
 pub(crate) fn counts(rows: &[Row]) -> String {
     let heads = [
-        "tier",
-        "dtype",
-        "N",
-        "C",
-        "aligned",
         "launches",
         "sectors\n/ least",
         "requests\n/ least",
@@ -47,34 +68,25 @@ pub(crate) fn counts(rows: &[Row]) -> String {
         "occupancy\nsm_90 (%)",
         "unfused\nlaunches",
         "unfused sectors\n/ least",
-    ]
-    .map(str::to_owned);
-    table(
-        &heads,
-        rows.iter().map(|row| {
-            let a_row = |count: u64| format!("{:.1}", count as f64 / row.n as f64);
-            vec![
-                row.tier.into(),
-                row.dtype.into(),
-                row.n.to_string(),
-                row.c.to_string(),
-                if row.aligned { "yes" } else { "no" }.into(),
-                row.launches.to_string(),
-                format!("{:.3}", row.against_least(row.distinct_sectors)),
-                format!("{:.3}", row.against_least(row.sector_requests)),
-                format!("{:.2}", row.lane_instructions_per_element),
-                a_row(row.shared_wavefronts),
-                a_row(row.barriers),
-                a_row(row.shuffles),
-                row.registers.to_string(),
-                row.spill_bytes.to_string(),
-                row.shared_bytes.to_string(),
-                format!("{:.0}", 100.0 * row.occupancy),
-                row.unfused_launches.to_string(),
-                format!("{:.2}", row.against_least(row.unfused_sectors)),
-            ]
-        }),
-    )
+    ];
+    table_of_cases(rows, heads, |row| {
+        let a_row = |count: u64| format!("{:.1}", count as f64 / row.n as f64);
+        [
+            row.launches.to_string(),
+            format!("{:.3}", row.against_least(row.distinct_sectors)),
+            format!("{:.3}", row.against_least(row.sector_requests)),
+            format!("{:.2}", row.lane_instructions_per_element),
+            a_row(row.shared_wavefronts),
+            a_row(row.barriers),
+            a_row(row.shuffles),
+            row.registers.to_string(),
+            row.spill_bytes.to_string(),
+            row.shared_bytes.to_string(),
+            format!("{:.0}", 100.0 * row.occupancy),
+            row.unfused_launches.to_string(),
+            format!("{:.2}", row.against_least(row.unfused_sectors)),
+        ]
+    })
 }
 
 /// What a row waits for in each tier that a case went to: the chain that bounds small batches.
@@ -103,34 +115,20 @@ pub(crate) fn waits(rows: &[Row]) -> String {
 /// The longest chains of dependent operations: what a launch of few rows waits for.
 pub(crate) fn chains(rows: &[Row]) -> String {
     let heads = [
-        "tier",
-        "dtype",
-        "N",
-        "C",
-        "aligned",
         "cycles to the\nlast gradient",
         "round trips",
         "cycles to\nthe end",
         "round trips",
-    ]
-    .map(str::to_owned);
-    let table = table(
-        &heads,
-        rows.iter().map(|row| {
-            let known = |count: Option<u64>| count.map_or("-".into(), |count| count.to_string());
-            vec![
-                row.tier.into(),
-                row.dtype.into(),
-                row.n.to_string(),
-                row.c.to_string(),
-                if row.aligned { "yes" } else { "no" }.into(),
-                known(row.cycles_to_gradient),
-                known(row.round_trips_to_gradient),
-                known(row.cycles_to_end),
-                known(row.round_trips_to_end),
-            ]
-        }),
-    );
+    ];
+    let table = table_of_cases(rows, heads, |row| {
+        let known = |count: Option<u64>| count.map_or("-".into(), |count| count.to_string());
+        [
+            known(row.cycles_to_gradient),
+            known(row.round_trips_to_gradient),
+            known(row.cycles_to_end),
+            known(row.round_trips_to_end),
+        ]
+    });
     format!(
         "Longest chain of dependent operations of the tier's launch, by the latencies of an H100's model; no time: it knows \
          no throughput. -: blocks wait for one another.\n{table}"

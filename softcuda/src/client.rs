@@ -135,7 +135,7 @@ impl SoftCuda {
         pairs.filter_map(|(name, count)| Some((name.to_owned(), count.parse().ok()?))).collect()
     }
 
-    /// Whether launches are asked for their chains from now on, which takes about twice the time.
+    /// Whether launches are asked for their chains from now on, which takes longer.
     /// Off by default and after a reset.
     pub fn set_chains(self, asked: bool) {
         self.symbol::<extern "C" fn(bool)>("softcuda_set_chains")(asked);

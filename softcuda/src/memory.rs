@@ -211,7 +211,8 @@ impl Memory {
         (address - self.allocations[index].base) as usize
     }
 
-    /// Marks sectors, given as addresses over 32, as touched by the launch under way.
+    /// Marks sectors, given as addresses over 32, as touched by the launch under way. Tells whether
+    /// one of them had not been.
     pub(crate) fn touch(&mut self, sectors: &[u64], access: Access, hint: &mut usize) -> bool {
         let mut fresh = false;
         for &sector in sectors {

@@ -80,7 +80,10 @@ impl Warp {
         if ran != 0 {
             instruction.count();
         }
-        if let (Some(chain), Some(chains), false) = (&mut self.chain, &mut cx.chains, matches!(flow, Flow::Barrier)) {
+        // At a barrier it is told of by the block.
+        if let (Some(chain), Some(chains)) = (&mut self.chain, &mut cx.chains)
+            && !matches!(flow, Flow::Barrier)
+        {
             let ends = cx.code.leads[self.groups[self.current].at as usize + 1];
             chain.step(chains, instruction, self.moved, (ran != 0, ran != self.live), ends);
         }

@@ -18,8 +18,7 @@ pub fn launch(memory: &mut Memory, launch: &Launch) -> Result<Counters, Fault> {
     run_launch(memory, launch, None).map(|(counters, _)| counters)
 }
 
-/// The same, and tells what its longest chains of dependent operations are. It takes about twice as
-/// long.
+/// The same, and tells what its longest chains of dependent operations are.
 pub fn launch_with_chain(memory: &mut Memory, launch: &Launch) -> Result<(Counters, Chain), Fault> {
     let (counters, chains) = run_launch(memory, launch, Some(Chains::default()))?;
     Ok((counters, chains.unwrap_or_default().of_launch))
