@@ -36,15 +36,30 @@ __device__ __forceinline__ void each_edge(const Span& span, Body body) {
     }
 }
 
+// A vector of logits into the tile, where whole vectors are at multiples of 16 bytes.
+template <typename T>
+__device__ __forceinline__ void put_vector(float* to, const Words& words) {
+    float x[WIDTH<T>];
+    unpack<T>(words, x);
+#pragma unroll
+    for (int k = 0; k < WIDTH<T>; k += 4) {
+        *reinterpret_cast<float4*>(to + k) = make_float4(x[k], x[k + 1], x[k + 2], x[k + 3]);
+    }
+}
+
 // Copies the logits of a flat span of rows into the tile, all threads of the block together.
+//
+// Where rows are not apart few loads wait for one another: f32 goes without registers where the
+// device can do that; else a thread's first vector is under way while it copies its others, of which
+// it has one more for 16 classes of 16 bits.
 template <typename T>
 __device__ __forceinline__ void copy_in(const T* logits, const Span& span, const Tile& tile) {
     constexpr uint32_t V = WIDTH<T>;
-    each_edge<T>(span, [&](uint32_t place) { tile.at(place) = widen(logits[place]); });
     const uint32_t first = span.head + threadIdx.x * V;
     const uint32_t step = blockDim.x * V;
     const uint32_t end = span.head + span.vectors * V;
     if (tile.apart) {
+        each_edge<T>(span, [&](uint32_t place) { tile.at(place) = widen(logits[place]); });
 #pragma unroll 1
         for (uint32_t place = first; place < end; place += step) {
             float x[V];
@@ -54,19 +69,33 @@ __device__ __forceinline__ void copy_in(const T* logits, const Span& span, const
                 tile.at(place + k) = x[k];
             }
         }
-    } else {
-        const T* from = logits + first;
-        float* to = tile.from + first;
-#pragma unroll 2
-        for (const T* last = logits + end; from < last; from += step, to += step) {
-            float x[V];
-            load_vector(from, x);
-#pragma unroll
-            for (uint32_t k = 0; k < V; k += 4) {
-                *reinterpret_cast<float4*>(to + k) =
-                    make_float4(x[k], x[k + 1], x[k + 2], x[k + 3]);
-            }
+        return;
+    }
+    const T* from = logits + first;
+    const T* last = logits + end;
+    float* to = tile.from + first;
+    if constexpr (COPIES_WITHOUT_REGISTERS && sizeof(T) == sizeof(float)) {
+        each_edge<T>(span, [&](uint32_t place) { start_copy<4>(&tile.at(place), logits + place); });
+#pragma unroll 1
+        for (; from < last; from += step, to += step) {
+            start_copy<VECTOR_BYTES>(to, from);
         }
+        wait_for_copies();
+    } else {
+        // Widened in the branch that loads it, it would be waited for there.
+        Raw<T> edge = raw_minus_infinity<T>();
+        each_edge<T>(span, [&](uint32_t place) {
+            edge = *reinterpret_cast<const Raw<T>*>(logits + place);
+        });
+        if (from < last) {
+            const Words one = load_words(from);
+#pragma unroll 1
+            for (uint32_t more = step; from + more < last; more += step) {
+                put_vector<T>(to + more, load_words(from + more));
+            }
+            put_vector<T>(to, one);
+        }
+        each_edge<T>(span, [&](uint32_t place) { tile.at(place) = widen_raw(edge, T()); });
     }
 }
 

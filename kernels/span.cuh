@@ -135,6 +135,31 @@ __device__ __forceinline__ void prefetch(const T* from) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
 }
 
+// Whether a thread can copy from global to shared memory without a register between.
+#if __CUDA_ARCH__ >= 800
+constexpr bool COPIES_WITHOUT_REGISTERS = true;
+#else
+constexpr bool COPIES_WITHOUT_REGISTERS = false;
+#endif
+
+// Starts to copy `BYTES`, 4 or 16 that are aligned, from global to shared memory.
+template <int BYTES>
+__device__ __forceinline__ void start_copy(float* to, const float* from) {
+    const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    // Whole vectors go past L1: nobody reads them again.
+    if constexpr (BYTES == VECTOR_BYTES) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+    } else {
+        static_assert(BYTES == 4, "no other sizes");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(at), "l"(from) : "memory");
+    }
+}
+
+// This thread's copies are there; others see them behind a barrier.
+__device__ __forceinline__ void wait_for_copies() {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
 template <int AT, int STEP, typename T>
 __device__ __forceinline__ void store_whole(T* to, const Words& w) {
     asm volatile("st.global.cs.v4.b32 [%0+%1], {%2, %3, %4, %5};"

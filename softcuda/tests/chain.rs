@@ -127,6 +127,15 @@ fn a_load_waits_for_stores_before_it_in_its_space() {
 }
 
 #[test]
+fn copies_wait_for_none_and_who_waits_for_them_waits_for_the_last() {
+    let start = ".shared .align 4 .b8 s[256]; mov.u32 %r1, s;";
+    let copy = |at: u32| format!("cp.async.ca.shared.global [%r1+{at}], [%d0+{at}], 4;");
+    let read = "ld.shared.u32 %r9, [%r1+128]; st.global.u32 [%d1], %r9;";
+    let body = format!("{start} {} bra next; next: {} cp.async.wait_all; {read}", copy(0), copy(128));
+    assert_eq!(one(1, &body).1, reach(PARAM + SHARED + SHARED, DRAM, 1));
+}
+
+#[test]
 fn a_release_waits_for_stores_and_an_acquire_holds_up_what_follows() {
     let atomic = |kind: &str| {
         format!("st.global.u32 [%d1+4], 7; atom.{kind}.gpu.global.add.u32 %r1, [%d0], 1; st.global.u32 [%d1], 7;")

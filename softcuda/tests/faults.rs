@@ -197,7 +197,7 @@ fn traps_and_unknown_instructions_name_their_place() {
 fn what_is_not_modelled_is_named_when_a_lane_comes_to_it() {
     let instructions = [
         "call.uni f, (%r1)",
-        "cp.async.wait_all",
+        "cp.async.wait_group 0",
         "ld.u32 %r1, [%d0]",
         "ld.local.u32 %r1, [%d0]",
         "add.rz.f32 %f1, %f2, %f3",

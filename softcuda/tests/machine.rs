@@ -285,6 +285,62 @@ fn a_prefetch_moves_its_sector_and_looks_at_nothing() {
 }
 
 #[test]
+fn copies_go_to_shared_memory_without_a_register_and_are_there_when_waited_for() {
+    // Each thread copies 16 bytes and reads the neighbour's word behind a barrier.
+    let body = |wait: &str, meet: &str, offset: u32| {
+        format!(
+            ".shared .align 16 .b8 s[1024]; ld.param.u64 %d0, [in]; ld.param.u64 %d1, [out];
+            mul.wide.u32 %d2, %r0, 16; add.u64 %d3, %d0, %d2; mul.wide.u32 %d4, %r0, 4; add.u64 %d4, %d1, %d4;
+            mov.u32 %r1, s; mad.lo.u32 %r2, %r0, 16, %r1; cp.async.cg.shared.global [%r2], [%d3+{offset}], 16; {wait} {meet}
+            xor.b32 %r3, %r0, 32; mad.lo.u32 %r3, %r3, 16, %r1; ld.shared.u32 %r4, [%r3+4]; st.global.u32 [%d4], %r4;"
+        )
+    };
+    let run = |wait, meet, offset| {
+        let mut device = Device::kernel(".param .u64 in, .param .u64 out", &body(wait, meet, offset));
+        let input = device.upload_u32(&(0..256).collect::<Vec<_>>());
+        let out = device.space(256);
+        device.run("k", 1, 64, &[input, out]).map(|counters| (device.u32s(out, 64), counters))
+    };
+    let (wait, meet) = ("cp.async.wait_all;", "bar.sync 0;");
+    let (read, counters) = run(wait, meet, 0).unwrap_or_else(|fault| panic!("{fault}"));
+    assert_eq!(read, (0..64).map(|thread| 4 * (thread ^ 32) + 1).collect::<Vec<u32>>());
+    // 32 sectors of 32 bytes; 16 bytes a thread in, by quarter warps, and a word in 4 out.
+    assert_eq!((counters.global_load_requests, counters.distinct_sectors_read), (32, 32));
+    assert_eq!(counters.shared_wavefronts, 8 + 2 * 4);
+    let not_waited = run("", meet, 0).unwrap_err();
+    assert!(matches!(not_waited, Fault::UninitialisedRead { .. }), "{not_waited}");
+    let not_met = run(wait, "", 0).unwrap_err();
+    assert!(matches!(not_met, Fault::UninitialisedRead { .. } | Fault::SharedRace { .. }), "{not_met}");
+    let past_the_end = run(wait, meet, 16).unwrap_err();
+    assert!(matches!(past_the_end, Fault::OutOfBounds { access: Access::Read, .. }), "{past_the_end}");
+    let misaligned = run(wait, meet, 4).unwrap_err();
+    assert!(matches!(misaligned, Fault::Misaligned { bytes: 16, .. }), "{misaligned}");
+}
+
+#[test]
+fn what_is_copied_over_has_no_value_meanwhile_and_may_not_be_in_use() {
+    let run = |before: &str, after: &str| {
+        let body = format!(
+            ".shared .align 4 .b8 s[256]; ld.param.u64 %d0, [in]; mul.wide.u32 %d2, %r0, 4; add.u64 %d3, %d0, %d2;
+            mov.u32 %r1, s; mad.lo.u32 %r2, %r0, 4, %r1; xor.b32 %r3, %r2, 128; st.shared.u32 [%r2], %r0; bar.sync 0;
+            {before} cp.async.ca.shared.global [%r2], [%d3], 4; {after} st.global.u32 [%d3], %r4;"
+        );
+        let mut device = Device::kernel(".param .u64 in", &body);
+        let input = device.upload_u32(&[7; 64]);
+        device.run("k", 1, 64, &[input]).map(|_| device.u32s(input, 64))
+    };
+    let own = "ld.shared.u32 %r4, [%r2];";
+    assert_eq!(run("", &format!("cp.async.wait_all; {own}")).unwrap(), [7; 64]);
+    let early = run("", own).unwrap_err();
+    assert!(matches!(early, Fault::UninitialisedRead { .. }), "{early}");
+    // Another warp may still read it.
+    let others = "ld.shared.u32 %r4, [%r3];";
+    assert!(run(&format!("{others} bar.sync 0;"), "cp.async.wait_all;").is_ok());
+    let race = run(others, "cp.async.wait_all;").unwrap_err();
+    assert!(matches!(race, Fault::SharedRace { .. }), "{race}");
+}
+
+#[test]
 fn module_variables_have_their_initial_values_and_keep_new_ones() {
     let mut device = Device::new(MACHINE);
     let (out, before) = (device.space(32 * 8), device.upload_u32(&[0; 32]));

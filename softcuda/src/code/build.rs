@@ -1,6 +1,6 @@
 //! Instructions to operations: which forms there are, and what their operands are.
 use super::names::Names;
-use super::operation::{Atomic, Barrier, Compare, Logic, Op, Pred, Shuffle, ShuffleMode, Space, Transfer, Vote};
+use super::operation::{Atomic, Barrier, Compare, Copy, Logic, Op, Pred, Shuffle, ShuffleMode, Space, Transfer, Vote};
 use super::row::WarpFn;
 use super::semantics::{fence, semantics};
 use super::{arithmetic, atomic, compare, convert};
@@ -43,6 +43,17 @@ pub(super) fn operation(names: &mut Names, op: &Opcode, operands: &[&str]) -> Op
         ("prefetch", [a]) if op.flags == ["global", "L2"] => {
             Some(Op::Prefetch { at: names.address(a, Space::Global)? })
         }
+        ("cp", [to, from, bytes]) => {
+            let bytes = match (op.flags.as_slice(), *bytes) {
+                (["async", "ca" | "cg", "shared", "global"], "16") => 16,
+                (["async", "ca", "shared", "global"], "8") => 8,
+                (["async", "ca", "shared", "global"], "4") => 4,
+                _ => return None,
+            };
+            let (from, to) = (names.address(from, Space::Global)?, names.address(to, Space::Shared)?);
+            Some(Op::Copy(Box::new(Copy { from, to, bytes })))
+        }
+        ("cp", []) if op.flags == ["async", "wait_all"] => Some(Op::WaitForCopies),
         ("trap", []) => Some(Op::Trap),
         _ => {
             let ([d, sources @ ..], ty) = (operands, op.ty()?) else { return None };

@@ -41,6 +41,10 @@ impl Instruction {
                 to.row(atomic.operand);
             }
             Op::Prefetch { at } => to.row(at.base),
+            Op::Copy(copy) => {
+                to.row(copy.from.base);
+                to.row(copy.to.base);
+            }
             Op::Shuffle(shuffle) => {
                 [shuffle.value, shuffle.lane, shuffle.clamp, shuffle.members].iter().for_each(|&row| to.row(row));
             }
@@ -54,7 +58,8 @@ impl Instruction {
                 barrier.threads.iter().for_each(|&row| to.row(row));
                 barrier.any.iter().for_each(|(pred, _)| to.pred(pred.index));
             }
-            Op::Branch { .. } | Op::Exit | Op::Trap | Op::Fence { .. } | Op::Yield | Op::Unsupported => {}
+            Op::Branch { .. } | Op::Exit | Op::Trap | Op::Fence { .. } | Op::Yield => {}
+            Op::WaitForCopies | Op::Unsupported => {}
         }
     }
 
@@ -76,8 +81,14 @@ impl Instruction {
             Op::Vote { vote: Vote::Ballot(row), .. } => to.row(*row),
             Op::Vote { vote: Vote::Any(pred), .. } => to.pred(*pred),
             Op::Barrier(barrier) => barrier.any.iter().for_each(|&(_, outcome)| to.pred(outcome)),
-            Op::Store(_) | Op::Prefetch { .. } | Op::WarpBarrier { .. } | Op::Branch { .. } => {}
-            Op::Exit | Op::Trap | Op::Fence { .. } | Op::Yield | Op::Unsupported => {}
+            Op::Store(_) | Op::Prefetch { .. } | Op::Copy(_) | Op::WaitForCopies => {}
+            Op::WarpBarrier { .. }
+            | Op::Branch { .. }
+            | Op::Exit
+            | Op::Trap
+            | Op::Fence { .. }
+            | Op::Yield
+            | Op::Unsupported => {}
         }
     }
 }

@@ -88,6 +88,14 @@ pub(crate) struct Atomic {
     pub(crate) semantics: Semantics,
 }
 
+/// `cp.async`: bytes on their way from global to shared memory.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    pub(crate) from: Address,
+    pub(crate) to: Address,
+    pub(crate) bytes: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ShuffleMode {
     Down,
@@ -155,6 +163,9 @@ pub(crate) enum Op {
     Atomic(Box<Atomic>),
     /// Brings a line of memory nearer: what it holds is not looked at.
     Prefetch { at: Address },
+    Copy(Box<Copy>),
+    /// The thread's copies have arrived.
+    WaitForCopies,
     Shuffle(Box<Shuffle>),
     Vote { vote: Vote, pred: Pred, members: u32 },
     WarpBarrier { members: u32 },

@@ -5,7 +5,7 @@ use super::races::Actor;
 use super::scene::Scene;
 use super::shared::{Shared, wavefronts};
 use super::warp::{Warp, lanes};
-use crate::code::operation::{Address, Atomic, Semantics, Space, Transfer};
+use crate::code::operation::{Address, Atomic, Copy, Semantics, Space, Transfer};
 use crate::device::SECTOR;
 use crate::fault::{Access, Fault, Site};
 
@@ -248,6 +248,49 @@ impl Warp {
         sectors.sort_unstable();
         sectors.dedup();
         cx.memory.touch(&sectors, Access::Read, &mut cx.hint);
+        Ok(())
+    }
+
+    /// Global memory is read at once, shared memory is written when the thread waits; until then what
+    /// was there has no value.
+    pub(super) fn start_copy(
+        &mut self,
+        cx: &mut Context,
+        shared: &mut Shared,
+        copy: &Copy,
+        active: u32,
+    ) -> Result<(), Fault> {
+        self.need(copy.from.base, active, cx.code)?;
+        self.need(copy.to.base, active, cx.code)?;
+        let (bytes, used) = (copy.bytes, u64::MAX >> (64 - copy.bytes));
+        let mut touched = Touched::default();
+        let reverse = self.reverse(cx.order);
+        for lane in lanes(active, reverse) {
+            self.lane = lane;
+            let places = (self.place(&copy.from, lane, bytes)?, self.place(&copy.to, lane, bytes)?);
+            let (Place::Global(from), Place::Shared(to)) = places else { continue };
+            touched.global(from);
+            touched.shared.push((lane, to));
+            let content = cx.memory.load(from, bytes, used, &mut cx.hint)?.to_vec();
+            let actor = self.actor(cx.scene, lane, Semantics::default());
+            cx.global.read(cx.memory, cx.hint, from, (bytes, used), &actor)?;
+            shared.expect(to, bytes, &actor)?;
+            self.copies.push((lane, to, content));
+        }
+        self.moved = touched.count(cx, bytes, Access::Read, None);
+        Ok(())
+    }
+
+    /// The copies of some lanes arrive.
+    pub(super) fn end_copies(&mut self, cx: &mut Context, shared: &mut Shared, active: u32) -> Result<(), Fault> {
+        let (ending, going_on) =
+            std::mem::take(&mut self.copies).into_iter().partition(|&(lane, ..)| active >> lane & 1 != 0);
+        self.copies = going_on;
+        for (lane, to, content) in ending {
+            self.lane = lane;
+            shared.store(to, &content, &self.actor(cx.scene, lane, Semantics::default()))?;
+            cx.progress += 1;
+        }
         Ok(())
     }
 

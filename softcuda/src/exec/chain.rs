@@ -21,7 +21,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::code::operands::Registers;
-use crate::code::operation::{Code, Instruction, Op, Scope, Space};
+use crate::code::operation::{Code, Instruction, Op, Scope, Semantics, Space};
 use crate::device::latency;
 
 /// How far something is from the launch's start, along the longest chain of what it depends on.
@@ -91,6 +91,8 @@ pub(super) struct WarpChain {
     begun: Reach,
     /// The last beginning of a store, to global and to shared memory.
     stored: [Reach; 2],
+    /// When all copies to shared memory have arrived.
+    copied: Reach,
     /// When all global stores have arrived, those of warps met at barriers too.
     arrived: Reach,
 }
@@ -150,6 +152,7 @@ impl WarpChain {
             begin,
             begun: begin,
             stored: [begin; 2],
+            copied: begin,
             arrived: begin,
         }
     }
@@ -174,9 +177,16 @@ impl WarpChain {
         let mut ready = self.ready(instruction);
         if ran {
             let reach = match &instruction.op {
-                Op::Load(_) | Op::Store(_) | Op::Atomic(_) => self.access(chains, instruction, moved, &mut ready),
+                Op::Load(_) | Op::Store(_) | Op::Atomic(_) | Op::Copy(_) => {
+                    self.access(chains, instruction, moved, &mut ready)
+                }
                 Op::Fence { scope: Scope::Device, .. } => {
                     ready = ready.max(self.begun).max(self.arrived);
+                    self.begin = ready;
+                    ready
+                }
+                Op::WaitForCopies => {
+                    ready = ready.max(self.copied);
                     self.begin = ready;
                     ready
                 }
@@ -200,9 +210,11 @@ impl WarpChain {
         let (space, semantics) = match &instruction.op {
             Op::Load(access) | Op::Store(access) => (access.at.space, access.semantics),
             Op::Atomic(atomic) => (atomic.at.space, atomic.semantics),
+            Op::Copy(copy) => (copy.from.space, Semantics::default()),
             _ => return *ready,
         };
-        let (loads, stores) = (!matches!(instruction.op, Op::Store(_)), !matches!(instruction.op, Op::Load(_)));
+        let (loads, stores) =
+            (!matches!(instruction.op, Op::Store(_)), !matches!(instruction.op, Op::Load(_) | Op::Copy(_)));
         let stored = match space {
             Space::Param => return ready.after(latency::ARITHMETIC),
             Space::Global => 0,
@@ -240,6 +252,9 @@ impl WarpChain {
             self.arrived = self.arrived.max(reach);
             let last = chains.of_launch.stores.entry(moved.allocation).or_default();
             *last = (*last).max(*ready);
+        }
+        if matches!(instruction.op, Op::Copy(_)) {
+            self.copied = self.copied.max(reach.after(latency::SHARED));
         }
         if loads && semantics.acquire {
             self.begin = self.begin.max(reach);

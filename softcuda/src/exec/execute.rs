@@ -131,6 +131,8 @@ impl Warp {
                 rests = self.wait(cx.progress, 1);
             }
             Op::Prefetch { at } => self.prefetch(cx, at, active)?,
+            Op::Copy(copy) => self.start_copy(cx, shared, copy, active)?,
+            Op::WaitForCopies => self.end_copies(cx, shared, active)?,
             Op::Shuffle(shuffle) => {
                 let Some(members) = self.gather(shuffle.members, active, group, code)? else { return Ok(Flow::Again) };
                 self.shuffle(shuffle, members, code)?;

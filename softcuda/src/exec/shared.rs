@@ -48,6 +48,12 @@ impl Region {
         Ok(&self.bytes[at..at + bytes as usize])
     }
 
+    fn forget(&mut self, at: u64, bytes: u64) -> Result<(), Fault> {
+        let at = self.check(at, bytes, Access::Write)?;
+        self.state[at..at + bytes as usize].fill(State::Fresh);
+        Ok(())
+    }
+
     /// Tells whether it changed anything.
     fn store(&mut self, at: u64, bytes: &[u8]) -> Result<bool, Fault> {
         let at = self.check(at, bytes.len() as u64, Access::Write)?;
@@ -91,6 +97,14 @@ impl Shared {
         let outcome = self.shadow.read(at as usize, bytes as usize, used, actor);
         outcome.map_err(|conflict| race(address, Access::Read, &conflict, actor))?;
         Ok(content)
+    }
+
+    /// What will be written: it has no value until then.
+    pub(crate) fn expect(&mut self, address: u64, bytes: u64, actor: &Actor) -> Result<(), Fault> {
+        let at = self.place(address);
+        self.region.forget(at, bytes)?;
+        let outcome = self.shadow.write(at as usize, bytes as usize, false, actor);
+        outcome.map_err(|conflict| race(address, Access::Write, &conflict, actor))
     }
 
     /// Tells whether it changed anything.

@@ -32,6 +32,8 @@ pub(super) struct Warp {
     /// The lane that a fault is put down to.
     pub(super) lane: usize,
     pub(super) knowledge: Knowledge,
+    /// Copies to shared memory under way: lane, address and content.
+    pub(super) copies: Vec<(usize, u64, Vec<u8>)>,
     /// Where the launch is asked for it.
     pub(super) chain: Option<WarpChain>,
     pub(super) moved: Moved,
@@ -69,6 +71,7 @@ impl Warp {
             steps: 0,
             lane: 0,
             knowledge: Knowledge::new(index),
+            copies: Vec::new(),
             chain: None,
             moved: Moved::default(),
             waited: (0, 0),
@@ -96,6 +99,7 @@ impl Warp {
         self.groups = vec![Group { at: 0, lanes: self.live, waits: false }];
         self.current = 0;
         self.steps = 0;
+        self.copies.clear();
         self.knowledge.start(block, self.live);
         self.waited = (0, 0);
     }
