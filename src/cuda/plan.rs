@@ -73,8 +73,8 @@ fn tiers_of<'a>(
         .filter(move |(tier, _)| takes(tier, batch, kernels, element_bytes))
 }
 
-/// The crate's own choice: the first tier that takes the batch; blocks of several waves. Where rows
-/// are few, small blocks spread them over the device, and blocks share the long ones.
+/// The crate's own choice: the first tier that takes the batch, in as many blocks as the table says.
+/// Where rows are few, small blocks spread them over the device, and blocks share the long ones.
 pub(super) fn shape_of(
     kernels: &Kernels,
     batch: &Batch,
@@ -137,13 +137,13 @@ fn parts_of(kernels: &Kernels, batch: &Batch, element_bytes: u64) -> u64 {
         .unwrap_or(least)
 }
 
-/// Blocks of several waves, each with rows of its own.
+/// As many blocks as the tier says, each with rows of its own.
 fn in_waves(kernels: &Kernels, tier: &Tier, threads: u32) -> LaunchShape {
-    const WAVES: u32 = 2;
+    let threads_at_most = kernels.device.threads * tier.half_waves / 2;
     LaunchShape {
         tier: tier.name,
         threads,
-        blocks_per_multiprocessor: (kernels.device.threads / threads).max(1) * WAVES,
+        blocks_per_multiprocessor: (threads_at_most / threads).max(1),
         parts: 1,
     }
 }

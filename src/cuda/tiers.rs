@@ -17,6 +17,9 @@ pub struct Tier {
     pub lanes: u32,
     /// Which rows it takes.
     pub rows: RowRequirement,
+    /// Blocks of a launch for each multiprocessor, at most, in halves of the threads that it holds:
+    /// what took the least time on an H100 (docs/gpu.md). The staged tier has as many as fit.
+    pub half_waves: u32,
     /// Reductions over lanes, warps or blocks that follow one another between a row's loads and its
     /// stores.
     pub reductions: u32,
@@ -59,6 +62,7 @@ const fn register_row(name: &'static str, lanes: u32, elements: u32, takes: Take
         threads: if lanes > WARP { lanes } else { 128 },
         lanes,
         rows: RowRequirement::Counted32,
+        half_waves: if lanes > WARP { 4 } else { 2 },
         // Maximum, then sum; the maximum is reduced while the exponentials are taken. A block's
         // warps meet once more.
         reductions: if lanes > WARP { 3 } else { 2 },
@@ -75,6 +79,7 @@ pub const TIERS: &[Tier] = &[
         threads: 128,
         lanes: 1,
         rows: RowRequirement::Contiguous,
+        half_waves: 1,
         // Every thread has a row of its own; the tile is whole before and after.
         reductions: 0,
         barriers: 2,
@@ -111,6 +116,7 @@ pub const TIERS: &[Tier] = &[
         threads: 256,
         lanes: 256,
         rows: RowRequirement::Staged,
+        half_waves: 2,
         // In each warp, over the warps, and where blocks share the row over them.
         reductions: 6,
         barriers: 2,
@@ -122,6 +128,7 @@ pub const TIERS: &[Tier] = &[
         threads: 512,
         lanes: 512,
         rows: RowRequirement::Any,
+        half_waves: 1,
         // Maximum and sum together, in each warp and over them.
         reductions: 2,
         barriers: 1,
