@@ -65,9 +65,47 @@ struct RegisterShape {
 };
 
 // What a leader keeps of its row's target while the registers are the row's.
-struct TargetInShared {
+struct alignas(VECTOR_BYTES) TargetInShared {
     AlaTarget target;
     float x;
+};
+
+// The same on its way: `ask` for it, and `put` it there. It goes without registers where the device
+// can do that; 16 bits cannot be copied alone. What the leader read of the row before it has used by
+// then.
+template <typename T, bool WITHOUT_REGISTERS = COPIES_WITHOUT_REGISTERS>
+struct TargetArriving {
+    AlaTarget target = {};
+    float x = 0.0f;
+
+    __device__ __forceinline__ void
+    ask(const AlaParams& p, uint32_t y, const T* row, TargetInShared&) {
+        target = read_target(p, y);
+        x = widen(row[y]);
+    }
+    __device__ __forceinline__ void put(TargetInShared& kept) const { kept = {target, x}; }
+};
+template <typename T>
+struct TargetArriving<T, true> {
+    static constexpr bool WHOLE = sizeof(T) == sizeof(float);
+    Raw<T> x = raw_minus_infinity<T>();
+
+    __device__ __forceinline__ void
+    ask(const AlaParams& p, uint32_t y, const T* row, TargetInShared& kept) {
+        const AlaTarget* from = reinterpret_cast<const AlaTarget*>(p.targets) + y;
+        start_copy<VECTOR_BYTES>(&kept.target.extra_slope, &from->extra_slope);
+        if constexpr (WHOLE) {
+            start_copy<4>(&kept.x, row + y);
+        } else {
+            x = *reinterpret_cast<const Raw<T>*>(row + y);
+        }
+    }
+    __device__ __forceinline__ void put(TargetInShared& kept) const {
+        wait_for_copies();
+        if constexpr (!WHOLE) {
+            kept.x = widen_raw(x, T());
+        }
+    }
 };
 
 // Where a lane's elements are in its row.
@@ -222,10 +260,10 @@ __device__ __forceinline__ float lane_max(
     return pivot_of(map.from_order(max));
 }
 
-// A lane's exponentials against its own pivot, and their sum. Those of head and tail wait in shared
-// memory.
+// A lane's exponentials against its team's pivot, and their sum. Those of head and tail wait in
+// shared memory.
 template <typename Shape, typename Map>
-__device__ __forceinline__ MaxSum lane_exponentials(
+__device__ __forceinline__ float lane_exponentials(
     const Map& map, const LanePlace<Shape>& place, float pivot,
     const typename Shape::Logits& logits, typename Shape::Exponentials& exponentials,
     typename Shape::EdgesInShared& edges) {
@@ -250,7 +288,7 @@ __device__ __forceinline__ MaxSum lane_exponentials(
         sum += e;
         edges.of[i][threadIdx.x] = e;
     });
-    return {pivot, sum};
+    return sum;
 }
 
 // Whether no logit beats the target's, for a team's lanes or a block's alike. `all` has the row's
@@ -439,28 +477,28 @@ __device__ void register_row(const AlaParams& p) {
             }
         }
         const bool valid = BLOCK || y < NO_ROW;
-        TargetInShared arriving = {};
+        // They come while the row is worked on.
+        TargetArriving<T> arriving;
         if (leader && valid) {
-            arriving = {read_target(p, y), widen(row_logits[y])};
+            arriving.ask(p, y, row_logits, target_in_shared());
         }
         const uint32_t target_place =
             Map::ORDERED ? opaque(y - place.first_class) : y - place.first_class;
         const bool owner = owns<Shape>(target_place);
         take_target_out<Shape>(target_place, logits);
 
-        // 1 and 3: the lane's exponents off the target, and their maximum.
-        const float pivot = lane_max(map, place, y, logits);
-        if (leader) {
-            // By now it is there, like the row.
-            target_in_shared() = arriving;
+        // 1 and 3: the exponents off the target, and the team's maximum.
+        const float pivot = reduce_team<Max, TEAM>(lane_max(map, place, y, logits));
+        if constexpr (!COPIES_WITHOUT_REGISTERS) {
+            if (leader) {
+                arriving.put(target_in_shared());
+            }
         }
 
-        // 4 and 5: the lane's exponentials and their sum.
+        // 4 and 5: the lane's exponentials and the team's sum, then the row's maximum.
         typename Shape::Exponentials exponentials;
-        const MaxSum mine = lane_exponentials(map, place, pivot, logits, exponentials, edges);
-
-        // 3 and 5: the team's maximum and sum, then the row's maximum.
-        MaxSum all = merge_team<TEAM>(mine);
+        const float sum = lane_exponentials(map, place, pivot, logits, exponentials, edges);
+        MaxSum all = {pivot, reduce_team<Sum, TEAM>(sum)};
         if constexpr (BLOCK) {
             if (leader) {
                 slots[turn].put(threadIdx.x / WARP, all);
@@ -470,6 +508,11 @@ __device__ void register_row(const AlaParams& p) {
             all.max = slots[turn].greatest();
         }
 
+        if constexpr (COPIES_WITHOUT_REGISTERS) {
+            if (leader) {
+                arriving.put(target_in_shared());
+            }
+        }
         // 6: the row's hit.
         if (p.hits != 0) {
             const float x_target = from_leader<TEAM>(leader ? target_in_shared().x : 0.0f);
@@ -510,7 +553,7 @@ __device__ void register_row(const AlaParams& p) {
                 continue;
             }
         }
-        const float scale = row_scale * exp2_fast(pivot - all.max);
+        const float scale = BLOCK ? row_scale * exp2_fast(pivot - all.max) : row_scale;
         store_gradient(p, map, place, row, y, owner, scale, at_target, exponentials, edges);
     }
     // 8: the rows' losses become one number.
