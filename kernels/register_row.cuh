@@ -515,7 +515,7 @@ __device__ void register_row(const AlaParams& p) {
         }
         // 6: the row's hit.
         if (p.hits != 0) {
-            const float x_target = from_leader<TEAM>(leader ? target_in_shared().x : 0.0f);
+            const float x_target = from_leader<TEAM>(leader && valid ? target_in_shared().x : 0.0f);
             const bool hit = is_hit<Shape>(p, map, row, lane, valid, y, x_target, all);
             if (lane == 0 && valid) {
                 write_hit(p, row, hit);

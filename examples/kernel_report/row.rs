@@ -170,6 +170,7 @@ pub(crate) mod tests {
                 grid: [8, 1, 1],
                 block: [128, 1, 1],
                 dynamic_shared: 1024,
+                overlaps: false,
             },
             waits: Some(Waits {
                 to_gradient: Reach {

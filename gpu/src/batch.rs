@@ -184,7 +184,7 @@ impl Batch {
     /// Bytes that `op` moves at least.
     pub fn bytes<T>(&self, op: Op) -> u64 {
         match op {
-            Op::Fused | Op::Unfused => least_bytes::<T>(self.rows, self.classes),
+            Op::Fused | Op::Overlapped | Op::Unfused => least_bytes::<T>(self.rows, self.classes),
             Op::Copy => 2 * self.copied::<T>(),
             Op::DriverCopy => 2 * (self.elements() * size_of::<T>()) as u64,
             Op::Empty => 0,
@@ -216,14 +216,15 @@ impl Batch {
         let logits = arena.logits.slice(set.clone());
         let mut gradient = arena.gradient.slice_mut(set);
         match op {
-            Op::Fused | Op::Unfused => {
-                let (labels, options) = (&self.labels, &Options::new());
+            Op::Fused | Op::Overlapped | Op::Unfused => {
+                let options = &Options::new().overlap(op == Op::Overlapped);
+                let labels = &self.labels;
                 let outputs = Outputs::new()
                     .gradient(&mut gradient)
                     .row_losses(&mut self.row_losses);
                 let workspace = &mut self.workspace;
                 match op {
-                    Op::Fused => self
+                    Op::Fused | Op::Overlapped => self
                         .loss
                         .launch(stream, &logits, labels, options, outputs, workspace)?,
                     _ => instruments.unfused(

@@ -150,6 +150,7 @@ unsafe extern "C" fn ala_door_step(
                 hits: None,
                 upstream: Upstream::One,
                 gradient_scale: 1.0,
+                overlap: false,
             };
             let stream = stream as sys::CUstream;
             let (loss, workspace) = (&door.loss, &mut door.workspace);

@@ -144,6 +144,8 @@ pub struct Repeat {
 pub enum Op {
     /// Loss and gradient, fused.
     Fused,
+    /// The same, each launch of which may begin while the one before it ends.
+    Overlapped,
     /// The same by the baseline of one kernel an operation.
     Unfused,
     /// A copy of the logits by the copy kernel.

@@ -254,6 +254,8 @@ fn check_times(times: &[Record]) {
             for &(n, c) in DRY.small {
                 let key = (true, dtype.to_owned(), n, c, op);
                 assert!(timed.contains(&key), "{key:?}");
+                let overlapped = (true, dtype.to_owned(), n, c, Op::Overlapped);
+                assert!(timed.contains(&overlapped), "{overlapped:?}");
             }
         }
     }

@@ -23,6 +23,8 @@ pub struct Launch {
     pub block: [u32; 3],
     /// Bytes of dynamic shared memory of a block.
     pub dynamic_shared: u32,
+    /// Whether it might begin while the kernel before it still ran.
+    pub overlaps: bool,
 }
 
 /// The loaded driver.
@@ -101,17 +103,17 @@ impl SoftCuda {
 
     /// The launch that ran last since the last reset.
     pub fn last_launch(self) -> Option<Launch> {
-        let read: extern "C" fn(*mut u8, usize, &mut [u32; 7]) -> usize = self.symbol("softcuda_last_launch");
-        let mut shape = [0; 7];
+        let read: extern "C" fn(*mut u8, usize, &mut [u32; 8]) -> usize = self.symbol("softcuda_last_launch");
+        let mut shape = [0; 8];
         let mut kernel = vec![0; read(std::ptr::null_mut(), 0, &mut shape)];
         let length = read(kernel.as_mut_ptr(), kernel.len(), &mut shape);
         kernel.truncate(length);
         if kernel.is_empty() {
             return None;
         }
-        let [gx, gy, gz, bx, by, bz, dynamic_shared] = shape;
+        let [gx, gy, gz, bx, by, bz, dynamic_shared, overlaps] = shape;
         let kernel = String::from_utf8_lossy(&kernel).into_owned();
-        Some(Launch { kernel, grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared })
+        Some(Launch { kernel, grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, overlaps: overlaps != 0 })
     }
 
     fn read_text(self, name: &str) -> String {

@@ -67,6 +67,8 @@ pub enum Fault {
         "not read-only: {access} at {address:#x}, {near}{site}; what ld.global.nc reads no other thread may write while the kernel runs, and there was a {other}{earlier}"
     )]
     NotReadOnly { address: u64, access: Access, other: Access, near: String, earlier: Site, site: Site },
+    #[error("too early: the kernel before may still run, and was not waited for; access at {address:#x}{site}")]
+    TooEarly { address: u64, site: Site },
     #[error("divergent sync: lanes {missing:#010x} do not take part{site}")]
     DivergentSync { missing: u32, site: Site },
     #[error("shuffle reads lane {lane}, which does not take part{site}")]
@@ -118,6 +120,7 @@ impl Fault {
             | SharedRace { site, .. }
             | GlobalRace { site, .. }
             | NotReadOnly { site, .. }
+            | TooEarly { site, .. }
             | DivergentSync { site, .. }
             | ShuffleSource { site, .. }
             | Deadlock { site, .. }

@@ -160,6 +160,33 @@ fn lanes_of_a_warp_race_without_a_warp_sync() {
 }
 
 #[test]
+fn who_may_overlap_the_kernel_before_waits_for_it_before_any_access() {
+    let run = |overlaps: bool, body: &str| {
+        let body = format!("ld.param.u64 %d0, [in]; griddepcontrol.launch_dependents; {body}");
+        let mut device = Device::kernel(".param .u64 in", &body);
+        device.overlaps = overlaps;
+        let input = device.upload_u32(&[0; 64]);
+        device.run("k", 1, 64, &[input]).map(|_| device.u32s(input, 1))
+    };
+    let accesses = [
+        "ld.global.u32 %r1, [%d0];",
+        "setp.eq.u32 %p1, %r0, 0; @%p1 st.global.u32 [%d0], 0;",
+        "red.global.add.u32 [%d0], 0;",
+        ".shared .align 4 .b8 s[256]; mov.u32 %r1, s; mad.lo.u32 %r1, %r0, 4, %r1; cp.async.ca.shared.global [%r1], [%d0], 4;",
+    ];
+    let wait = "griddepcontrol.wait;";
+    for access in accesses {
+        assert_eq!(run(true, &format!("{wait} {access}")), Ok(vec![0]));
+        assert_eq!(run(false, access), Ok(vec![0]));
+        let early = run(true, access).unwrap_err();
+        assert!(matches!(early, Fault::TooEarly { .. }), "{early}");
+        // Each thread waits for itself.
+        let one = run(true, &format!("setp.ne.u32 %p2, %r0, 0; @%p2 {wait} {access}")).unwrap_err();
+        assert!(matches!(one, Fault::TooEarly { .. }), "{one}");
+    }
+}
+
+#[test]
 fn float_atomics_depend_on_the_order() {
     let sums: Vec<u32> = ORDERS
         .into_iter()

@@ -394,6 +394,7 @@ fn blocks_of_three_dimensions_are_numbered_as_cuda_does() {
             order,
             resident: RESIDENT_BLOCKS,
             races: true,
+            overlaps: false,
         };
         launch(&mut device.memory, &launched).unwrap_or_else(|fault| panic!("{fault}"));
         assert_eq!(device.u32s(out, 240), (0..240).collect::<Vec<_>>());

@@ -9,7 +9,7 @@ use super::call::{Options, Outputs};
 use super::element::{CudaElement, CudaLabel};
 use super::error::{CudaError, driver};
 use super::guards::{Guards, address_of};
-use super::launch::{self, Constants, OwnAddresses, RawStep};
+use super::launch::{self, Constants, How, OwnAddresses, RawStep};
 use super::module::{self, ElementType, Kernels, KernelsOfTypes};
 use super::pack;
 #[cfg(feature = "instruments")]
@@ -178,7 +178,7 @@ impl CudaLoss {
             |parameters| {
                 // SAFETY: every buffer was checked, lives in this context, and is kept in order by
                 // its guard.
-                unsafe { self.launch_fused::<T>(stream.cu_stream(), parameters) }
+                unsafe { self.launch_fused::<T>(stream.cu_stream(), parameters, options.overlap) }
             },
         )
     }
@@ -211,7 +211,7 @@ impl CudaLoss {
             |parameters| {
                 // SAFETY: every buffer was checked, lives in this context, and is kept in order by
                 // its guard.
-                unsafe { self.launch_fused::<T>(stream.cu_stream(), parameters) }
+                unsafe { self.launch_fused::<T>(stream.cu_stream(), parameters, options.overlap) }
             },
         )
     }
@@ -287,7 +287,7 @@ impl CudaLoss {
         };
         let parameters = launch::parameters(&self.loss, self.constants, own, step, L::TYPE);
         // SAFETY: the caller's promise; the context was made current above.
-        unsafe { self.launch_fused::<T>(stream, &parameters)? };
+        unsafe { self.launch_fused::<T>(stream, &parameters, step.overlap)? };
         Ok(())
     }
 
@@ -297,6 +297,7 @@ impl CudaLoss {
         &self,
         stream: sys::CUstream,
         parameters: &AlaParams,
+        overlap: bool,
     ) -> Result<(), CudaError> {
         let element_bytes = size_of::<T>() as u64;
         let kernels = self.kernels_of(T::TYPE.0);
@@ -307,7 +308,10 @@ impl CudaLoss {
                 stream,
                 parameters,
                 element_bytes,
-                self.launch_shape,
+                How {
+                    shape: self.launch_shape,
+                    overlap,
+                },
             )
         }
     }
@@ -409,6 +413,7 @@ impl CudaLoss {
             hits,
             upstream,
             gradient_scale: options.gradient_scale,
+            overlap: options.overlap,
         };
         let own = OwnAddresses {
             targets,

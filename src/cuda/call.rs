@@ -19,6 +19,7 @@ pub struct Options<'a> {
     pub(super) stride: Option<usize>,
     pub(super) upstream: Upstream<&'a dyn DevicePtr<f32>>,
     pub(super) gradient_scale: f32,
+    pub(super) overlap: bool,
 }
 
 impl Default for Options<'_> {
@@ -27,6 +28,7 @@ impl Default for Options<'_> {
             stride: None,
             upstream: Upstream::One,
             gradient_scale: 1.0,
+            overlap: false,
         }
     }
 }
@@ -55,6 +57,19 @@ impl<'a> Options<'a> {
     /// [`upstream`](Self::upstream).
     pub fn gradient_scale(mut self, scale: f32) -> Self {
         self.gradient_scale = scale;
+        self
+    }
+
+    /// Whether the step's kernels may begin while the kernel before them in the stream ends; `false`
+    /// where not set. Results are the same: nothing is read or written before that kernel has ended
+    /// and what it wrote is there. What is saved is the start of a launch, and all the more where the
+    /// kernel before says that its dependents may begin (`griddepcontrol.launch_dependents`).
+    ///
+    /// A launch attribute (programmatic stream serialization), which a captured graph keeps. From
+    /// compute capability 9.0 and CUDA 11.8 on, and not where blocks share a row; elsewhere the
+    /// launch is as without it.
+    pub fn overlap(mut self, overlap: bool) -> Self {
+        self.overlap = overlap;
         self
     }
 }

@@ -12,7 +12,7 @@ use super::bound::{CudaLoss, Logits};
 use super::call::{Options, Outputs};
 use super::element::{CudaElement, CudaLabel};
 use super::error::{CudaError, driver};
-use super::launch;
+use super::launch::{self, Beside};
 use super::module::{self, DeviceLimits, Kernel};
 use super::plan::{self, Grid};
 use super::workspace::Workspace;
@@ -147,7 +147,7 @@ impl Instruments {
                 let stream = stream.cu_stream();
                 // SAFETY: every buffer was checked, lives in this context, and is kept in order by
                 // its guard.
-                unsafe { launch::count(loss.kernels_of(T::TYPE.0), stream, step)? };
+                unsafe { launch::count(loss.kernels_of(T::TYPE.0), stream, step, false)? };
                 for (&kernel, (name, _)) in kernels.iter().zip(STEPS) {
                     let blocks = match name {
                         "reduce" => 1,
@@ -159,7 +159,13 @@ impl Instruments {
                     // SAFETY: as above; the gradient is not the logits, and each step takes these
                     // two.
                     unsafe {
-                        launch::launch(kernel, Grid::plain(blocks), stream, &mut arguments, false)?
+                        launch::launch(
+                            kernel,
+                            Grid::plain(blocks),
+                            stream,
+                            &mut arguments,
+                            Beside::default(),
+                        )?
                     };
                 }
                 Ok(())
@@ -277,7 +283,7 @@ impl Instruments {
             shared: 0,
         };
         // SAFETY: the caller's promise; the context was made current above.
-        unsafe { launch::launch(kernel, grid, stream, arguments, false)? };
+        unsafe { launch::launch(kernel, grid, stream, arguments, Beside::default())? };
         Ok(())
     }
 }

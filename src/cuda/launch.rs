@@ -1,6 +1,7 @@
 //! The one place where kernels are launched: parameters in, driver calls out.
 
 use std::ffi::c_void;
+use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use cudarc::driver::{result, sys};
@@ -39,6 +40,8 @@ pub struct RawStep {
     pub upstream: Upstream<u64>,
     /// Multiplies the gradient before it is rounded; 1 for none.
     pub gradient_scale: f32,
+    /// As [`Options::overlap`](super::Options::overlap).
+    pub overlap: bool,
 }
 
 /// Device addresses that belong to the loss and its workspace.
@@ -125,8 +128,25 @@ pub(super) fn parameters(
     }
 }
 
-/// Enqueues loss and gradient: one kernel, two where the mean's divisor is counted first. `chosen`
-/// is a shape other than the crate's own.
+/// How a step is launched, beside its parameters.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct How {
+    /// A shape other than the crate's own.
+    pub(super) shape: Option<LaunchShape>,
+    /// As [`Options::overlap`](super::Options::overlap).
+    pub(super) overlap: bool,
+}
+
+/// How a kernel runs beside others.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Beside {
+    /// Its blocks wait for one another, so that all must run at once.
+    pub(super) together: bool,
+    /// It may begin while the kernel before it ends.
+    pub(super) overlap: bool,
+}
+
+/// Enqueues loss and gradient: one kernel, two where the mean's divisor is counted first.
 ///
 /// # Safety
 /// Every address in `parameters` must be valid for its shape, and stay so until the stream has
@@ -137,17 +157,18 @@ pub(super) unsafe fn fused(
     stream: sys::CUstream,
     parameters: &AlaParams,
     element_bytes: u64,
-    chosen: Option<LaunchShape>,
+    how: How,
 ) -> Result<(), CudaError> {
     // All that can be refused comes before the first launch.
     let batch = Batch::of(parameters);
-    let shape = match chosen {
+    let overlap = how.overlap && kernels.overlap;
+    let shape = match how.shape {
         Some(shape) => shape,
         None => shape_of(kernels, &batch, element_bytes)?,
     };
     let plan = Plan::of(kernels, &batch, element_bytes, shape)?;
     // SAFETY: the caller's promise.
-    unsafe { count(kernels, stream, parameters)? };
+    unsafe { count(kernels, stream, parameters, overlap)? };
     let phase = match in_phase(parameters, element_bytes) {
         true => 0,
         false => ALA_OUT_OF_PHASE,
@@ -157,17 +178,17 @@ pub(super) unsafe fn fused(
         ..*parameters
     };
     // SAFETY: the caller's promise.
-    let launched = unsafe { launch_plan(&plan, stream, &parameters) };
+    let launched = unsafe { launch_plan(&plan, stream, &parameters, overlap) };
     match launched {
         Err(CudaError::Driver {
             code: TOO_LARGE, ..
-        }) if chosen.is_none() => {
+        }) if how.shape.is_none() => {
             // The context has fewer multiprocessors than the device: no block waits for another
             // then.
             let shape = shape_of_one_block_a_row(kernels, &batch, element_bytes);
             let plan = Plan::of(kernels, &batch, element_bytes, shape)?;
             // SAFETY: the caller's promise.
-            unsafe { launch_plan(&plan, stream, &parameters) }
+            unsafe { launch_plan(&plan, stream, &parameters, overlap) }
         }
         launched => launched,
     }
@@ -179,6 +200,7 @@ unsafe fn launch_plan(
     plan: &Plan,
     stream: sys::CUstream,
     parameters: &AlaParams,
+    overlap: bool,
 ) -> Result<(), CudaError> {
     let parameters = AlaParams {
         parts: plan.parts,
@@ -186,7 +208,7 @@ unsafe fn launch_plan(
         ..*parameters
     };
     // SAFETY: the caller's promise.
-    unsafe { launch_with(plan.kernel, plan.grid, stream, &parameters) }
+    unsafe { launch_with(plan.kernel, plan.grid, stream, &parameters, overlap) }
 }
 
 /// The driver's answer to blocks that wait for one another and would not all run at once.
@@ -200,6 +222,7 @@ pub(super) unsafe fn count(
     kernels: &Kernels,
     stream: sys::CUstream,
     parameters: &AlaParams,
+    overlap: bool,
 ) -> Result<(), CudaError> {
     const ROWS_A_THREAD: u64 = 4;
     if parameters.flags & ALA_COUNTED == 0 {
@@ -217,6 +240,7 @@ pub(super) unsafe fn count(
             Grid::plain(blocks as u32),
             stream,
             parameters,
+            overlap,
         )
     }
 }
@@ -239,16 +263,17 @@ unsafe fn launch_with(
     grid: Grid,
     stream: sys::CUstream,
     parameters: &AlaParams,
+    overlap: bool,
 ) -> Result<(), CudaError> {
     let parameters = numbered(parameters);
+    let together = parameters.parts > 1;
+    let beside = Beside { together, overlap };
     // The driver copies the parameters during the call and writes to none of them.
-    let mut arguments = [std::ptr::from_ref(&parameters).cast_mut().cast::<c_void>()];
+    let mut arguments = [ptr::from_ref(&parameters).cast_mut().cast::<c_void>()];
     // SAFETY: the kernel takes one AlaParams by value; the rest is the caller's promise.
-    unsafe { launch(kernel, grid, stream, &mut arguments, parameters.parts > 1) }
+    unsafe { launch(kernel, grid, stream, &mut arguments, beside) }
 }
 
-/// `together`: blocks wait for one another, so that all must run at once.
-///
 /// # Safety
 /// `arguments` must point to the kernel's own, what these point to on the device must stay valid
 /// until the stream has passed the launch, and stream and kernel must be of the context that is
@@ -258,10 +283,11 @@ pub(super) unsafe fn launch(
     grid: Grid,
     stream: sys::CUstream,
     arguments: &mut [*mut c_void],
-    together: bool,
+    beside: Beside,
 ) -> Result<(), CudaError> {
     let (blocks, threads) = ((grid.blocks, 1, 1), (grid.threads, 1, 1));
-    if together {
+    if beside.together {
+        // All its blocks must find room at once: it does not begin beside another kernel.
         // SAFETY: the caller's promise.
         return unsafe {
             result::launch_cooperative_kernel(
@@ -274,6 +300,35 @@ pub(super) unsafe fn launch(
             )
         }
         .map_err(driver("cuLaunchCooperativeKernel"));
+    }
+    if beside.overlap {
+        let attribute = sys::CUlaunchAttribute {
+            id:
+                sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
+        };
+        let mut attributes = [attribute];
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid.blocks,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: grid.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: grid.shared,
+            hStream: stream,
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
+        };
+        // SAFETY: the caller's promise; the driver reads the configuration during the call.
+        return unsafe {
+            sys::cuLaunchKernelEx(&config, kernel.0, arguments.as_mut_ptr(), ptr::null_mut())
+        }
+        .result()
+        .map_err(driver("cuLaunchKernelEx"));
     }
     // SAFETY: the caller's promise.
     unsafe { result::launch_kernel(kernel.0, blocks, threads, grid.shared, stream, arguments) }

@@ -45,6 +45,8 @@ pub(super) struct Kernels {
     pub(super) device: DeviceLimits,
     /// Blocks of the staged tier that a multiprocessor holds, whatever their stages.
     pub(super) staged_blocks: u32,
+    /// Whether they wait for the kernel before them, and may so begin while it ends.
+    pub(super) overlap: bool,
 }
 
 /// What of the device decides the shape of a launch.
@@ -147,6 +149,7 @@ fn load_all(context: &Arc<CudaContext>) -> Result<Vec<Kernels>, CudaError> {
     let find = load_module(context, FATBIN)?;
     let device = DeviceLimits::of(context)?;
     let count = find("ala_count".into())?;
+    let overlap = waits_for_earlier(count)?;
     let mut all = Vec::new();
     for element in ELEMENTS {
         for map in MAPS {
@@ -169,6 +172,7 @@ fn load_all(context: &Arc<CudaContext>) -> Result<Vec<Kernels>, CudaError> {
                 count,
                 device,
                 staged_blocks,
+                overlap,
             });
         }
     }
@@ -187,6 +191,21 @@ fn resident(kernel: Kernel, threads: u32, shared: u32) -> Result<u32, CudaError>
     }
     .map(|blocks| u32::try_from(blocks).unwrap_or(0))
     .map_err(driver("cuOccupancyMaxActiveBlocksPerMultiprocessor"))
+}
+
+/// Whether a kernel was compiled with a wait for the one before it (`kernels/kernel.h`): PTX of an
+/// older capability has none on a newer device either.
+fn waits_for_earlier(kernel: Kernel) -> Result<bool, CudaError> {
+    const FIRST: i32 = 90;
+    // SAFETY: the kernel was found above, in a module that is never unloaded.
+    unsafe {
+        result::function::get_function_attribute(
+            kernel.0,
+            sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION,
+        )
+    }
+    .map(|version| version >= FIRST)
+    .map_err(driver("cuFuncGetAttribute"))
 }
 
 /// Lets a kernel have more dynamic shared memory than every device grants unasked.

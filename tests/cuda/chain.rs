@@ -9,18 +9,38 @@ use softcuda::exec::Reach;
 use crate::case::{Case, Dtype, Path, Waits, count};
 use crate::device::{Device, device};
 
-/// Shapes that keep no GPU busy for long: cycles to the last gradient and to the end, and the end
-/// over a copy and the row's own arithmetic, at most.
-const SHAPES: [(usize, usize, u64, u64, f64); 7] = [
-    (256, 10, 9999, 9999, 9.99),
-    (8192, 10, 9999, 9999, 9.99),
-    (1024, 365, 9999, 9999, 9.99),
-    (256, 1000, 9999, 9999, 9.99),
-    (1024, 1000, 9999, 9999, 9.99),
-    (4096, 1000, 9999, 9999, 9.99),
-    (256, 8142, 9999, 9999, 9.99),
+/// A shape that keeps no GPU busy for long, and what its launch waits for, at most, of any type.
+struct Shape {
+    rows: usize,
+    classes: usize,
+    /// Cycles to the last gradient, and to the end.
+    to_gradient: u64,
+    to_end: u64,
+    /// The end over a copy and the row's own arithmetic. Beyond [`OVER_COPY`] it is what is reached
+    /// instead.
+    over_copy: f64,
+}
+
+const fn shape(rows: usize, classes: usize, cycles: [u64; 2], over_copy: f64) -> Shape {
+    let [to_gradient, to_end] = cycles;
+    Shape {
+        rows,
+        classes,
+        to_gradient,
+        to_end,
+        over_copy,
+    }
+}
+
+const SHAPES: [Shape; 7] = [
+    shape(256, 10, [1_960, 4_400], 1.56),
+    shape(8192, 10, [1_880, 4_820], 1.46),
+    shape(1024, 365, [1_840, 4_210], 1.56),
+    shape(256, 1000, [1_770, 4_090], 1.34),
+    shape(1024, 1000, [1_770, 4_210], 1.33),
+    shape(4096, 1000, [1_770, 4_290], 1.32),
+    shape(256, 8142, [2_520, 4_900], OVER_COPY),
 ];
-/// What is aimed at instead of the last.
 const OVER_COPY: f64 = 1.3;
 
 /// Round trips to global memory until the last gradient is stored: the row and its label at once,
@@ -66,7 +86,8 @@ fn copy_of(device: &Device, soft: SoftCuda, bytes: u64) -> Reach {
 fn a_gradient_waits_for_two_round_trips_and_the_end_for_four_more() {
     let device = device();
     let Some(soft) = device.soft else { return };
-    for (rows, classes, gradient, end, most) in SHAPES {
+    for shape in SHAPES {
+        let (rows, classes) = (shape.rows, shape.classes);
         for dtype in Dtype::ALL {
             let case = aligned(rows, classes, dtype);
             let counted = count(device.instruments, soft, case, Path::Fused).expect("runs");
@@ -74,7 +95,10 @@ fn a_gradient_waits_for_two_round_trips_and_the_end_for_four_more() {
                 to_gradient,
                 to_end,
             } = counted.waits.expect("no block waits for another");
-            assert!(to_gradient.trips <= TO_GRADIENT, "{case:?}: {to_gradient:?}");
+            assert!(
+                to_gradient.trips <= TO_GRADIENT,
+                "{case:?}: {to_gradient:?}"
+            );
             // What meets its aim after all is to be said.
             let more = to_end.trips - to_gradient.trips;
             let missed = FEWEST_TO_END + 1..=TO_END;
@@ -94,9 +118,14 @@ fn a_gradient_waits_for_two_round_trips_and_the_end_for_four_more() {
                 to_end.cycles,
                 to_end.trips
             );
-            assert!((OVER_COPY..=most).contains(&ratio), "{case:?}: {ratio:.3}");
-            assert!(to_gradient.cycles <= gradient, "{case:?}: {to_gradient:?}");
-            assert!(to_end.cycles <= end, "{case:?}: {to_end:?}");
+            assert!(ratio <= shape.over_copy, "{case:?}: {ratio:.3}");
+            let missed = shape.over_copy > OVER_COPY;
+            assert_eq!(ratio > OVER_COPY, missed, "{case:?}: {ratio:.3}");
+            assert!(
+                to_gradient.cycles <= shape.to_gradient,
+                "{case:?}: {to_gradient:?}"
+            );
+            assert!(to_end.cycles <= shape.to_end, "{case:?}: {to_end:?}");
         }
     }
 }

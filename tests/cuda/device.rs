@@ -73,6 +73,7 @@ pub struct Step<T, L> {
     pub upstream: Option<Vec<f32>>,
     pub per_row: bool,
     pub gradient_scale: f32,
+    pub overlap: bool,
     /// Whether hits are asked for.
     pub hits: bool,
 }
@@ -98,6 +99,7 @@ impl<T: CudaElement, L: CudaLabel> Step<T, L> {
             upstream: None,
             per_row: false,
             gradient_scale: 1.0,
+            overlap: false,
             hits: true,
         }
     }
@@ -113,6 +115,7 @@ impl<T: CudaElement, L: CudaLabel> Step<T, L> {
         Options::new()
             .stride(self.stride)
             .gradient_scale(self.gradient_scale)
+            .overlap(self.overlap)
             .upstream(upstream)
     }
 }

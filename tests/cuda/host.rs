@@ -244,6 +244,7 @@ fn raw_addresses_give_the_same_and_are_checked() {
         hits: None,
         upstream: Upstream::PerRow(each),
         gradient_scale: 1.0,
+        overlap: false,
     };
     // SAFETY: the slices above outlive the download below, which waits.
     unsafe { loss.launch_raw::<f32, i32>(stream.cu_stream(), &step, &mut workspace) }

@@ -4,7 +4,7 @@ use ala_loss::cuda::{Options, Outputs};
 use ala_loss::{ClassCounts, Loss, Objective, Reduction};
 use cudarc::driver::sys;
 
-use crate::device::{Mode, Step, device};
+use crate::device::{Device, Mode, Step, device};
 use crate::problem;
 
 fn loss(reduction: Reduction, ignore: bool) -> Loss {
@@ -45,34 +45,38 @@ fn one_launch_a_step_and_two_with_a_counted_mean() {
     let x = device.upload(&[0.5f32; 6]);
     let y = device.upload(&[0i64, 1]);
     let mut gradient = device.upload(&[0.0f32; 6]);
-    for (reduction, ignore, launches) in [
+    let cases = [
         (Reduction::Mean, false, 1),
         (Reduction::Sum, false, 1),
         (Reduction::None, true, 1),
         (Reduction::Sum, true, 1),
         (Reduction::Mean, true, 2),
-    ] {
+    ];
+    let calls = [("cuLaunchKernel", false), ("cuLaunchKernelEx", true)];
+    for ((reduction, ignore, launches), (call, overlap)) in cases
+        .into_iter()
+        .flat_map(|case| calls.map(|call| (case, call)))
+    {
         let bound = device.bind(&loss(reduction, ignore));
         let mut workspace = bound.workspace(&device.stream, 2).expect("a workspace");
         let count = |name: &str| soft.driver_calls(name);
         let before = FORBIDDEN.map(count);
-        let launched = count("cuLaunchKernel");
+        let launched = calls.map(|(name, _)| count(name));
         let outputs = Outputs::new().gradient(&mut gradient);
         bound
             .launch(
                 &device.stream,
                 &x,
                 &y,
-                &Options::new(),
+                &Options::new().overlap(overlap),
                 outputs,
                 &mut workspace,
             )
             .expect("launches");
-        assert_eq!(
-            count("cuLaunchKernel") - launched,
-            launches,
-            "{reduction:?} {ignore}"
-        );
+        for ((name, _), before) in calls.into_iter().zip(launched) {
+            let made = if name == call { launches } else { 0 };
+            assert_eq!(count(name) - before, made, "{reduction:?} {ignore} {name}");
+        }
         assert_eq!(FORBIDDEN.map(count), before, "{FORBIDDEN:?}");
         assert!(workspace.read(&device.stream).is_ok());
     }
@@ -135,6 +139,12 @@ fn a_workspace_serves_launch_after_launch() {
 #[test]
 fn a_step_can_be_captured_into_a_graph() {
     let device = device();
+    for overlap in [false, true] {
+        captured(&device, overlap);
+    }
+}
+
+fn captured(device: &Device, overlap: bool) {
     // Events that cudarc records on its slices cannot be waited for inside a capture.
     // SAFETY: everything below uses one stream.
     unsafe { device.context.disable_event_tracking() };
@@ -155,7 +165,14 @@ fn a_step_can_be_captured_into_a_graph() {
         .expect("capture begins");
     let outputs = Outputs::new().gradient(&mut gradient);
     bound
-        .launch(stream, &x, &y, &Options::new(), outputs, &mut workspace)
+        .launch(
+            stream,
+            &x,
+            &y,
+            &Options::new().overlap(overlap),
+            outputs,
+            &mut workspace,
+        )
         .expect("capturable");
     let graph = stream
         .end_capture(sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)

@@ -156,6 +156,7 @@ fn every_tier_is_right_at_older_compute_capabilities() {
                 "extreme_rows",
                 "edges",
                 "parity::every_tier",
+                "steps_may_overlap",
                 "--test-threads=1",
             ])
             .env("SOFTCUDA_CAPABILITY", capability.to_string())

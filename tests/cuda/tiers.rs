@@ -897,6 +897,7 @@ fn raw_launches_of_several_blocks() {
                 hits: Some(address(hits.device_ptr(&stream))),
                 upstream: Upstream::Scalar(address(upstream.device_ptr(&stream))),
                 gradient_scale: 0.5,
+                overlap: false,
             };
             // SAFETY: every buffer outlives the wait below.
             unsafe { bound.launch_raw::<T, i64>(stream.cu_stream(), &step, &mut workspace) }
@@ -1170,6 +1171,51 @@ fn buffers_of_a_launch_are_ordered_on_every_stream() {
         for (got, exact) in widen(&written).iter().zip(&exact.gradient) {
             let bound = gradient_bound::<f32>(*exact, 2.0 * slope);
             assert_within(*got, *exact, bound, &what);
+        }
+    }
+}
+
+/// Kernels that may begin while the one before them ends, and wait for it: softcuda takes it for a
+/// fault where one of them does not. Both maps, two launches where the mean is counted.
+#[test]
+fn steps_may_overlap_the_kernel_before_them() {
+    let device = device();
+    let major = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
+    let waits = device.context.attribute(major).expect("a number") >= 9;
+    for per_class in [false, true] {
+        for Forced {
+            shape,
+            rows,
+            classes,
+        } in every_tier::<f32>(&device, per_class, 32, Turns::Rows(9))
+        {
+            let mut rng = fastrand::Rng::with_seed(140);
+            let counts = problem::counts(&mut rng, classes);
+            let objective = if per_class {
+                Objective::LogitAdjustment { tau: 1.0 }
+            } else {
+                Objective::ala()
+            };
+            let loss = Loss::builder(objective, &counts)
+                .ignore_label(IGNORE)
+                .build();
+            let mut bound = device.bind(&loss.expect("valid"));
+            bound.set_launch_shape(Some(shape));
+            let mut labels = problem::labels(&mut rng, rows, classes);
+            labels[3] = IGNORE;
+            let logits = problem::logits::<f32>(&mut rng, rows * classes, 1.0);
+            let mut step = Step::contiguous(logits, labels, classes);
+            let alone = device.run(&bound, &step);
+            step.overlap = true;
+            let beside = device.run(&bound, &step);
+            let launched = device.soft.and_then(|soft| soft.last_launch());
+            if let Some(launch) = launched {
+                assert_eq!(launch.overlaps, waits && shape.parts == 1, "{launch:?}");
+            }
+            assert_eq!(beside.summary, alone.summary, "{shape:?}");
+            assert_eq!(beside.row_losses, alone.row_losses, "{shape:?}");
+            assert_eq!(beside.gradient, alone.gradient, "{shape:?}");
+            assert_eq!(beside.hits, alone.hits, "{shape:?}");
         }
     }
 }

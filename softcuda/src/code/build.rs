@@ -54,6 +54,8 @@ pub(super) fn operation(names: &mut Names, op: &Opcode, operands: &[&str]) -> Op
             Some(Op::Copy(Box::new(Copy { from, to, bytes })))
         }
         ("cp", []) if op.flags == ["async", "wait_all"] => Some(Op::WaitForCopies),
+        ("griddepcontrol", []) if op.flags == ["wait"] => Some(Op::WaitForEarlier),
+        ("griddepcontrol", []) if op.flags == ["launch_dependents"] => Some(Op::LetLaterBegin),
         ("trap", []) => Some(Op::Trap),
         _ => {
             let ([d, sources @ ..], ty) = (operands, op.ty()?) else { return None };

@@ -59,7 +59,7 @@ impl Instruction {
                 barrier.any.iter().for_each(|(pred, _)| to.pred(pred.index));
             }
             Op::Branch { .. } | Op::Exit | Op::Trap | Op::Fence { .. } | Op::Yield => {}
-            Op::WaitForCopies | Op::Unsupported => {}
+            Op::WaitForCopies | Op::WaitForEarlier | Op::LetLaterBegin | Op::Unsupported => {}
         }
     }
 
@@ -81,7 +81,8 @@ impl Instruction {
             Op::Vote { vote: Vote::Ballot(row), .. } => to.row(*row),
             Op::Vote { vote: Vote::Any(pred), .. } => to.pred(*pred),
             Op::Barrier(barrier) => barrier.any.iter().for_each(|&(_, outcome)| to.pred(outcome)),
-            Op::Store(_) | Op::Prefetch { .. } | Op::Copy(_) | Op::WaitForCopies => {}
+            Op::Store(_) | Op::Prefetch { .. } | Op::Copy(_) => {}
+            Op::WaitForCopies | Op::WaitForEarlier | Op::LetLaterBegin => {}
             Op::WarpBarrier { .. }
             | Op::Branch { .. }
             | Op::Exit

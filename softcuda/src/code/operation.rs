@@ -171,6 +171,10 @@ pub(crate) enum Op {
     WarpBarrier { members: u32 },
     Barrier(Box<Barrier>),
     Fence { scope: Scope, sc: bool },
+    /// The kernel before this one has ended, where both may run at the same time.
+    WaitForEarlier,
+    /// The kernel behind this one may begin.
+    LetLaterBegin,
     /// Lets other warps and blocks go on: its warp waits for something in memory.
     Yield,
     Unsupported,

@@ -97,16 +97,18 @@ extern "C" fn softcuda_operations(text: Host, length: usize) -> usize {
 }
 
 /// Copies the name of the kernel that ran last, cut to `length` bytes; gives its whole length, 0
-/// where none has run. `shape` gets its grid, its block and its bytes of dynamic shared memory.
+/// where none has run. `shape` gets its grid, its block, its bytes of dynamic shared memory, and
+/// whether it might overlap the kernel before it.
 #[unsafe(no_mangle)]
-extern "C" fn softcuda_last_launch(name: Host, length: usize, shape: Out<[u32; 7]>) -> usize {
+extern "C" fn softcuda_last_launch(name: Host, length: usize, shape: Out<[u32; 8]>) -> usize {
     with_state(|state| {
-        let Some(KernelLaunch { kernel, grid, block, dynamic_shared, .. }) = state.last_launch.as_deref() else {
+        let Some(KernelLaunch { kernel, grid, block, dynamic_shared, overlaps, .. }) = state.last_launch.as_deref()
+        else {
             return 0;
         };
         let _ = name.write(&kernel.as_bytes()[..length.min(kernel.len())]);
         let ([gx, gy, gz], [bx, by, bz]) = (*grid, *block);
-        let _ = shape.set([gx, gy, gz, bx, by, bz, *dynamic_shared]);
+        let _ = shape.set([gx, gy, gz, bx, by, bz, *dynamic_shared, u32::from(*overlaps)]);
         kernel.len()
     })
     .unwrap_or(0)

@@ -19,13 +19,45 @@ struct Shape {
     dynamic_shared: u32,
     /// The device must hold all blocks at once.
     together: bool,
+    /// It may begin while the kernel before it still runs.
+    overlaps: bool,
 }
 
 impl Shape {
+    /// The shape and the stream in a `CUlaunchConfig`.
+    fn read(config: Host) -> Result<(Self, Handle), Code> {
+        const STREAM: usize = 32;
+        const ATTRIBUTES: usize = 40;
+        const COUNT: usize = 48;
+        const ATTRIBUTE_BYTES: usize = 72;
+        const VALUE: usize = 8;
+        const COOPERATIVE: u32 = 2;
+        const PROGRAMMATIC_STREAM_SERIALIZATION: u32 = 6;
+        let number = |at: usize| config.offset(at).array().map(u32::from_le_bytes);
+        let mut shape = Self {
+            grid: [number(0)?, number(4)?, number(8)?],
+            block: [number(12)?, number(16)?, number(20)?],
+            dynamic_shared: number(24)?,
+            together: false,
+            overlaps: false,
+        };
+        let attributes = config.word(ATTRIBUTES / size_of::<usize>());
+        for index in 0..number(COUNT)? as usize {
+            let attribute = attributes?.offset(index * ATTRIBUTE_BYTES);
+            let on = attribute.offset(VALUE).array().map(u32::from_le_bytes)? != 0;
+            match attribute.array().map(u32::from_le_bytes)? {
+                COOPERATIVE => shape.together = on,
+                PROGRAMMATIC_STREAM_SERIALIZATION => shape.overlaps = on,
+                _ => return Err(Code::NotSupported),
+            }
+        }
+        Ok((shape, config.word(STREAM / size_of::<usize>())?.address()))
+    }
+
     /// Why a kernel cannot be launched so, if it cannot. `resident`: blocks that the device holds
     /// at a time at most.
     fn refusal(&self, function: &Function, footprint: &Footprint, resident: usize) -> Option<(Code, String)> {
-        let &Shape { grid, block, dynamic_shared, together } = self;
+        let &Shape { grid, block, dynamic_shared, together, .. } = self;
         let product = |sizes: [u32; 3]| sizes.iter().map(|&size| u64::from(size)).product::<u64>();
         let threads = product(block);
         let outside =
@@ -61,12 +93,13 @@ impl State {
     ) -> Result<(), Code> {
         let stream = self.stream(stream)?;
         let (found, image, kernel) = self.function(function)?;
-        let (name, Shape { grid, block, dynamic_shared, .. }) = (found.name.clone(), shape);
+        let (name, Shape { grid, block, dynamic_shared, overlaps, .. }) = (found.name.clone(), shape);
         if let Some((code, why)) = shape.refusal(found, &image.footprint(kernel), self.resident) {
             return Err(self.refuse(code, format!("launch of {name}, grid {grid:?}, block {block:?}: {why}")));
         }
         let params = read_params(kernel, params, extra)?;
-        let launch = KernelLaunch { module: image.module.clone(), kernel: name, grid, block, dynamic_shared, params };
+        let module = image.module.clone();
+        let launch = KernelLaunch { module, kernel: name, grid, block, dynamic_shared, overlaps, params };
         self.submit(stream, Work::Launch(Arc::new(launch)))
     }
 }
@@ -81,7 +114,7 @@ calls! {
         dynamic_shared: u32, stream: Handle, params: Host, extra: Host,
     ) {
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-        state.launch(function, Shape { grid, block, dynamic_shared, together: false }, stream, params, extra)
+        state.launch(function, Shape { grid, block, dynamic_shared, together: false, overlaps: false }, stream, params, extra)
     }
 
     /// The same for blocks that wait for one another: refused where the device does not hold them
@@ -91,7 +124,14 @@ calls! {
         dynamic_shared: u32, stream: Handle, params: Host,
     ) {
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-        state.launch(function, Shape { grid, block, dynamic_shared, together: true }, stream, params, Host::NULL)
+        state.launch(function, Shape { grid, block, dynamic_shared, together: true, overlaps: false }, stream, params, Host::NULL)
+    }
+
+    /// A launch with attributes: those of the two above, and that it may begin while the kernel
+    /// before it still runs.
+    Context: fn cuLaunchKernelEx(state, config: Host, function: Handle, params: Host, extra: Host) {
+        let (shape, stream) = Shape::read(config)?;
+        state.launch(function, shape, stream, params, extra)
     }
 
     Context: fn cuOccupancyMaxActiveBlocksPerMultiprocessor(

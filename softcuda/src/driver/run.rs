@@ -99,10 +99,11 @@ impl State {
     }
 
     fn run_launch(&mut self, launch: &Arc<KernelLaunch>) -> Result<(), Code> {
-        let KernelLaunch { module, kernel, params, grid, block, dynamic_shared } = &**launch;
-        let (&grid, &block, &dynamic_shared) = (grid, block, dynamic_shared);
+        let KernelLaunch { module, kernel, params, grid, block, dynamic_shared, overlaps } = &**launch;
+        let (&grid, &block, &dynamic_shared, &overlaps) = (grid, block, dynamic_shared, overlaps);
         let (order, resident, races) = (self.order, self.resident, self.races);
-        let work = exec::Launch { module, kernel, grid, block, dynamic_shared, params, order, resident, races };
+        let work =
+            exec::Launch { module, kernel, grid, block, dynamic_shared, params, order, resident, races, overlaps };
         let (memory, asked) = (&mut self.memory, self.chains);
         let outcome = match asked {
             true => exec::launch_with_chain(memory, &work).map(|(counters, chain)| (counters, Some(chain))),

@@ -12,6 +12,8 @@ pub struct KernelLaunch {
     pub grid: [u32; 3],
     pub block: [u32; 3],
     pub dynamic_shared: u32,
+    /// It may begin while the kernel before it still runs.
+    pub overlaps: bool,
     pub params: Vec<u8>,
 }
 

@@ -82,6 +82,9 @@ impl Warp {
             return Err(Fault::Misaligned { address, bytes, site: Site::default() });
         }
         Ok(match at.space {
+            Space::Global if self.early & 1 << lane != 0 => {
+                return Err(Fault::TooEarly { address, site: Site::default() });
+            }
             Space::Global => Place::Global(address),
             Space::Shared => Place::Shared(address),
             Space::Param => Place::Param(address),

@@ -79,6 +79,7 @@ impl Slot {
             let around = self.surroundings(launch, index);
             let warp = &mut self.warps[index];
             warp.start(code, (threads - index as u32 * 32).min(32), self.block, &around);
+            warp.early = if launch.overlaps { warp.live } else { 0 };
             warp.chain = cx.chains.is_some().then(|| WarpChain::new(code, Reach::default()));
         }
     }

@@ -151,6 +151,8 @@ impl Warp {
             }
             &Op::Fence { scope, sc } => self.knowledge.fence(active, scope, sc),
             Op::Barrier(_) => return self.barrier(group, active),
+            Op::WaitForEarlier => self.early &= !active,
+            Op::LetLaterBegin => {}
             Op::Yield => {
                 self.wait(cx.progress, SLEEP);
                 rests = true;

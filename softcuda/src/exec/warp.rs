@@ -32,6 +32,8 @@ pub(super) struct Warp {
     /// The lane that a fault is put down to.
     pub(super) lane: usize,
     pub(super) knowledge: Knowledge,
+    /// Lanes that have not waited for the kernel before this one, where that may still run.
+    pub(super) early: u32,
     /// Copies to shared memory under way: lane, address and content.
     pub(super) copies: Vec<(usize, u64, Vec<u8>)>,
     /// Where the launch is asked for it.
@@ -71,6 +73,7 @@ impl Warp {
             steps: 0,
             lane: 0,
             knowledge: Knowledge::new(index),
+            early: 0,
             copies: Vec::new(),
             chain: None,
             moved: Moved::default(),

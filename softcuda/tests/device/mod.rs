@@ -16,6 +16,7 @@ pub struct Device {
     pub order: Order,
     pub dynamic_shared: u32,
     pub resident: usize,
+    pub overlaps: bool,
 }
 
 impl Device {
@@ -23,7 +24,7 @@ impl Device {
         let mut memory = Memory::new(1 << 34);
         let module = Module::parse(ptx).unwrap_or_else(|fault| panic!("{fault}"));
         let module = LoadedModule::load(module, &mut memory).unwrap_or_else(|fault| panic!("{fault}"));
-        Self { memory, module, order: Order::Forward, dynamic_shared: 0, resident: RESIDENT_BLOCKS }
+        Self { memory, module, order: Order::Forward, dynamic_shared: 0, resident: RESIDENT_BLOCKS, overlaps: false }
     }
 
     /// A device with one kernel `k`, made of a parameter list and a body.
@@ -98,6 +99,7 @@ impl Device {
             order: self.order,
             resident: self.resident,
             races: true,
+            overlaps: self.overlaps,
         };
         launch_with_chain(&mut self.memory, &launched)
     }

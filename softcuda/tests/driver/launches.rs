@@ -5,6 +5,7 @@ use cudarc::driver::{CudaContext, DevicePtr, DeviceRepr, LaunchConfig, PushKerne
 use cudarc::nvrtc::Ptx;
 use softcuda::client::Launch;
 use softcuda::exec::Order;
+use std::ffi::c_void;
 use std::ptr::null_mut;
 
 use crate::instrument::{FATBIN, PTX, Test, axpy, code, config, instrument, kernel};
@@ -80,10 +81,67 @@ fn parameters_globals_and_dynamic_shared_memory_reach_the_kernel() -> Test {
     let reversed = stream.clone_dtoh(&reversed)?;
     stream.synchronize()?;
     assert_eq!((sum, added, reversed), (vec![7.25], vec![9.0, 8.0, 3.0, 4.0], vec![6.0, 4.0, 2.0]));
-    let last = Launch { kernel: "reverse".into(), grid: [1; 3], block: [3, 1, 1], dynamic_shared: 12 };
+    let last = Launch { kernel: "reverse".into(), grid: [1; 3], block: [3, 1, 1], dynamic_shared: 12, overlaps: false };
     assert_eq!(soft.last_launch(), Some(last));
     soft.reset();
     assert_eq!(soft.last_launch(), None);
+    Ok(())
+}
+
+/// A launch with attributes: of `axpy`, which waits for no other kernel.
+#[test]
+fn attributes_say_how_a_kernel_is_launched() -> Test {
+    use sys::CUlaunchAttributeID_enum as Id;
+    let (soft, _one) = instrument();
+    let context = CudaContext::new(0)?;
+    let (_module, function) = kernel(&context, "axpy")?;
+    let stream = context.new_stream()?;
+    let x = stream.clone_htod(&[1.0f32, 2.0, 3.0])?;
+    let y = stream.clone_htod(&[1.0f32; 3])?;
+    let launch = |attributes: &[(Id, i32)]| {
+        let (mut a, mut n) = (2.0f32, 3u32);
+        let (mut to, mut from) = (y.device_ptr(&stream).0, x.device_ptr(&stream).0);
+        let mut params =
+            [(&raw mut to).cast::<c_void>(), (&raw mut from).cast(), (&raw mut a).cast(), (&raw mut n).cast()];
+        let mut attributes: Vec<_> = attributes
+            .iter()
+            .map(|&(id, on)| {
+                let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
+                value.programmaticStreamSerializationAllowed = on;
+                sys::CUlaunchAttribute { id, pad: [0; 4], value }
+            })
+            .collect();
+        let config = sys::CUlaunchConfig {
+            gridDimX: 1,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: 32,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: stream.cu_stream(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
+        };
+        // SAFETY: the arguments are those of the kernel, and all live until the stream is waited
+        // for.
+        unsafe { sys::cuLaunchKernelEx(&config, function.cu_function(), params.as_mut_ptr(), null_mut()) }
+    };
+    let overlap = Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    for attributes in [&[][..], &[(Id::CU_LAUNCH_ATTRIBUTE_COOPERATIVE, 1), (overlap, 0)]] {
+        assert_eq!(launch(attributes), CUresult::CUDA_SUCCESS);
+        stream.synchronize()?;
+        assert_eq!(soft.last_launch().map(|launch| launch.overlaps), Some(false));
+    }
+    let got = stream.clone_dtoh(&y)?;
+    stream.synchronize()?;
+    assert_eq!(got, [5.0, 9.0, 13.0]);
+    let unknown = Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    assert_eq!(launch(&[(unknown, 1)]), CUresult::CUDA_ERROR_NOT_SUPPORTED);
+    // It may run beside the kernel before it, and does not wait for that.
+    assert_eq!(launch(&[(overlap, 1)]), CUresult::CUDA_SUCCESS);
+    assert_eq!(code(stream.synchronize()), CUresult::CUDA_ERROR_LAUNCH_FAILED);
+    assert!(soft.last_fault().is_some_and(|text| text.contains("too early")), "{:?}", soft.last_fault());
     Ok(())
 }
 

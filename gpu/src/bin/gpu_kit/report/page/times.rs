@@ -71,10 +71,17 @@ fn of_large(batches: &[Batch]) -> Table {
 }
 
 fn of_small(batches: &[Batch]) -> Table {
+    let overlapped = batches
+        .iter()
+        .any(|batch| batch.graph(Op::Overlapped).is_some());
     let mut table = Table::new([
         "N x C",
         "type",
-        "graph us",
+        if overlapped {
+            "graph us, overlapped"
+        } else {
+            "graph us"
+        },
         "empty",
         "copy",
         "unfused",
@@ -89,7 +96,11 @@ fn of_small(batches: &[Batch]) -> Table {
         table.row([
             format!("{} x {}", batch.rows(), batch.classes()),
             batch.dtype().into(),
-            graph(Op::Fused),
+            if overlapped {
+                format!("{}, {}", graph(Op::Fused), graph(Op::Overlapped))
+            } else {
+                graph(Op::Fused)
+            },
             graph(Op::Empty),
             graph(Op::Copy),
             graph(Op::Unfused),
