@@ -1,5 +1,5 @@
-// How a kernel is declared: its name, its threads, how it begins and what they do. The maps and the types by the
-// names that kernels carry.
+// How a kernel is declared: its name, its threads, how it begins and what they do. The maps and the
+// types by the names that kernels carry.
 #pragma once
 #include "abi.h"
 
@@ -13,9 +13,9 @@
 #define HALF_AN_SM 1024
 #endif
 
-// Where the launch allows it a kernel begins while the one before it in its stream ends. It lets the
-// next one do the same, and touches no memory before the one before has ended and all that it wrote
-// is there.
+// Where the launch allows it a kernel begins while the one before it in its stream ends. It lets
+// the next one do the same, and touches no memory before the one before has ended and all that it
+// wrote is there.
 __device__ __forceinline__ void overlap_with_neighbours() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");

@@ -50,8 +50,8 @@ __device__ __forceinline__ void put_vector(float* to, const Words& words) {
 // Copies the logits of a flat span of rows into the tile, all threads of the block together.
 //
 // Where rows are not apart few loads wait for one another: f32 goes without registers where the
-// device can do that; else a thread's first vector is under way while it copies its others, of which
-// it has one more for 16 classes of 16 bits.
+// device can do that; else a thread's first vector is under way while it copies its others, of
+// which it has one more for 16 classes of 16 bits.
 template <typename T>
 __device__ __forceinline__ void copy_in(const T* logits, const Span& span, const Tile& tile) {
     constexpr uint32_t V = WIDTH<T>;
@@ -84,9 +84,8 @@ __device__ __forceinline__ void copy_in(const T* logits, const Span& span, const
     } else {
         // Widened in the branch that loads it, it would be waited for there.
         Raw<T> edge = raw_minus_infinity<T>();
-        each_edge<T>(span, [&](uint32_t place) {
-            edge = *reinterpret_cast<const Raw<T>*>(logits + place);
-        });
+        each_edge<T>(
+            span, [&](uint32_t place) { edge = *reinterpret_cast<const Raw<T>*>(logits + place); });
         if (from < last) {
             const Words one = load_words(from);
 #pragma unroll 1

@@ -71,15 +71,15 @@ struct alignas(VECTOR_BYTES) TargetInShared {
 };
 
 // The same on its way: `ask` for it, and `put` it there. It goes without registers where the device
-// can do that; 16 bits cannot be copied alone. What the leader read of the row before it has used by
-// then.
+// can do that; 16 bits cannot be copied alone. What the leader read of the row before it has used
+// by then.
 template <typename T, bool WITHOUT_REGISTERS = COPIES_WITHOUT_REGISTERS>
 struct TargetArriving {
     AlaTarget target = {};
     float x = 0.0f;
 
-    __device__ __forceinline__ void
-    ask(const AlaParams& p, uint32_t y, const T* row, TargetInShared&) {
+    __device__ __forceinline__ void ask(
+        const AlaParams& p, uint32_t y, const T* row, TargetInShared&) {
         target = read_target(p, y);
         x = widen(row[y]);
     }
@@ -90,8 +90,8 @@ struct TargetArriving<T, true> {
     static constexpr bool WHOLE = sizeof(T) == sizeof(float);
     Raw<T> x = raw_minus_infinity<T>();
 
-    __device__ __forceinline__ void
-    ask(const AlaParams& p, uint32_t y, const T* row, TargetInShared& kept) {
+    __device__ __forceinline__ void ask(
+        const AlaParams& p, uint32_t y, const T* row, TargetInShared& kept) {
         const AlaTarget* from = reinterpret_cast<const AlaTarget*>(p.targets) + y;
         start_copy<VECTOR_BYTES>(&kept.target.extra_slope, &from->extra_slope);
         if constexpr (WHOLE) {

@@ -60,10 +60,11 @@ impl<'a> Options<'a> {
         self
     }
 
-    /// Whether the step's kernels may begin while the kernel before them in the stream ends; `false`
-    /// where not set. Results are the same: nothing is read or written before that kernel has ended
-    /// and what it wrote is there. What is saved is the start of a launch, and all the more where the
-    /// kernel before says that its dependents may begin (`griddepcontrol.launch_dependents`).
+    /// Whether the step's kernels may begin while the kernel before them in the stream ends;
+    /// `false` where not set. Results are the same: nothing is read or written before that kernel
+    /// has ended and what it wrote is there. What is saved is the start of a launch, and all the
+    /// more where the kernel before says that its dependents may begin
+    /// (`griddepcontrol.launch_dependents`).
     ///
     /// A launch attribute (programmatic stream serialization), which a captured graph keeps. From
     /// compute capability 9.0 and CUDA 11.8 on, and not where blocks share a row; elsewhere the

@@ -73,8 +73,9 @@ fn tiers_of<'a>(
         .filter(move |(tier, _)| takes(tier, batch, kernels, element_bytes))
 }
 
-/// The crate's own choice: the first tier that takes the batch, in as many blocks as the table says.
-/// Where rows are few, small blocks spread them over the device, and blocks share the long ones.
+/// The crate's own choice: the first tier that takes the batch, in as many blocks as the table
+/// says. Where rows are few, small blocks spread them over the device, and blocks share the long
+/// ones.
 pub(super) fn shape_of(
     kernels: &Kernels,
     batch: &Batch,

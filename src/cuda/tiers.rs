@@ -63,8 +63,7 @@ const fn register_row(name: &'static str, lanes: u32, elements: u32, takes: Take
         lanes,
         rows: RowRequirement::Counted32,
         half_waves: if lanes > WARP { 4 } else { 2 },
-        // Maximum, then sum; the maximum is reduced while the exponentials are taken. A block's
-        // warps meet once more.
+        // Maximum, then sum. A block's warps meet once more.
         reductions: if lanes > WARP { 3 } else { 2 },
         barriers: if lanes > WARP { 1 } else { 0 },
     }

@@ -254,8 +254,8 @@ impl Warp {
         Ok(())
     }
 
-    /// Global memory is read at once, shared memory is written when the thread waits; until then what
-    /// was there has no value.
+    /// Global memory is read at once, shared memory is written when the thread waits; until then
+    /// what was there has no value.
     pub(super) fn start_copy(
         &mut self,
         cx: &mut Context,

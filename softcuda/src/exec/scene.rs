@@ -37,8 +37,8 @@ pub struct Launch<'a> {
     pub resident: usize,
     /// Whether races in global memory are faults.
     pub races: bool,
-    /// Whether it may begin while the kernel before it still runs: then a thread that comes to global
-    /// memory before it has waited for that kernel is a fault.
+    /// Whether it may begin while the kernel before it still runs: then a thread that comes to
+    /// global memory before it has waited for that kernel is a fault.
     pub overlaps: bool,
 }
 
