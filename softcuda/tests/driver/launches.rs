@@ -154,8 +154,7 @@ fn packed_parameters_and_pointer_attributes_work() -> Test {
     let y = stream.alloc_zeros::<f32>(4)?;
     let (address, _guard) = y.device_ptr(&stream);
     let (packed, mut size, mut ordinal, mut start) = ([address, 2], 16usize, -1i32, 0u64);
-    let mut extra =
-        [1usize, packed.as_ptr() as usize, 2, &raw mut size as usize, 0].map(|word| word as *mut c_void);
+    let mut extra = [1usize, packed.as_ptr() as usize, 2, &raw mut size as usize, 0].map(|word| word as *mut c_void);
     // SAFETY: the packed buffer is the kernel's parameter block, and every pointer is to a live
     // local.
     unsafe {
