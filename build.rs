@@ -1,5 +1,5 @@
-//! With the feature `cuda`, compiles the kernels into one fatbin that the crate embeds; with
-//! `instruments`, those that measurements stand beside into a second one.
+//! With the feature `cuda`, compiles the kernels into a fatbin for each element type and map, which
+//! the crate embeds; with `instruments`, those that measurements stand beside into one more.
 //!
 //! Without nvcc the crate still builds, with a warning, and the CUDA path answers with an error
 //! that says what to do.
@@ -24,6 +24,9 @@ mod cuda {
     /// compile it.
     const PTX: u32 = 90;
     const KERNELS: &str = "kernels";
+    /// The units that kernels are loaded by, as in `src/cuda/module.rs`.
+    const TYPES: [&str; 3] = ["f32", "f16", "bf16"];
+    const MAPS: [&str; 2] = ["uniform", "per_class"];
     const VARIABLES: [&str; 6] = [
         "ALA_CUDA_ARCHS",
         "CUDA_HOME",
@@ -61,44 +64,43 @@ mod cuda {
             }
         };
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-        let compile = |source: &str| compile(&nvcc, &machine, &ptx, &kernels.join(source), &out);
+        let compile = |source: &str, options: &[String], name: &str| {
+            let (source, fatbin) = (
+                kernels.join(source),
+                out.join(name).with_extension("fatbin"),
+            );
+            compile(&nvcc, &machine, &ptx, &source, options, &fatbin)
+        };
 
-        let (fatbin, mut report) = compile("ala.cu");
-        println!("cargo::rustc-cfg=ala_kernels");
-        println!("cargo::rustc-env=ALA_FATBIN={}", fatbin.display());
-        if cfg!(feature = "instruments") {
-            let (fatbin, of_instruments) = compile("dev/instruments.cu");
-            report.push_str(&of_instruments);
-            let report_file = out.join("ptxas.txt");
-            fs::write(&report_file, report).expect("OUT_DIR is writable");
-            println!(
-                "cargo::rustc-env=ALA_INSTRUMENTS_FATBIN={}",
-                fatbin.display()
-            );
-            println!(
-                "cargo::rustc-env=ALA_PTXAS_REPORT={}",
-                report_file.display()
-            );
+        let mut report = String::new();
+        for (ty, map) in TYPES.iter().flat_map(|ty| MAPS.map(|map| (ty, map))) {
+            let unit = [format!("-DALA_TYPE={ty}"), format!("-DALA_MAP={map}")];
+            report.push_str(&compile("ala.cu", &unit, &format!("{ty}_{map}")));
         }
+        if cfg!(feature = "instruments") {
+            report.push_str(&compile("dev/instruments.cu", &[], "instruments"));
+            fs::write(out.join("ptxas.txt"), report).expect("OUT_DIR is writable");
+        }
+        println!("cargo::rustc-cfg=ala_kernels");
+        println!("cargo::rustc-env=ALA_KERNELS={}", out.display());
     }
 
-    /// Compiles one source into a fatbin; what ptxas says of its kernels comes with it.
+    /// Compiles one source into a fatbin, and gives what ptxas says of its kernels.
     fn compile(
         nvcc: &Path,
         machine: &[u32],
         ptx: &[u32],
         source: &Path,
-        out: &Path,
-    ) -> (PathBuf, String) {
-        let fatbin = out
-            .join(source.file_stem().expect("a source has a name"))
-            .with_extension("fatbin");
+        options: &[String],
+        fatbin: &Path,
+    ) -> String {
         let mut command = Command::new(nvcc);
         command
             .args(["-fatbin", "-std=c++17", "-O3", "-Xptxas=-v"])
             // One process an architecture, as many at a time as there are cores.
             .args(["--threads", "0"])
-            .args(["-I", KERNELS]);
+            .args(["-I", KERNELS])
+            .args(options);
         // Readable PTX, so that a driver in software can run it. From version to version it is
         // asked for in another way.
         if let Some(readable) = ["--no-compress", "--compress-mode=none"]
@@ -119,7 +121,7 @@ mod cuda {
         for arch in ptx {
             command.arg(format!("-gencode=arch=compute_{arch},code=compute_{arch}"));
         }
-        command.arg("-o").arg(&fatbin).arg(source);
+        command.arg("-o").arg(fatbin).arg(source);
         let Output {
             status,
             stdout,
@@ -134,7 +136,7 @@ mod cuda {
             String::from_utf8_lossy(&stderr)
         );
         assert!(status.success(), "{command:?} failed ({status}):\n{report}");
-        (fatbin, report)
+        report
     }
 
     fn find_nvcc() -> Option<PathBuf> {

@@ -3,7 +3,7 @@
 #ifndef ALA_ABI_H
 #define ALA_ABI_H
 
-#include <stdint.h>
+#include "fixed_width.h"
 
 /* The constants of a class as target: u_y = (slope + extra_slope) x_y + bias, with the class's own
    slope. */

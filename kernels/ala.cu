@@ -1,12 +1,12 @@
-// Every kernel, by name: ala_<tier>_<logits>_<map>. The list is the only place where types meet
-// tiers.
+// Every kernel, by name: ala_<tier>_<type>_<map>. The list is the only place where types meet
+// tiers. With ALA_TYPE and ALA_MAP set, those of one type and one map.
 //
 // To read them: abi.h says what a kernel is given, row.cuh is the mathematics, dev/unfused.cuh
 // takes its eight steps one by one, and gives them the numbers that every fused tier marks its own
 // with. streamed_row.cuh is the plainest of those; then packed_rows.cuh, register_row.cuh with
 // span.cuh and element.cuh below it, and staged_row.cuh. finish.cuh is step 8 of them all,
 // careful.cuh solves the rows that they leave, count.cuh comes before a mean that needs a count.
-#include <stdint.h>
+#include "fixed_width.h"
 
 #include "count.cuh"
 #include "kernel.h"
@@ -26,7 +26,22 @@ constexpr int WHOLE_VECTORS = (ELEMENTS + ala::WIDTH<T> - 1) / ala::WIDTH<T> * a
     KERNEL(                                                      \
         ala_##name##_##type##_##map, threads,                    \
         ala::kernel<TYPE_##type, MAP_##map, lanes, WHOLE_VECTORS<TYPE_##type, elements>, threads>)
+
+#ifdef ALA_TYPE
+// A unit of one type and one map, as they are loaded: the tiers of the other map are nothing.
+#define NOTHING(...)
+#define IN_uniform_uniform FUSED
+#define IN_uniform_per_class NOTHING
+#define IN_per_class_uniform NOTHING
+#define IN_per_class_per_class FUSED
+#define IN_UNIT_OF(unit, type, kernel, name, lanes, elements, threads, map) \
+    IN_##unit##_##map(type, kernel, name, lanes, elements, threads, map)
+#define IN_UNIT(unit, type, ...) IN_UNIT_OF(unit, type, __VA_ARGS__)
+#define FUSED_OF_UNIT(...) IN_UNIT(ALA_MAP, ALA_TYPE, __VA_ARGS__)
+ALA_TIERS(FUSED_OF_UNIT)
+#else
 #define FUSED_OF_EVERY_TYPE(...) EVERY_TYPE(FUSED, __VA_ARGS__)
 ALA_TIERS(FUSED_OF_EVERY_TYPE)
+#endif
 
 KERNEL(ala_count, 256, ala::count_rows<256>)

@@ -1,6 +1,6 @@
 // f32 arithmetic by the instructions that the kernels mean.
 #pragma once
-#include <float.h>
+#include "numbers.cuh"
 
 namespace ala {
 

@@ -35,7 +35,7 @@ __device__ inline uint32_t higher(
     const AlaParams& p, const T* logits, uint32_t y, uint32_t i, uint32_t j) {
     const double x_i = widen(logits[i]), x_j = widen(logits[j]);
     const double above = difference(exact_map(p, j, y), x_j, exact_map(p, i, y), x_i);
-    return x_i == -INFINITY || above > 0.0 ? j : i;
+    return x_i == -infinity() || above > 0.0 ? j : i;
 }
 
 // 2^(u_j - u_m).
@@ -87,13 +87,13 @@ __device__ __forceinline__ double sum_off_target(
     bool& outdone) {
     outdone = x_target != x_target;
     // A +inf, a NaN, and a row of -inf alone make no softmax.
-    AlaTotals mine = {isfinite(x_top) ? 0.0 : NAN, 0.0, 0};
+    AlaTotals mine = {isfinite(x_top) ? 0.0 : not_a_number(), 0.0, 0};
 #pragma unroll 1
     for (uint32_t j = threadIdx.x; j < p.classes; j += blockDim.x) {
         const float x = widen(logits[j]);
         outdone |= outdoes(x, j, x_target, y);
-        if (!(x < INFINITY)) {
-            mine.loss = NAN;
+        if (!(x < infinity())) {
+            mine.loss = not_a_number();
         } else if (j != y) {
             mine.loss += exponential(p, x, j, y, map_top, x_top);
         }

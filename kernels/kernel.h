@@ -34,8 +34,8 @@ __device__ __forceinline__ void overlap_with_neighbours() {
 #define MAP_uniform ala::Uniform
 #define MAP_per_class ala::PerClass
 #define TYPE_f32 float
-#define TYPE_f16 __half
-#define TYPE_bf16 __nv_bfloat16
+#define TYPE_f16 ala::f16
+#define TYPE_bf16 ala::bf16
 
 #define EVERY_TYPE(X, ...) \
     X(f32, __VA_ARGS__)    \

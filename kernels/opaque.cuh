@@ -1,6 +1,6 @@
 // What keeps the compiler from spending registers: values that it does not know to be the same.
 #pragma once
-#include <stdint.h>
+#include "fixed_width.h"
 
 namespace ala {
 

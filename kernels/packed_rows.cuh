@@ -83,9 +83,8 @@ __device__ __forceinline__ void copy_in(const T* logits, const Span& span, const
         wait_for_copies();
     } else {
         // Widened in the branch that loads it, it would be waited for there.
-        Raw<T> edge = raw_minus_infinity<T>();
-        each_edge<T>(
-            span, [&](uint32_t place) { edge = *reinterpret_cast<const Raw<T>*>(logits + place); });
+        T edge = least(T());
+        each_edge<T>(span, [&](uint32_t place) { edge = logits[place]; });
         if (from < last) {
             const Words one = load_words(from);
 #pragma unroll 1
@@ -94,7 +93,7 @@ __device__ __forceinline__ void copy_in(const T* logits, const Span& span, const
             }
             put_vector<T>(to, one);
         }
-        each_edge<T>(span, [&](uint32_t place) { tile.at(place) = widen_raw(edge, T()); });
+        each_edge<T>(span, [&](uint32_t place) { tile.at(place) = widen(edge); });
     }
 }
 
@@ -180,10 +179,10 @@ __device__ __forceinline__ void solve_in_tile(
         write_hit(p, row, is_hit(own, classes, x_target, y));
     }
     // 1 and 3: the maximum off the target, whose own term is kept apart.
-    own[y] = -INFINITY;
-    float max = -INFINITY;
+    own[y] = -infinity();
+    float max = -infinity();
     each_four<MOST_CLASSES>(classes, [&](int j, bool is) {
-        x[j] = is ? own[j] : -INFINITY;
+        x[j] = is ? own[j] : -infinity();
         max = Max::of(max, map.order(x[j], is ? j : 0));
     });
     // 2: the target's exponent, with its margin. The pivot is the whole row's: no one else waits

@@ -1,7 +1,7 @@
 // Reductions over the lanes of a warp and the warps of a block, in an order that the thread count
 // alone fixes.
 #pragma once
-#include <stdint.h>
+#include "fixed_width.h"
 
 #include "arithmetic.cuh"
 
@@ -63,7 +63,7 @@ struct MaxSum {
     float sum;
 
     // Of no elements.
-    __device__ static MaxSum none() { return {-FLT_MAX, 0.0f}; }
+    __device__ static MaxSum none() { return {-LARGEST, 0.0f}; }
     // The sum of exp2(u - pivot), for a pivot that is not smaller.
     __device__ __forceinline__ float against(float pivot) const {
         return sum * exp2_fast(max - pivot);

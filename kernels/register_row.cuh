@@ -52,7 +52,7 @@ struct RegisterShape {
     // A lane's logits as they are in memory, -inf where it has none.
     struct Logits {
         Words vectors[VECTORS];
-        Raw<T> edges[EDGES];
+        T edges[EDGES];
     };
     // Its exponentials. Those of its edges are in shared memory, where each thread has its own: the
     // registers are the row's.
@@ -88,7 +88,7 @@ struct TargetArriving {
 template <typename T>
 struct TargetArriving<T, true> {
     static constexpr bool WHOLE = sizeof(T) == sizeof(float);
-    Raw<T> x = raw_minus_infinity<T>();
+    T x = least(T());
 
     __device__ __forceinline__ void ask(
         const AlaParams& p, uint32_t y, const T* row, TargetInShared& kept) {
@@ -97,13 +97,13 @@ struct TargetArriving<T, true> {
         if constexpr (WHOLE) {
             start_copy<4>(&kept.x, row + y);
         } else {
-            x = *reinterpret_cast<const Raw<T>*>(row + y);
+            x = row[y];
         }
     }
     __device__ __forceinline__ void put(TargetInShared& kept) const {
         wait_for_copies();
         if constexpr (!WHOLE) {
-            kept.x = widen_raw(x, T());
+            kept.x = widen(x);
         }
     }
 };
@@ -183,11 +183,11 @@ __device__ __forceinline__ void load_row(
     // Also where there is none: what is only sometimes defined takes its register through the whole
     // loop.
     using T = typename Shape::T;
-    unrolled<Shape::EDGES>([&](auto i) { logits.edges[i] = raw_minus_infinity<T>(); });
+    unrolled<Shape::EDGES>([&](auto i) { logits.edges[i] = least(T()); });
     // Not widened yet: a warp would wait for it before it asks for the next.
     place.each_edge([&](auto i) {
         const T* edge = body + static_cast<int>(place.edge_class(i) - place.first_class);
-        logits.edges[i] = *reinterpret_cast<const Raw<T>*>(edge);
+        logits.edges[i] = *edge;
     });
 }
 
@@ -236,7 +236,7 @@ template <typename Shape, typename Map>
 __device__ __forceinline__ float lane_max(
     const Map& map, const LanePlace<Shape>& place, uint32_t y, typename Shape::Logits& logits) {
     using T = typename Shape::T;
-    float max = -INFINITY;
+    float max = -infinity();
     if constexpr (Map::ORDERED) {
         max = max_of_vectors<T>(logits.vectors);
     } else {
@@ -254,8 +254,8 @@ __device__ __forceinline__ float lane_max(
     }
     place.each_edge([&](auto i) {
         const uint32_t j = place.edge_class(i);
-        logits.edges[i] = j == y ? raw_minus_infinity<T>() : logits.edges[i];
-        max = Max::of(max, map.order(widen_raw(logits.edges[i], T()), j));
+        logits.edges[i] = j == y ? least(T()) : logits.edges[i];
+        max = Max::of(max, map.order(widen(logits.edges[i]), j));
     });
     return pivot_of(map.from_order(max));
 }
@@ -283,7 +283,7 @@ __device__ __forceinline__ float lane_exponentials(
     });
     float sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     place.each_edge([&](auto i) {
-        const float x = widen_raw(logits.edges[i], T());
+        const float x = widen(logits.edges[i]);
         const float e = exp2_fast(map.exponent(x, place.edge_class(i), pivot));
         sum += e;
         edges.of[i][threadIdx.x] = e;
@@ -458,7 +458,7 @@ __device__ void register_row(const AlaParams& p) {
         }
 
         // No classes.
-        constexpr uint32_t NO_TARGET = UINT32_MAX;
+        constexpr uint32_t NO_TARGET = 0xffffffffu;
         constexpr uint32_t NO_ROW = NO_TARGET - 1;
         const uint32_t target_class =
             has_target(p, label) ? static_cast<uint32_t>(label) : NO_TARGET;

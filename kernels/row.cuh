@@ -77,7 +77,7 @@ struct PerClass {
 // none, since -inf less -inf is no number.
 __device__ __forceinline__ float pivot_of(float max) {
     float pivot;
-    // -FLT_MAX, by instruction for the same reason as `product_up`.
+    // -LARGEST, by instruction for the same reason as `product_up`.
     asm("max.f32 %0, %1, 0fFF7FFFFF;" : "=f"(pivot) : "f"(max));
     return pivot;
 }
@@ -172,7 +172,7 @@ __device__ __forceinline__ RowGradient row_gradient(
         const float cross_entropy = row.cross_entropy();
         const float ratio = miss > 0.0f ? quotient(cross_entropy, miss) : 1.0f;
         const float entropy =
-            cross_entropy == INFINITY ? 0.0f : quotient(row.target(), row.all()) * ratio;
+            cross_entropy == infinity() ? 0.0f : quotient(row.target(), row.all()) * ratio;
         weight *= focal_modulation(p, miss) * fmaf(p.focal_gamma, entropy, 1.0f);
     }
     return {quotient(weight * common_slope, row.all()), -weight * target.gradient_slope * miss};

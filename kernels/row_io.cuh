@@ -140,7 +140,7 @@ __device__ __forceinline__ void report_row_without_target(const AlaParams& p, ui
             reinterpret_cast<unsigned long long*>(&state_of(p).step_bad_row),
             static_cast<unsigned long long>(row));
     }
-    write_loss(p, row, ignored ? 0.0f : NAN);
+    write_loss(p, row, ignored ? 0.0f : not_a_number());
     if (p.hits != 0) {
         write_hit(p, row, false);
     }

@@ -137,7 +137,7 @@ __device__ __forceinline__ float stage_logits(
     uint32_t y, float x_target, float& edge, bool& outdone) {
     constexpr int V = WIDTH<T>;
     const uint32_t edge_class = part.edge_class;
-    edge = part.has_edge && edge_class != y ? widen(logits[edge_class]) : -INFINITY;
+    edge = part.has_edge && edge_class != y ? widen(logits[edge_class]) : -infinity();
     outdone = p.hits != 0 &&
               (x_target != x_target || (part.has_edge && outdoes(edge, edge_class, x_target, y)));
     float max = map.order(edge, edge_class);
@@ -192,7 +192,7 @@ __device__ __forceinline__ MaxSum sum_exponentials(
         float x[V];
         part.read_stage(place, x);
         // The target's own term is kept apart.
-        replace(x, y - first, -INFINITY);
+        replace(x, y - first, -infinity());
 #pragma unroll
         for (int k = 0; k < V; k++) {
             x[k] = exp2_fast(map.exponent(x[k], first + k, pivot));

@@ -15,13 +15,13 @@ struct RunningMaxSum : MaxSum {
     bool invalid;
 
     __device__ __forceinline__ void raise_pivot(float u) {
-        invalid |= u == INFINITY;
+        invalid |= u == infinity();
         if (u > max) {
             sum = against(u);
             max = u;
         }
     }
-    __device__ __forceinline__ MaxSum done() const { return {max, invalid ? NAN : sum}; }
+    __device__ __forceinline__ MaxSum done() const { return {max, invalid ? not_a_number() : sum}; }
 };
 
 // Calls `single(class, logit)` for this thread's element of the row's head and tail, and
@@ -67,8 +67,8 @@ __device__ __forceinline__ MaxSum pass_over_logits(
                 }
             }
             // The target's own term is kept apart.
-            replace(x, y - first, -INFINITY);
-            float most = -INFINITY;
+            replace(x, y - first, -infinity());
+            float most = -infinity();
 #pragma unroll
             for (int k = 0; k < V; k++) {
                 most = Max::of(most, map.order(x[k], first + k));

@@ -270,6 +270,8 @@ impl Batch {
         instruments: &Instruments,
         stream: &Arc<CudaStream>,
     ) -> Result<CudaGraph, Failure> {
+        // Nothing can be loaded while a stream is captured.
+        self.loss.load::<T>()?;
         stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
         let enqueued =
             (0..steps).try_for_each(|_| self.enqueue::<T>(op, arena, instruments, stream));
@@ -312,7 +314,7 @@ impl Batch {
         if own.tier == tier {
             return Ok(Some(own));
         }
-        let mut shapes = self.loss.launch_shapes::<T>(self.rows);
+        let mut shapes = self.loss.launch_shapes::<T>(self.rows)?;
         shapes.retain(|shape| shape.tier == tier);
         let most = shapes.iter().map(|shape| shape.threads).max();
         Ok(shapes

@@ -1,7 +1,7 @@
 // What a measurement of the loss stands beside: the unfused baseline, and kernels that do nothing,
 // only copy or only read. Compiled with the feature `instruments` alone; src/cuda/instruments.rs
 // launches them.
-#include <stdint.h>
+#include "fixed_width.h"
 
 #include "kernel.h"
 #include "unfused.cuh"
@@ -55,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(256)
         const uint4 vector = from[i];
         all |= vector.x | vector.y | vector.z | vector.w;
     }
-    if (all == UINT32_MAX) {
+    if (all == 0xffffffffu) {
         *to = all;
     }
 }

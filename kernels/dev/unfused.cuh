@@ -94,11 +94,11 @@ template <int THREADS>
 __device__ void max(const AlaParams& p, const AlaScratch& s) {
     __shared__ float slots[THREADS / WARP];
     for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
-        float mine = -INFINITY;
+        float mine = -infinity();
         for (uint32_t j = threadIdx.x; j < p.classes; j += THREADS) {
             mine = fmaxf(mine, values(s)[row * p.classes + j]);
         }
-        const float all = reduce_block<Max, THREADS>(mine, -INFINITY, slots);
+        const float all = reduce_block<Max, THREADS>(mine, -infinity(), slots);
         if (threadIdx.x == 0) {
             row_max(s)[row] = pivot_of(all);
         }

@@ -1,6 +1,6 @@
 //! A loss bound to a context: what its calls check before they launch.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, sys};
 
@@ -10,7 +10,7 @@ use super::element::{CudaElement, CudaLabel};
 use super::error::{CudaError, driver};
 use super::guards::{Guards, address_of};
 use super::launch::{self, Constants, How, OwnAddresses, RawStep};
-use super::module::{self, ElementType, Kernels, KernelsOfTypes};
+use super::module::{self, ELEMENTS, ElementType, Kernels};
 use super::pack;
 #[cfg(feature = "instruments")]
 use super::plan::Batch;
@@ -23,13 +23,15 @@ use crate::loss::Loss;
 use crate::reduction::Reduction;
 use crate::shape::{check_length, check_rows};
 
-/// A [`Loss`] bound to a CUDA context: kernels loaded, table uploaded. `Send + Sync`; made by
+/// A [`Loss`] bound to a CUDA context: its table is uploaded, and kernels are loaded by element
+/// type when the first step needs them, or by [`load`](Self::load). `Send + Sync`; made by
 /// [`Loss::bind`].
 #[derive(Debug)]
 pub struct CudaLoss {
     loss: Loss,
     context: Arc<CudaContext>,
-    kernels: KernelsOfTypes,
+    /// By element type, loaded when the first step has it.
+    kernels: [OnceLock<Arc<Kernels>>; ELEMENTS.len()],
     targets: CudaSlice<u8>,
     others: Option<CudaSlice<u8>>,
     exact: CudaSlice<u8>,
@@ -42,11 +44,10 @@ pub struct CudaLoss {
 }
 
 impl Loss {
-    /// Binds the loss to a context: loads the kernels at the context's first use and uploads the
-    /// class table.
+    /// Binds the loss to a context: uploads the class table.
     ///
     /// # Errors
-    /// [`CudaError::NoDriver`], [`CudaError::NotBuilt`], [`CudaError::TooManyClasses`],
+    /// [`CudaError::NotBuilt`], [`CudaError::TooManyClasses`],
     /// [`CudaError::Driver`]; [`Error::Parameter`] where a class weight is neither 0 nor from
     /// `1e-20` to `1e20`.
     pub fn bind(&self, context: &Arc<CudaContext>) -> Result<CudaLoss, Error> {
@@ -66,7 +67,7 @@ impl Loss {
             )?;
         }
         let packed = pack::pack(self.table());
-        let kernels = module::load(context, !packed.others.is_empty())?;
+        module::check_built()?;
         let stream = context.new_stream().map_err(driver("cuStreamCreate"))?;
         let upload = |bytes: &[u8]| {
             stream
@@ -86,7 +87,7 @@ impl Loss {
         Ok(CudaLoss {
             loss: self.clone(),
             context: Arc::clone(context),
-            kernels,
+            kernels: [const { OnceLock::new() }; ELEMENTS.len()],
             targets_address: address_of(&targets, &stream),
             others_address: others
                 .as_ref()
@@ -300,7 +301,7 @@ impl CudaLoss {
         overlap: bool,
     ) -> Result<(), CudaError> {
         let element_bytes = size_of::<T>() as u64;
-        let kernels = self.kernels_of(T::TYPE.0);
+        let kernels = self.kernels_of(T::TYPE.0)?;
         // SAFETY: the caller's promise.
         unsafe {
             launch::fused(
@@ -427,8 +428,23 @@ impl CudaLoss {
         Ok(run(&parameters)?)
     }
 
-    pub(super) fn kernels_of(&self, element: ElementType) -> &Kernels {
-        &self.kernels[element as usize]
+    /// Loads the kernels for logits of type `T`, once a context. The first step of a type does so
+    /// where it has not been done; while a stream is captured it cannot be done.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn load<T: CudaElement>(&self) -> Result<(), Error> {
+        self.kernels_of(T::TYPE.0)?;
+        Ok(())
+    }
+
+    pub(super) fn kernels_of(&self, element: ElementType) -> Result<&Kernels, CudaError> {
+        let cell = &self.kernels[element as usize];
+        if let Some(kernels) = cell.get() {
+            return Ok(kernels);
+        }
+        let kernels = module::load(&self.context, element, self.others.is_some())?;
+        Ok(cell.get_or_init(|| kernels))
     }
 
     /// Whether each class has a map of its own.

@@ -24,7 +24,10 @@ pub use super::tiers::{RowRequirement, TIERS, Tier};
 
 /// What build.rs compiled of `kernels/dev/instruments.cu`, if it found nvcc.
 #[cfg(ala_kernels)]
-const FATBIN: Option<&[u8]> = Some(include_bytes!(env!("ALA_INSTRUMENTS_FATBIN")));
+const FATBIN: Option<&[u8]> = Some(include_bytes!(concat!(
+    env!("ALA_KERNELS"),
+    "/instruments.fatbin"
+)));
 #[cfg(not(ala_kernels))]
 const FATBIN: Option<&[u8]> = None;
 
@@ -147,7 +150,7 @@ impl Instruments {
                 let stream = stream.cu_stream();
                 // SAFETY: every buffer was checked, lives in this context, and is kept in order by
                 // its guard.
-                unsafe { launch::count(loss.kernels_of(T::TYPE.0), stream, step, false)? };
+                unsafe { launch::count(loss.kernels_of(T::TYPE.0)?, stream, step, false)? };
                 for (&kernel, (name, _)) in kernels.iter().zip(STEPS) {
                     let blocks = match name {
                         "reduce" => 1,
@@ -316,7 +319,7 @@ impl CudaLoss {
     /// # Errors
     /// [`CudaError::TooManyClasses`].
     pub fn launch_shape<T: CudaElement>(&self, rows: usize) -> Result<LaunchShape, Error> {
-        let kernels = self.kernels_of(T::TYPE.0);
+        let kernels = self.kernels_of(T::TYPE.0)?;
         Ok(plan::shape_of(
             kernels,
             &self.batch(rows),
@@ -327,12 +330,13 @@ impl CudaLoss {
     /// Every shape in which such a step could be launched: each kernel that takes its rows, with
     /// whole and smaller blocks, from one block a multiprocessor on, and with each number of blocks
     /// that may share a row.
-    pub fn launch_shapes<T: CudaElement>(&self, rows: usize) -> Vec<LaunchShape> {
-        plan::shapes_of(
-            self.kernels_of(T::TYPE.0),
-            &self.batch(rows),
-            size_of::<T>() as u64,
-        )
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn launch_shapes<T: CudaElement>(&self, rows: usize) -> Result<Vec<LaunchShape>, Error> {
+        let kernels = self.kernels_of(T::TYPE.0)?;
+        let shapes = plan::shapes_of(kernels, &self.batch(rows), size_of::<T>() as u64);
+        Ok(shapes)
     }
 
     /// Launches have this shape from now on; with `None` the crate's own choice again. A launch

@@ -1,11 +1,13 @@
 //! The loss on an NVIDIA GPU, through cudarc (feature `cuda`).
 //!
-//! [`Loss::bind`](crate::Loss::bind) binds a loss to a context: the kernels are loaded once a
-//! context, the class table is uploaded once. [`CudaLoss::launch`] then enqueues loss **and**
-//! gradient on the caller's stream: one kernel, or two where a mean must count its rows first
-//! (ignore label or class weights). It allocates nothing, waits for nothing and uses no other
-//! stream, so it can be captured into a CUDA graph. [`Workspace::read`] is the explicit call that
-//! waits and hands out the result; a label out of range surfaces there as the CPU's error.
+//! [`Loss::bind`](crate::Loss::bind) binds a loss to a context: the class table is uploaded.
+//! [`CudaLoss::launch`] then enqueues loss **and** gradient on the caller's stream: one kernel, or
+//! two where a mean must count its rows first (ignore label or class weights). It allocates
+//! nothing, waits for nothing and uses no other stream, so it can be captured into a CUDA graph.
+//! Kernels are loaded by element type, once a context, when the first step needs them;
+//! [`CudaLoss::load`] does it before, as a capture needs it. [`Workspace::read`] is the explicit
+//! call that waits and hands out the result; a label out of range surfaces there as the CPU's
+//! error.
 //!
 //! ```no_run
 //! use ala_loss::cuda::{self, Options, Outputs};

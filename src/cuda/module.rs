@@ -1,13 +1,13 @@
-//! The embedded module: loaded once a context, its kernels found by tier, element type and map.
+//! The embedded modules, one for each element type and map: loaded once a context when they are
+//! needed, their kernels found by tier.
 
-use std::array;
 use std::ffi::CString;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::error::{CudaError, driver};
-use super::tiers::{RowRequirement, TIERS};
+use super::tiers::{RowRequirement, TIERS, Tier};
 
 /// Threads of the kernels that are no tier.
 pub(super) const THREADS: u32 = 256;
@@ -16,15 +16,24 @@ pub(super) const THREADS: u32 = 256;
 pub(super) const STAGE_MARGIN: u32 = 4 << 10;
 /// As [`ElementType`].
 pub(super) const ELEMENTS: [&str; 3] = ["f32", "f16", "bf16"];
-/// The kernels of one map, indexed by [`ElementType`].
-pub(super) type KernelsOfTypes = [Kernels; ELEMENTS.len()];
 pub(super) const MAPS: [&str; 2] = ["uniform", "per_class"];
 
-/// What build.rs compiled, if it found nvcc.
+/// What build.rs compiled, if it found nvcc: by [`ElementType`], then map.
 #[cfg(ala_kernels)]
-const FATBIN: Option<&[u8]> = Some(include_bytes!(env!("ALA_FATBIN")));
+const FATBINS: [[Option<&[u8]>; MAPS.len()]; ELEMENTS.len()] = {
+    macro_rules! fatbin {
+        ($name:literal) => {
+            Some(include_bytes!(concat!(env!("ALA_KERNELS"), "/", $name, ".fatbin")).as_slice())
+        };
+    }
+    [
+        [fatbin!("f32_uniform"), fatbin!("f32_per_class")],
+        [fatbin!("f16_uniform"), fatbin!("f16_per_class")],
+        [fatbin!("bf16_uniform"), fatbin!("bf16_per_class")],
+    ]
+};
 #[cfg(not(ala_kernels))]
-const FATBIN: Option<&[u8]> = None;
+const FATBINS: [[Option<&[u8]>; MAPS.len()]; ELEMENTS.len()] = [[None; 2]; 3];
 
 /// A kernel of the module.
 #[derive(Debug, Clone, Copy)]
@@ -83,15 +92,15 @@ impl DeviceLimits {
     }
 }
 
-/// The module of one context, with every kernel.
+/// A module of one context.
 #[derive(Debug)]
 struct Loaded {
     context: Arc<CudaContext>,
-    /// Indexed by element type, then map.
-    kernels: Vec<Kernels>,
+    unit: (ElementType, bool),
+    kernels: Arc<Kernels>,
 }
 
-/// Which of the module's instances a launch needs.
+/// The element type of a launch's kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ElementType {
     F32 = 0,
@@ -99,29 +108,35 @@ pub(super) enum ElementType {
     Bf16 = 2,
 }
 
-/// The kernels of every element type for one map, loading the module at a context's first use.
+/// The kernels of an element type and a map, loading their module at a context's first use.
 pub(super) fn load(
     context: &Arc<CudaContext>,
+    element: ElementType,
     per_class: bool,
-) -> Result<KernelsOfTypes, CudaError> {
-    static LOADED: OnceLock<Mutex<Vec<Loaded>>> = OnceLock::new();
+) -> Result<Arc<Kernels>, CudaError> {
+    static LOADED: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
     let mut loaded = LOADED
-        .get_or_init(Mutex::default)
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
-    let index = match loaded.iter().position(|l| l.context == *context) {
-        Some(index) => index,
-        None => {
-            loaded.push(Loaded {
-                context: Arc::clone(context),
-                kernels: load_all(context)?,
-            });
-            loaded.len() - 1
-        }
-    };
-    Ok(array::from_fn(|element| {
-        loaded[index].kernels[element * MAPS.len() + usize::from(per_class)].clone()
-    }))
+    let unit = (element, per_class);
+    let known = loaded
+        .iter()
+        .find(|known| known.context == *context && known.unit == unit);
+    if let Some(known) = known {
+        return Ok(Arc::clone(&known.kernels));
+    }
+    let kernels = Arc::new(load_unit(context, unit)?);
+    loaded.push(Loaded {
+        context: Arc::clone(context),
+        unit,
+        kernels: Arc::clone(&kernels),
+    });
+    Ok(kernels)
+}
+
+/// Whether there are kernels to load.
+pub(super) fn check_built() -> Result<(), CudaError> {
+    FATBINS[0][0].ok_or(CudaError::NotBuilt).map(drop)
 }
 
 /// Loads a module that is never unloaded, and gives what finds its kernels by name.
@@ -145,38 +160,37 @@ pub(super) fn load_module(
     })
 }
 
-fn load_all(context: &Arc<CudaContext>) -> Result<Vec<Kernels>, CudaError> {
-    let find = load_module(context, FATBIN)?;
+fn load_unit(
+    context: &Arc<CudaContext>,
+    (element, per_class): (ElementType, bool),
+) -> Result<Kernels, CudaError> {
+    let (type_index, map_index) = (element as usize, usize::from(per_class));
+    let find = load_module(context, FATBINS[type_index][map_index])?;
     let device = DeviceLimits::of(context)?;
     let count = find("ala_count".into())?;
-    let overlap = waits_for_earlier(count)?;
-    let mut all = Vec::new();
-    for element in ELEMENTS {
-        for map in MAPS {
-            let mut staged_blocks = 0;
-            all.push(Kernels {
-                tiers: TIERS
-                    .iter()
-                    .map(|tier| {
-                        if tier.most_classes(map == "per_class") == 0 {
-                            return Ok(None);
-                        }
-                        let kernel = find(format!("ala_{}_{element}_{map}", tier.name))?;
-                        if tier.rows == RowRequirement::Staged {
-                            opt_in_to_shared(kernel, device.stage_bytes)?;
-                            staged_blocks = resident(kernel, tier.threads, 0)?;
-                        }
-                        Ok(Some(kernel))
-                    })
-                    .collect::<Result<_, CudaError>>()?,
-                count,
-                device,
-                staged_blocks,
-                overlap,
-            });
+    let mut staged_blocks = 0;
+    let mut kernel_of = |tier: &Tier| {
+        if tier.most_classes(per_class) == 0 {
+            return Ok(None);
         }
-    }
-    Ok(all)
+        let (element, map) = (ELEMENTS[type_index], MAPS[map_index]);
+        let kernel = find(format!("ala_{}_{element}_{map}", tier.name))?;
+        if tier.rows == RowRequirement::Staged {
+            opt_in_to_shared(kernel, device.stage_bytes)?;
+            staged_blocks = resident(kernel, tier.threads, 0)?;
+        }
+        Ok(Some(kernel))
+    };
+    Ok(Kernels {
+        tiers: TIERS
+            .iter()
+            .map(&mut kernel_of)
+            .collect::<Result<_, CudaError>>()?,
+        count,
+        device,
+        staged_blocks,
+        overlap: waits_for_earlier(count)?,
+    })
 }
 
 /// Blocks of a kernel that a multiprocessor holds at once.

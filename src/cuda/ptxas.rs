@@ -13,6 +13,6 @@ pub fn ptxas_report() -> Option<&'static str> {
 }
 
 #[cfg(ala_kernels)]
-const REPORT: Option<&str> = Some(include_str!(env!("ALA_PTXAS_REPORT")));
+const REPORT: Option<&str> = Some(include_str!(concat!(env!("ALA_KERNELS"), "/ptxas.txt")));
 #[cfg(not(ala_kernels))]
 const REPORT: Option<&str> = None;

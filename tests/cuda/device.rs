@@ -152,7 +152,7 @@ impl Device {
     pub fn bind(&self, loss: &Loss) -> CudaLoss {
         let mut bound = loss.bind(&self.context).expect("the loss binds");
         if self.packed.get() {
-            let shapes = bound.launch_shapes::<f32>(1);
+            let shapes = bound.launch_shapes::<f32>(1).expect("kernels load");
             let packed = shapes.into_iter().find(|shape| shape.tier == "packed");
             bound.set_launch_shape(packed);
         }

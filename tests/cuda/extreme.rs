@@ -147,7 +147,9 @@ fn extreme_rows_in_every_tier() {
     for case in cases() {
         let (loss, row, label) = case.spread::<f32>(16);
         let mut bound = device.bind(&loss);
-        let mut shapes = bound.launch_shapes::<f32>(EXTREME.len());
+        let mut shapes = bound
+            .launch_shapes::<f32>(EXTREME.len())
+            .expect("kernels load");
         shapes.dedup_by_key(|shape| shape.tier);
         assert!(shapes.len() >= 10, "{shapes:?}");
         for shape in shapes {

@@ -33,7 +33,7 @@ fn every_launch_shape_gives_the_step() {
             classes,
         );
         let own = bound.launch_shape::<T>(rows).expect("a tier takes it");
-        let shapes = bound.launch_shapes::<T>(rows);
+        let shapes = bound.launch_shapes::<T>(rows).expect("kernels load");
         let tiers: BTreeSet<_> = shapes.iter().map(|shape| shape.tier).collect();
         assert!(tiers.contains(own.tier), "{own:?}");
         for shape in shapes {

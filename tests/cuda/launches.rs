@@ -58,6 +58,7 @@ fn one_launch_a_step_and_two_with_a_counted_mean() {
         .flat_map(|case| calls.map(|call| (case, call)))
     {
         let bound = device.bind(&loss(reduction, ignore));
+        bound.load::<f32>().expect("kernels load");
         let mut workspace = bound.workspace(&device.stream, 2).expect("a workspace");
         let count = |name: &str| soft.driver_calls(name);
         let before = FORBIDDEN.map(count);
@@ -135,6 +136,32 @@ fn a_workspace_serves_launch_after_launch() {
     }
 }
 
+/// Kernels are loaded by element type and map, and not before they are needed.
+#[test]
+fn a_step_loads_the_kernels_of_its_type_once() {
+    let device = device();
+    let Some(soft) = device.soft else {
+        eprintln!("driver calls are counted in software only");
+        return;
+    };
+    // Contexts differ from test to test: what is loaded stays.
+    let loads = || soft.driver_calls("cuModuleLoadData");
+    let before = loads();
+    let bound = device.bind(&loss(Reduction::Mean, false));
+    assert_eq!(loads(), before, "binding loads nothing");
+    device.run(&bound, &Step::contiguous(vec![0.5f32; 6], vec![0i64, 1], 3));
+    let once = loads();
+    assert!(once - before <= 1, "{before} to {once}");
+    bound.load::<f32>().expect("kernels load");
+    device.run(
+        &device.bind(&loss(Reduction::Sum, true)),
+        &Step::contiguous(vec![0.5f32; 6], vec![0i64, 1], 3),
+    );
+    assert_eq!(loads(), once, "another loss of the same type and map");
+    bound.load::<half::f16>().expect("kernels load");
+    assert!(loads() - once <= 1);
+}
+
 /// A captured graph replays the step on whatever the buffers hold by then.
 #[test]
 fn a_step_can_be_captured_into_a_graph() {
@@ -150,6 +177,7 @@ fn captured(device: &Device, overlap: bool) {
     unsafe { device.context.disable_event_tracking() };
     let stream = &device.stream;
     let bound = device.bind(&loss(Reduction::Mean, true));
+    bound.load::<f32>().expect("kernels load");
     let mut workspace = bound.workspace(stream, 2).expect("a workspace");
     let rows = [
         [0.8f32, 0.1, -0.3, 0.2, 0.4, 0.1],

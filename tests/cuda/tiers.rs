@@ -417,7 +417,7 @@ fn totals_of_very_many_rows() {
             let loss = builder.build().expect("valid");
             let mut bound = device.bind(&loss);
             if tier != "packed" {
-                let shapes = bound.launch_shapes::<f32>(rows);
+                let shapes = bound.launch_shapes::<f32>(rows).expect("kernels load");
                 let shape = shapes.into_iter().find(|shape| shape.tier == tier);
                 bound.set_launch_shape(Some(shape.expect("it takes them")));
             }
@@ -655,7 +655,7 @@ fn a_stage_that_is_full() {
                 .build()
                 .expect("valid");
             let mut bound = device.bind(&loss);
-            let shapes = bound.launch_shapes::<T>(1000);
+            let shapes = bound.launch_shapes::<T>(1000).expect("kernels load");
             let staged = shapes.into_iter().find(|shape| shape.tier == "staged");
             let own = staged.expect("a stage takes it");
             // Those of the fewest parts come first.

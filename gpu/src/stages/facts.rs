@@ -44,6 +44,7 @@ fn first_step(bench: &mut Bench, begun: Instant) -> Result<(), Failure> {
     let clock = Clock::new(&bench.context)?;
     let binding = Instant::now();
     let mut batch = Batch::new(&stream, false, [1, 1000], 1, 1000)?;
+    batch.loss().load::<f32>()?;
     let bind_ms = milliseconds(binding);
     let stepping = Instant::now();
     batch.enqueue(Op::Fused, &mut arena, &clock.instruments, &stream)?;

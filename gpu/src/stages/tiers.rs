@@ -57,7 +57,7 @@ fn of_batch<T: Logit>(
     let shape = [rows, classes];
     let mut batch = Batch::new(&clock.stream, false, shape, sets, arena.elements())?;
     let own = batch.loss().launch_shape::<T>(rows)?;
-    let all = batch.loss().launch_shapes::<T>(rows);
+    let all = batch.loss().launch_shapes::<T>(rows)?;
 
     // One shape a tier first: most tiers are far behind in any shape.
     let mut names: Vec<&str> = all.iter().map(|shape| shape.tier).collect();
