@@ -499,6 +499,12 @@ __device__ void register_row(const AlaParams& p) {
         typename Shape::Exponentials exponentials;
         const float sum = lane_exponentials(map, place, pivot, logits, exponentials, edges);
         MaxSum all = {pivot, reduce_team<Sum, TEAM>(sum)};
+        if constexpr (COPIES_WITHOUT_REGISTERS) {
+            // Before the barrier: behind it another warp may store its gradient over the logit.
+            if (leader) {
+                arriving.put(target_in_shared());
+            }
+        }
         if constexpr (BLOCK) {
             if (leader) {
                 slots[turn].put(threadIdx.x / WARP, all);
@@ -508,11 +514,6 @@ __device__ void register_row(const AlaParams& p) {
             all.max = slots[turn].greatest();
         }
 
-        if constexpr (COPIES_WITHOUT_REGISTERS) {
-            if (leader) {
-                arriving.put(target_in_shared());
-            }
-        }
         // 6: the row's hit.
         if (p.hits != 0) {
             const float x_target = from_leader<TEAM>(leader && valid ? target_in_shared().x : 0.0f);

@@ -333,6 +333,13 @@ fn what_is_copied_over_has_no_value_meanwhile_and_may_not_be_in_use() {
     assert_eq!(run("", &format!("cp.async.wait_all; {own}")).unwrap(), [7; 64]);
     let early = run("", own).unwrap_err();
     assert!(matches!(early, Fault::UninitialisedRead { .. }), "{early}");
+    // What is copied may not be written before the copy is there, whatever a barrier says.
+    let over = "setp.ge.u32 %p1, %r0, 32; mul.wide.u32 %d4, %r0, 4; xor.b64 %d4, %d4, 128; add.u64 %d4, %d0, %d4;
+        @%p1 st.global.u32 [%d4], 9;";
+    let nothing = "mov.u32 %r4, 7; bar.sync 0;";
+    assert!(run("", &format!("cp.async.wait_all; bar.sync 0; {over} {nothing}")).is_ok());
+    let over = run("", &format!("bar.sync 0; {over} cp.async.wait_all; {nothing}")).unwrap_err();
+    assert!(matches!(over, Fault::GlobalRace { .. }), "{over}");
     // Another warp may still read it.
     let others = "ld.shared.u32 %r4, [%r3];";
     assert!(run(&format!("{others} bar.sync 0;"), "cp.async.wait_all;").is_ok());

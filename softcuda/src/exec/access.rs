@@ -4,7 +4,7 @@ use super::context::Context;
 use super::races::Actor;
 use super::scene::Scene;
 use super::shared::{Shared, wavefronts};
-use super::warp::{Warp, lanes};
+use super::warp::{UnderWay, Warp, lanes};
 use crate::code::operation::{Address, Atomic, Copy, Semantics, Space, Transfer};
 use crate::device::SECTOR;
 use crate::fault::{Access, Fault, Site};
@@ -254,8 +254,8 @@ impl Warp {
         Ok(())
     }
 
-    /// Global memory is read at once, shared memory is written when the thread waits; until then
-    /// what was there has no value.
+    /// Shared memory is written when the thread waits; until then what was there has no value, and
+    /// who writes to what is copied races with it.
     pub(super) fn start_copy(
         &mut self,
         cx: &mut Context,
@@ -278,7 +278,7 @@ impl Warp {
             let actor = self.actor(cx.scene, lane, Semantics::default());
             cx.global.read(cx.memory, cx.hint, from, (bytes, used), &actor)?;
             shared.expect(to, bytes, &actor)?;
-            self.copies.push((lane, to, content));
+            self.copies.push(UnderWay { lane, from, to, content });
         }
         self.moved = touched.count(cx, bytes, Access::Read, None);
         Ok(())
@@ -287,11 +287,16 @@ impl Warp {
     /// The copies of some lanes arrive.
     pub(super) fn end_copies(&mut self, cx: &mut Context, shared: &mut Shared, active: u32) -> Result<(), Fault> {
         let (ending, going_on) =
-            std::mem::take(&mut self.copies).into_iter().partition(|&(lane, ..)| active >> lane & 1 != 0);
+            std::mem::take(&mut self.copies).into_iter().partition(|copy| active >> copy.lane & 1 != 0);
         self.copies = going_on;
-        for (lane, to, content) in ending {
+        for UnderWay { lane, from, to, content } in ending {
             self.lane = lane;
-            shared.store(to, &content, &self.actor(cx.scene, lane, Semantics::default()))?;
+            let (bytes, used) = (content.len() as u64, u64::MAX >> (64 - content.len()));
+            // Finds the allocation.
+            cx.memory.load(from, bytes, used, &mut cx.hint)?;
+            let actor = self.actor(cx.scene, lane, Semantics::default());
+            cx.global.read(cx.memory, cx.hint, from, (bytes, used), &actor)?;
+            shared.store(to, &content, &actor)?;
             cx.progress += 1;
         }
         Ok(())

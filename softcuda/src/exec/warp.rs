@@ -17,6 +17,14 @@ pub(super) struct Group {
     pub(super) waits: bool,
 }
 
+/// A lane's copy from global to shared memory that it has not waited for.
+pub(super) struct UnderWay {
+    pub(super) lane: usize,
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) content: Vec<u8>,
+}
+
 /// The registers and groups of a warp.
 pub(super) struct Warp {
     pub(super) rows: Vec<Row>,
@@ -34,8 +42,8 @@ pub(super) struct Warp {
     pub(super) knowledge: Knowledge,
     /// Lanes that have not waited for the kernel before this one, where that may still run.
     pub(super) early: u32,
-    /// Copies to shared memory under way: lane, address and content.
-    pub(super) copies: Vec<(usize, u64, Vec<u8>)>,
+    /// Copies to shared memory under way.
+    pub(super) copies: Vec<UnderWay>,
     /// Where the launch is asked for it.
     pub(super) chain: Option<WarpChain>,
     pub(super) moved: Moved,
