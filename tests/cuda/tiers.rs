@@ -1219,3 +1219,38 @@ fn steps_may_overlap_the_kernel_before_them() {
         }
     }
 }
+
+/// Without hits there are fewer barriers between a row's reads and the stores over it.
+#[test]
+fn every_tier_writes_over_its_logits_without_hits() {
+    let device = device();
+    for per_class in [false, true] {
+        for Forced {
+            shape,
+            rows,
+            classes,
+        } in every_tier::<f32>(&device, per_class, 32, Turns::Rows(5))
+        {
+            let mut rng = fastrand::Rng::with_seed(141);
+            let counts = problem::counts(&mut rng, classes);
+            let objective = if per_class {
+                Objective::LogitAdjustment { tau: 1.0 }
+            } else {
+                Objective::ala()
+            };
+            let loss = Loss::builder(objective, &counts).build();
+            let mut bound = device.bind(&loss.expect("valid"));
+            bound.set_launch_shape(Some(shape));
+            let labels = problem::labels(&mut rng, rows, classes);
+            let logits = problem::logits::<f32>(&mut rng, rows * classes, 1.0);
+            let mut step = Step::contiguous(logits, labels, classes);
+            step.hits = false;
+            let apart = device.run(&bound, &step);
+            step.mode = Mode::InPlace;
+            let over = device.run(&bound, &step);
+            assert_eq!(over.summary, apart.summary, "{shape:?}");
+            assert_eq!(over.row_losses, apart.row_losses, "{shape:?}");
+            assert_eq!(over.gradient, apart.gradient, "{shape:?}");
+        }
+    }
+}
