@@ -81,25 +81,6 @@ __device__ __forceinline__ uint32_t pack_one_by_one(const float (&x)[2]) {
     const uint32_t high = round_to<T>(x[1]).bits;
     return round_to<T>(x[0]).bits | high << 16;
 }
-__device__ __forceinline__ uint32_t pack(const float (&x)[2], f16) {
-#if __CUDA_ARCH__ >= 800
-    uint32_t word;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(x[1]), "f"(x[0]));
-    return word;
-#else
-    return pack_one_by_one<f16>(x);
-#endif
-}
-__device__ __forceinline__ uint32_t pack(const float (&x)[2], bf16) {
-#if __CUDA_ARCH__ >= 800
-    uint32_t word;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(x[1]), "f"(x[0]));
-    return word;
-#else
-    return pack_one_by_one<bf16>(x);
-#endif
-}
-
 // The larger of each pair of halves; of a NaN and a number the number.
 template <typename T>
 __device__ __forceinline__ uint32_t max_one_by_one(uint32_t a, uint32_t b) {
@@ -107,25 +88,38 @@ __device__ __forceinline__ uint32_t max_one_by_one(uint32_t a, uint32_t b) {
     unpack(a, x, T());
     unpack(b, y, T());
     const float both[2] = {fmaxf(x[0], y[0]), fmaxf(x[1], y[1])};
-    return pack(both, T());
+    return pack_one_by_one<T>(both);
 }
-__device__ __forceinline__ uint32_t max_of_words(uint32_t a, uint32_t b, f16) {
+
+// Whether there are instructions for two at a time.
 #if __CUDA_ARCH__ >= 800
-    uint32_t max;
-    asm("max.f16x2 %0, %1, %2;" : "=r"(max) : "r"(a), "r"(b));
-    return max;
+constexpr bool IN_PAIRS = true;
 #else
-    return max_one_by_one<f16>(a, b);
+constexpr bool IN_PAIRS = false;
 #endif
-}
-__device__ __forceinline__ uint32_t max_of_words(uint32_t a, uint32_t b, bf16) {
-#if __CUDA_ARCH__ >= 800
-    uint32_t max;
-    asm("max.bf16x2 %0, %1, %2;" : "=r"(max) : "r"(a), "r"(b));
-    return max;
-#else
-    return max_one_by_one<bf16>(a, b);
-#endif
-}
+
+// The types have the names that instructions have for them.
+#define ALA_PAIRS_OF(type)                                                                 \
+    __device__ __forceinline__ uint32_t pack(const float (&x)[2], type) {                  \
+        if constexpr (IN_PAIRS) {                                                          \
+            uint32_t word;                                                                 \
+            asm("cvt.rn." #type "x2.f32 %0, %1, %2;" : "=r"(word) : "f"(x[1]), "f"(x[0])); \
+            return word;                                                                   \
+        } else {                                                                           \
+            return pack_one_by_one<type>(x);                                               \
+        }                                                                                  \
+    }                                                                                      \
+    __device__ __forceinline__ uint32_t max_of_words(uint32_t a, uint32_t b, type) {       \
+        if constexpr (IN_PAIRS) {                                                          \
+            uint32_t max;                                                                  \
+            asm("max." #type "x2 %0, %1, %2;" : "=r"(max) : "r"(a), "r"(b));               \
+            return max;                                                                    \
+        } else {                                                                           \
+            return max_one_by_one<type>(a, b);                                             \
+        }                                                                                  \
+    }
+ALA_PAIRS_OF(f16)
+ALA_PAIRS_OF(bf16)
+#undef ALA_PAIRS_OF
 
 }  // namespace ala

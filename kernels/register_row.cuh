@@ -93,7 +93,8 @@ struct TargetArriving<T, true> {
     __device__ __forceinline__ void ask(
         const AlaParams& p, uint32_t y, const T* row, TargetInShared& kept) {
         const AlaTarget* from = reinterpret_cast<const AlaTarget*>(p.targets) + y;
-        start_copy<VECTOR_BYTES>(&kept.target.extra_slope, &from->extra_slope);
+        // Other rows of the class ask for it too.
+        start_copy<VECTOR_BYTES, true>(&kept.target.extra_slope, &from->extra_slope);
         if constexpr (WHOLE) {
             start_copy<4>(&kept.x, row + y);
         } else {

@@ -142,12 +142,14 @@ constexpr bool COPIES_WITHOUT_REGISTERS = true;
 constexpr bool COPIES_WITHOUT_REGISTERS = false;
 #endif
 
-// Starts to copy `BYTES`, 4 or 16 that are aligned, from global to shared memory.
-template <int BYTES>
+// Starts to copy `BYTES`, 4 or 16 that are aligned, from global to shared memory; whole vectors
+// past L1 unless they are read `AGAIN`.
+template <int BYTES, bool AGAIN = false>
 __device__ __forceinline__ void start_copy(float* to, const float* from) {
     const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-    // Whole vectors go past L1: nobody reads them again.
-    if constexpr (BYTES == VECTOR_BYTES) {
+    if constexpr (BYTES == VECTOR_BYTES && AGAIN) {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+    } else if constexpr (BYTES == VECTOR_BYTES) {
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
     } else {
         static_assert(BYTES == 4, "no other sizes");

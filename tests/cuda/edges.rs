@@ -384,3 +384,53 @@ fn hits_are_the_argmax_with_ties_to_the_lowest_class() {
         }
     }
 }
+
+/// Gradients that lie half-way between two 16-bit numbers: of equal logits, so that all of them are
+/// `gradient_scale` over the classes, of which every intermediate number is exact. Vectors, head and
+/// tail, and a thread a row; by instruction from compute capability 8.0 on, by integers before.
+fn half_way<T>(fraction_bits: i32)
+where
+    T: CudaElement + DeviceRepr + Default,
+{
+    let device = device();
+    if device.soft.is_none() {
+        eprintln!("quotients are exact in software only");
+        return;
+    }
+    let classes = 16;
+    let counts = ClassCounts::new(vec![1; classes]).expect("valid");
+    let loss = Loss::builder(Objective::CrossEntropy, &counts)
+        .scale(1.0)
+        .reduction(Reduction::Sum)
+        .build()
+        .expect("valid");
+    let ulp = 2f64.powi(-fraction_bits);
+    for (packed, offset) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
+        device.packed.set(packed);
+        let bound = device.bind(&loss);
+        // Half a unit above 1 goes down to 1, half a unit above 1 + 1 unit up.
+        for (halves, units) in [(1, 0), (3, 2), (5, 2), (7, 4)] {
+            let exact = 1.0 + f64::from(halves) * ulp / 2.0;
+            let mut step =
+                Step::contiguous(vec![T::from_f64(0.0); 3 * classes], vec![0i64; 3], classes);
+            (step.offset, step.gradient_offset) = (offset, offset);
+            step.gradient_scale = (exact * classes as f64) as f32;
+            let got = device.run(&bound, &step);
+            for (j, g) in got
+                .gradient
+                .iter()
+                .enumerate()
+                .filter(|(j, _)| j % classes != 0)
+            {
+                let right = 1.0 + f64::from(units) * ulp;
+                assert_eq!(g.to_f64(), right, "{exact} at {j}, {packed}, {offset}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_half_way_are_rounded_to_even() {
+    half_way::<bf16>(7);
+    half_way::<f16>(10);
+}
