@@ -386,8 +386,8 @@ fn hits_are_the_argmax_with_ties_to_the_lowest_class() {
 }
 
 /// Gradients that lie half-way between two 16-bit numbers: of equal logits, so that all of them are
-/// `gradient_scale` over the classes, of which every intermediate number is exact. Vectors, head and
-/// tail, and a thread a row; by instruction from compute capability 8.0 on, by integers before.
+/// `gradient_scale` over the classes, of which every intermediate number is exact. Vectors, head
+/// and tail, and a thread a row; by instruction from compute capability 8.0 on, by integers before.
 fn half_way<T>(fraction_bits: i32)
 where
     T: CudaElement + DeviceRepr + Default,
