@@ -1,11 +1,11 @@
-//! With the feature `cuda`, compiles the kernels into a fatbin for each element type and map, which
-//! the crate embeds; with `instruments`, those that measurements stand beside into one more.
+//! With the feature `cuda`, decides which kernels the crate embeds, and tells `src/cuda/image.rs`:
+//! those of `kernels/prebuilt`, or what nvcc makes of `kernels` where it is asked for or where they
+//! have changed. With `instruments`, compiles those that measurements stand beside.
 //!
-//! Without nvcc the crate still builds, with a warning, and the CUDA path answers with an error
-//! that says what to do.
+//! A user needs no nvcc. Without one `instruments` has no kernels of its own, and changed kernels
+//! are an error when they are called.
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(ala_kernels)");
     println!("cargo::rerun-if-changed=build.rs");
     #[cfg(feature = "cuda")]
     cuda::build();
@@ -13,135 +13,321 @@ fn main() {
 
 #[cfg(feature = "cuda")]
 mod cuda {
+    use std::collections::BTreeMap;
     use std::env;
     use std::fs;
     use std::path::{Path, PathBuf};
     use std::process::{Command, Output};
 
-    /// Architectures that get machine code, as far as the toolkit knows them.
-    const MACHINE_CODE: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
-    /// The newest architecture whose PTX is embedded: devices without machine code of their own
-    /// compile it.
-    const PTX: u32 = 90;
+    use hmac_sha256::Hash;
+
     const KERNELS: &str = "kernels";
-    /// The units that kernels are loaded by, as in `src/cuda/module.rs`.
+    const PREBUILT: &str = "kernels/prebuilt";
+    /// The units that kernels are loaded by, as in `src/cuda/image.rs`.
     const TYPES: [&str; 3] = ["f32", "f16", "bf16"];
     const MAPS: [&str; 2] = ["uniform", "per_class"];
-    const VARIABLES: [&str; 6] = [
-        "ALA_CUDA_ARCHS",
-        "CUDA_HOME",
-        "CUDA_PATH",
-        "DOCS_RS",
-        "NVCC",
-        "PATH",
-    ];
+    /// What asks for nvcc, and what says where it is.
+    const ASKING: [&str; 2] = ["ALA_CUDA_ARCHS", "NVCC"];
+    const SEARCHED: [&str; 3] = ["CUDA_HOME", "CUDA_PATH", "PATH"];
 
     pub(super) fn build() {
-        for variable in VARIABLES {
-            println!("cargo::rerun-if-env-changed={variable}");
+        rerun_if_changed(ASKING);
+        println!("cargo::rerun-if-changed={KERNELS}");
+        let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+        let prebuilt = Prebuilt::read();
+        let sources = sources_hash();
+        let current = prebuilt.sources == sources;
+        let asked = env::var_os("NVCC").is_some_and(|nvcc| nvcc != "off")
+            || env::var_os("ALA_CUDA_ARCHS").is_some();
+
+        // Looked for only where it is used: nothing else depends on what is in PATH.
+        let needed = asked || !current || cfg!(feature = "instruments");
+        if needed {
+            rerun_if_changed(SEARCHED);
         }
-        let kernels = Path::new(KERNELS);
-        println!("cargo::rerun-if-changed={}", kernels.display());
-        if env::var_os("DOCS_RS").is_some() || env::var("NVCC").is_ok_and(|nvcc| nvcc == "off") {
-            return;
-        }
-        let Some(nvcc) = find_nvcc() else {
-            println!(
-                "cargo::warning=ala-loss: no nvcc found, so the CUDA path will only return errors; install the CUDA toolkit (or set NVCC, CUDA_HOME or CUDA_PATH), or set NVCC=off to silence this"
-            );
-            return;
-        };
-        let known = known_architectures(&nvcc);
-        let (machine, ptx) = match env::var("ALA_CUDA_ARCHS") {
-            Ok(list) => chosen_architectures(&list, &known),
-            Err(_) => {
-                let machine: Vec<u32> = MACHINE_CODE
-                    .into_iter()
-                    .filter(|arch| known.contains(arch))
-                    .collect();
-                let ptx = known.iter().copied().filter(|&arch| arch <= PTX).max();
-                (machine, ptx.into_iter().collect())
+        let toolkit = needed
+            .then(find_nvcc)
+            .flatten()
+            .map(|nvcc| Toolkit::new(nvcc, &prebuilt));
+        // What ptxas says of what nvcc compiles.
+        let mut report = String::new();
+        let embedded = match &toolkit {
+            Some(toolkit) if asked || !current => toolkit.embed(&sources, &out, &mut report),
+            _ if current => {
+                if asked {
+                    println!(
+                        "cargo::warning=ala-loss: ALA_CUDA_ARCHS is set, but no nvcc was found: the prebuilt kernels are taken"
+                    );
+                }
+                prebuilt.embed()
+            }
+            _ => {
+                println!(
+                    "cargo::warning=ala-loss: the kernels have changed since they were prebuilt and no nvcc was found, so the CUDA path will only return errors; install the CUDA toolkit (or set NVCC, CUDA_HOME or CUDA_PATH)"
+                );
+                "None".into()
             }
         };
-        let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-        let compile = |source: &str, options: &[String], name: &str| {
-            let (source, fatbin) = (
-                kernels.join(source),
-                out.join(name).with_extension("fatbin"),
-            );
-            compile(&nvcc, &machine, &ptx, &source, options, &fatbin)
+        let write = |name: &str, text: &str| {
+            fs::write(out.join(name), text).expect("OUT_DIR is writable");
         };
-
-        let mut report = String::new();
-        for (ty, map) in TYPES.iter().flat_map(|ty| MAPS.map(|map| (ty, map))) {
-            let unit = [format!("-DALA_TYPE={ty}"), format!("-DALA_MAP={map}")];
-            report.push_str(&compile("ala.cu", &unit, &format!("{ty}_{map}")));
-        }
+        write("embedded.rs", &embedded);
         if cfg!(feature = "instruments") {
-            report.push_str(&compile("dev/instruments.cu", &[], "instruments"));
-            fs::write(out.join("ptxas.txt"), report).expect("OUT_DIR is writable");
+            let fatbin = toolkit.map(|toolkit| {
+                let fatbin = out.join("instruments.fatbin");
+                report += &toolkit.compile("dev/instruments.cu", &[], &fatbin);
+                fatbin
+            });
+            let fatbin = match fatbin {
+                Some(path) => format!("Some(include_bytes!({path:?}))"),
+                None => "None".into(),
+            };
+            let instruments = format!("Compiled {{ fatbin: {fatbin}, report: {report:?} }}");
+            write("instruments.rs", &instruments);
         }
-        println!("cargo::rustc-cfg=ala_kernels");
-        println!("cargo::rustc-env=ALA_KERNELS={}", out.display());
     }
 
-    /// Compiles one source into a fatbin, and gives what ptxas says of its kernels.
-    fn compile(
-        nvcc: &Path,
-        machine: &[u32],
-        ptx: &[u32],
-        source: &Path,
-        options: &[String],
-        fatbin: &Path,
+    fn rerun_if_changed<const N: usize>(variables: [&str; N]) {
+        for variable in variables {
+            println!("cargo::rerun-if-env-changed={variable}");
+        }
+    }
+
+    /// What `kernels/prebuilt/manifest.txt` says.
+    struct Prebuilt {
+        compiler: String,
+        sources: String,
+        driver_for_machine_code: String,
+        driver_for_ptx: String,
+        /// By name.
+        files: Vec<String>,
+    }
+
+    impl Prebuilt {
+        fn read() -> Self {
+            let manifest = Path::new(PREBUILT).join("manifest.txt");
+            let text = fs::read_to_string(&manifest)
+                .unwrap_or_else(|error| panic!("cannot read {}: {error}", manifest.display()));
+            let mut said: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+            for line in text.lines().filter(|line| !line.starts_with('#')) {
+                let (key, value) = line.split_once(' ').expect("a key and a value");
+                said.entry(key).or_default().push(value);
+            }
+            let one = |key| said[key][0].to_owned();
+            let files = said["file"].iter();
+            Self {
+                compiler: one("compiler"),
+                sources: one("sources"),
+                driver_for_machine_code: one("driver_for_machine_code"),
+                driver_for_ptx: one("driver_for_ptx"),
+                files: files
+                    .filter_map(|file| Some(file.split_once(' ')?.0.to_owned()))
+                    .collect(),
+            }
+        }
+
+        /// The architectures of the files of one kind, `sm` or `compute`.
+        fn architectures(&self, kind: &str) -> Vec<u32> {
+            let files = self.files.iter();
+            files
+                .flat_map(|file| architectures_of(file, kind))
+                .collect()
+        }
+
+        fn embed(&self) -> String {
+            let files: String = self
+                .files
+                .iter()
+                .map(|file| {
+                    let is_ptx = file.starts_with("compute");
+                    let of = architectures_of(file, if is_ptx { "compute" } else { "sm" });
+                    let path = fs::canonicalize(Path::new(PREBUILT).join(file));
+                    let path = path.unwrap_or_else(|error| panic!("cannot find {file}: {error}"));
+                    format!(
+                        "Family {{ is_ptx: {is_ptx}, architectures: &{of:?}, packed: include_bytes!({path:?}) }}, "
+                    )
+                })
+                .collect();
+            embedded(
+                &self.compiler,
+                &self.sources,
+                [&self.architectures("sm"), &self.architectures("compute")],
+                [&self.driver_for_machine_code, &self.driver_for_ptx],
+                &format!("Images::Prebuilt(&[{files}])"),
+            )
+        }
+    }
+
+    /// `sm_80_86.lzma` has those of 80 and 86.
+    fn architectures_of(file: &str, kind: &str) -> Vec<u32> {
+        let stem = file.split('.').next().unwrap_or_default();
+        let numbers = stem.strip_prefix(kind).unwrap_or_default().split('_');
+        numbers.filter_map(|number| number.parse().ok()).collect()
+    }
+
+    /// An `Option<Embedded>` of `src/cuda/image.rs`, as source.
+    fn embedded(
+        compiler: &str,
+        sources: &str,
+        [machine_code, ptx]: [&[u32]; 2],
+        drivers: [&str; 2],
+        images: &str,
     ) -> String {
-        let mut command = Command::new(nvcc);
-        command
-            .args(["-fatbin", "-std=c++17", "-O3", "-Xptxas=-v"])
-            // One process an architecture, as many at a time as there are cores.
-            .args(["--threads", "0"])
-            .args(["-I", KERNELS])
-            .args(options);
-        // Readable PTX, so that a driver in software can run it. From version to version it is
-        // asked for in another way.
-        if let Some(readable) = ["--no-compress", "--compress-mode=none"]
-            .into_iter()
-            .find(|option| knows(nvcc, option))
-        {
-            command.arg(readable);
+        let [for_machine_code, for_ptx] = drivers.map(|version| {
+            let (major, minor) = version.split_once('.').expect("a version has a point");
+            format!("({major}, {minor})")
+        });
+        format!(
+            "Some(Embedded {{ compiler: {compiler:?}, sources: {sources:?}, machine_code: &{machine_code:?}, ptx: &{ptx:?}, driver_for_machine_code: {for_machine_code}, driver_for_ptx: {for_ptx}, images: {images} }})"
+        )
+    }
+
+    /// SHA-256 over the path and text of every file that the kernels are made of, as
+    /// `scripts/prebuild` takes it.
+    fn sources_hash() -> String {
+        let mut files: Vec<PathBuf> = fs::read_dir(KERNELS)
+            .expect("the kernels are there")
+            .map(|entry| entry.expect("a file").path())
+            .filter(|file| {
+                file.extension()
+                    .is_some_and(|kind| kind == "cu" || kind == "cuh" || kind == "h")
+            })
+            .collect();
+        files.sort();
+        let mut hash = Hash::new();
+        for file in files {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            let text = fs::read_to_string(&file)
+                .unwrap_or_else(|error| panic!("cannot read {}: {error}", file.display()))
+                // A checkout may have lines end in another way.
+                .replace("\r\n", "\n");
+            for part in [name.as_bytes(), text.as_bytes()] {
+                hash.update((part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
         }
-        if let Some(compiler) = host_compiler() {
-            command.arg("-ccbin").arg(compiler);
+        let bytes = hash.finalize();
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// An nvcc, and the architectures that it compiles for.
+    struct Toolkit {
+        nvcc: PathBuf,
+        /// `13.0.88`.
+        version: String,
+        machine_code: Vec<u32>,
+        ptx: Vec<u32>,
+    }
+
+    impl Toolkit {
+        fn new(nvcc: PathBuf, prebuilt: &Prebuilt) -> Self {
+            let said = says(&nvcc, "--version").unwrap_or_default();
+            let version = said
+                .split([',', ' ', '\n'])
+                .find_map(|word| word.strip_prefix('V').filter(|rest| rest.contains('.')))
+                .unwrap_or_else(|| panic!("{} tells no version:\n{said}", nvcc.display()))
+                .to_owned();
+            let known = known_architectures(&nvcc);
+            let (machine_code, ptx) = match env::var("ALA_CUDA_ARCHS") {
+                Ok(list) => chosen_architectures(&list, &known),
+                // As prebuilt, as far as this nvcc knows them.
+                Err(_) => {
+                    let mut machine_code = prebuilt.architectures("sm");
+                    machine_code.retain(|arch| known.contains(arch));
+                    let most = prebuilt.architectures("compute").into_iter().max();
+                    let ptx = known
+                        .iter()
+                        .copied()
+                        .filter(|&arch| Some(arch) <= most)
+                        .max();
+                    (machine_code, ptx.into_iter().collect())
+                }
+            };
+            Self {
+                nvcc,
+                version,
+                machine_code,
+                ptx,
+            }
         }
-        for arch in machine {
-            // The PTX of 89 is that of 86 but for the name: where both are wanted it is made once.
-            let shared = *arch == 89 && machine.contains(&86);
-            let ptx = if shared { 86 } else { *arch };
-            command.arg(format!("-gencode=arch=compute_{ptx},code=sm_{arch}"));
+
+        /// Compiles every unit.
+        fn embed(&self, sources: &str, out: &Path, report: &mut String) -> String {
+            let mut fatbins = String::new();
+            for (ty, map) in TYPES.iter().flat_map(|ty| MAPS.map(|map| (ty, map))) {
+                let unit = [format!("-DALA_TYPE={ty}"), format!("-DALA_MAP={map}")];
+                let fatbin = out.join(format!("{ty}_{map}.fatbin"));
+                *report += &self.compile("ala.cu", &unit, &fatbin);
+                fatbins += &format!("include_bytes!({fatbin:?}), ");
+            }
+            let numbers: Vec<&str> = self.version.split('.').collect();
+            embedded(
+                &format!("nvcc {}", self.version),
+                sources,
+                [&self.machine_code, &self.ptx],
+                [&format!("{}.0", numbers[0]), &numbers[..2].join(".")],
+                &format!("Images::Fatbins(&[{fatbins}])"),
+            )
         }
-        for arch in ptx {
-            command.arg(format!("-gencode=arch=compute_{arch},code=compute_{arch}"));
+
+        /// Compiles one source into a fatbin, and gives what ptxas says of its kernels.
+        fn compile(&self, source: &str, options: &[String], fatbin: &Path) -> String {
+            let nvcc = &self.nvcc;
+            let mut command = Command::new(nvcc);
+            command
+                .args(["-fatbin", "-std=c++17", "-O3", "-Xptxas=-v"])
+                // One process an architecture, as many at a time as there are cores.
+                .args(["--threads", "0"])
+                .args(["-I", KERNELS])
+                .args(options);
+            // Readable PTX, so that a driver in software can run it. From version to version it is
+            // asked for in another way.
+            if let Some(readable) = ["--no-compress", "--compress-mode=none"]
+                .into_iter()
+                .find(|option| knows(nvcc, option))
+            {
+                command.arg(readable);
+            }
+            if let Some(compiler) = host_compiler() {
+                command.arg("-ccbin").arg(compiler);
+            }
+            for arch in &self.machine_code {
+                // The PTX of 89 is that of 86 but for the name: where both are wanted it is made once.
+                let shared = *arch == 89 && self.machine_code.contains(&86);
+                let ptx = if shared { 86 } else { *arch };
+                command.arg(format!("-gencode=arch=compute_{ptx},code=sm_{arch}"));
+            }
+            for arch in &self.ptx {
+                command.arg(format!("-gencode=arch=compute_{arch},code=compute_{arch}"));
+            }
+            command
+                .arg("-o")
+                .arg(fatbin)
+                .arg(Path::new(KERNELS).join(source));
+            let Output {
+                status,
+                stdout,
+                stderr,
+            } = match command.output() {
+                Ok(output) => output,
+                Err(error) => panic!("cannot run {}: {error}", nvcc.display()),
+            };
+            let report = format!(
+                "{}{}",
+                String::from_utf8_lossy(&stdout),
+                String::from_utf8_lossy(&stderr)
+            );
+            assert!(status.success(), "{command:?} failed ({status}):\n{report}");
+            report
         }
-        command.arg("-o").arg(fatbin).arg(source);
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = match command.output() {
-            Ok(output) => output,
-            Err(error) => panic!("cannot run {}: {error}", nvcc.display()),
-        };
-        let report = format!(
-            "{}{}",
-            String::from_utf8_lossy(&stdout),
-            String::from_utf8_lossy(&stderr)
-        );
-        assert!(status.success(), "{command:?} failed ({status}):\n{report}");
-        report
     }
 
     fn find_nvcc() -> Option<PathBuf> {
         let name = format!("nvcc{}", env::consts::EXE_SUFFIX);
         if let Some(nvcc) = env::var_os("NVCC") {
+            if nvcc == "off" {
+                return None;
+            }
             let nvcc = PathBuf::from(nvcc);
             assert!(
                 runs(&nvcc),
@@ -164,28 +350,26 @@ mod cuda {
             .find(|nvcc| nvcc.is_file() && runs(nvcc))
     }
 
+    /// What a program prints, where it runs.
+    fn says(program: &Path, option: &str) -> Option<String> {
+        let output = Command::new(program).arg(option).output().ok()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success().then_some(said)
+    }
+
     fn runs(nvcc: &Path) -> bool {
-        Command::new(nvcc)
-            .arg("--version")
-            .output()
-            .is_ok_and(|output| output.status.success())
+        says(nvcc, "--version").is_some()
     }
 
     /// Whether nvcc lists an option.
     fn knows(nvcc: &Path, option: &str) -> bool {
         let name = option.split('=').next().unwrap_or(option);
-        Command::new(nvcc)
-            .arg("--help")
-            .output()
-            .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(name))
+        says(nvcc, "--help").is_some_and(|help| help.contains(name))
     }
 
     fn known_architectures(nvcc: &Path) -> Vec<u32> {
-        let output = Command::new(nvcc)
-            .arg("--list-gpu-arch")
-            .output()
-            .unwrap_or_else(|error| panic!("cannot run {}: {error}", nvcc.display()));
-        String::from_utf8_lossy(&output.stdout)
+        says(nvcc, "--list-gpu-arch")
+            .unwrap_or_else(|| panic!("{} lists no architectures", nvcc.display()))
             .lines()
             .filter_map(|line| line.trim().strip_prefix("compute_")?.parse().ok())
             .collect()

@@ -149,9 +149,7 @@ struct Report {
 
 impl Report {
     fn count(options: &Options) -> Result<Self, Failure> {
-        let report = ptxas_report()
-            .ok_or("the build found no nvcc: run it after `eval \"$(scripts/toolkit)\"`")?;
-        let usages = ptxas::parse(report);
+        let usages = ptxas::parse(&ptxas_report());
         // Loaded before any driver call, it is what cudarc finds, on a machine with a GPU too.
         let library = SoftCuda::locate()
             .ok_or("libsoftcuda.so is not beside this program: build it with cargo")?;

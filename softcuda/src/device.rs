@@ -1,5 +1,6 @@
 //! The figures of the device that softcuda plays, all in one place: an H100, or as far as they
-//! differ by compute capability, the one that `SOFTCUDA_CAPABILITY` names (75, 80, ...).
+//! differ by compute capability, the one that `SOFTCUDA_CAPABILITY` names (75, 80, ...). The driver
+//! is of CUDA 13.0, or of the version that `SOFTCUDA_DRIVER` names (12.4, ...).
 use std::sync::OnceLock;
 
 /// What an SM of one architecture holds.
@@ -131,8 +132,26 @@ pub(crate) mod latency {
 
 /// The name that the driver gives, as C has it.
 pub(crate) const NAME: &[u8] = b"softcuda\0";
-/// The driver's version, of CUDA 13.0.
-pub(crate) const DRIVER_VERSION: i32 = 13000;
+/// The CUDA version that the driver is of, major and minor.
+pub(crate) fn driver_version() -> (u32, u32) {
+    static VERSION: OnceLock<(u32, u32)> = OnceLock::new();
+    *VERSION.get_or_init(|| {
+        let version = std::env::var("SOFTCUDA_DRIVER").unwrap_or_else(|_| "13.0".into());
+        let parts = version.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+        parts.unwrap_or_else(|| panic!("SOFTCUDA_DRIVER is {version}: it must be as in 12.4"))
+    })
+}
+
+/// The newest PTX that a driver understands, from the release notes of the PTX ISA.
+pub(crate) fn newest_ptx(driver: (u32, u32)) -> (u32, u32) {
+    match driver {
+        (..=11, minor) => (7, minor.min(8)),
+        (12, minor @ ..=5) => (8, minor),
+        (12, minor) => (8, minor - 1),
+        (13, minor) => (9, minor),
+        _ => (u32::MAX, 0),
+    }
+}
 
 /// The device's SM; its compute capability is that of the PTX that runs and of the SASS whose
 /// register counts are reported.

@@ -9,8 +9,9 @@ use super::call::{Options, Outputs};
 use super::element::{CudaElement, CudaLabel};
 use super::error::{CudaError, driver};
 use super::guards::{Guards, address_of};
+use super::image::ELEMENTS;
 use super::launch::{self, Constants, How, OwnAddresses, RawStep};
-use super::module::{self, ELEMENTS, ElementType, Kernels};
+use super::module::{self, ElementType, Kernels};
 use super::pack;
 #[cfg(feature = "instruments")]
 use super::plan::Batch;
@@ -67,7 +68,7 @@ impl Loss {
             )?;
         }
         let packed = pack::pack(self.table());
-        module::check_built()?;
+        module::check_there(context)?;
         let stream = context.new_stream().map_err(driver("cuStreamCreate"))?;
         let upload = |bytes: &[u8]| {
             stream

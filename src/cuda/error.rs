@@ -17,11 +17,36 @@ pub enum CudaError {
         /// What the loader said.
         reason: String,
     },
-    /// The crate was built without nvcc.
+    /// The sources of the kernels were changed, or the instruments are asked for, and the build
+    /// found no nvcc.
     #[error(
-        "the CUDA kernels were not compiled, since the build found no nvcc: install the CUDA toolkit (https://developer.nvidia.com/cuda-downloads) or the PyPI packages nvidia-cuda-nvcc, nvidia-cuda-crt, nvidia-nvvm, nvidia-cuda-runtime and nvidia-cuda-cccl, put nvcc in PATH or set NVCC, and build again"
+        "these CUDA kernels do not come with the crate and were not compiled, since the build found no nvcc: install the CUDA toolkit (https://developer.nvidia.com/cuda-downloads) or the PyPI packages nvidia-cuda-nvcc, nvidia-cuda-crt, nvidia-nvvm, nvidia-cuda-runtime and nvidia-cuda-cccl, put nvcc in PATH or set NVCC, and build again"
     )]
     NotBuilt,
+    /// The build has no kernels that the device can run.
+    #[error(
+        "no kernels that a device of compute capability {}.{} can run: this build has machine code for {machine_code:?} and PTX for {ptx:?} (capabilities times ten); where the device is of 7.5 or newer, set ALA_CUDA_ARCHS to it and build again with nvcc",
+        .capability.0, .capability.1
+    )]
+    NoKernelsForDevice {
+        /// The device's, major and minor.
+        capability: (u32, u32),
+        /// Capabilities, times ten, that there is machine code for.
+        machine_code: &'static [u32],
+        /// Capabilities, times ten, that there is PTX for.
+        ptx: &'static [u32],
+    },
+    /// The driver is older than what the kernels were compiled for.
+    #[error(
+        "the CUDA driver is of CUDA {}.{}, and the kernels need one of {}.{} or newer: update the driver, or build with an nvcc that is no newer than the driver (set NVCC or ALA_CUDA_ARCHS)",
+        .driver.0, .driver.1, .needed.0, .needed.1
+    )]
+    DriverTooOld {
+        /// The CUDA version that the driver tells, major and minor.
+        driver: (u32, u32),
+        /// The oldest that will do.
+        needed: (u32, u32),
+    },
     /// A driver call failed.
     #[error("{call} failed with CUresult {code}")]
     Driver {

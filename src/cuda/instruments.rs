@@ -12,8 +12,9 @@ use super::bound::{CudaLoss, Logits};
 use super::call::{Options, Outputs};
 use super::element::{CudaElement, CudaLabel};
 use super::error::{CudaError, driver};
+use super::image::{self, COMPILED, ELEMENTS, MAPS};
 use super::launch::{self, Beside};
-use super::module::{self, DeviceLimits, Kernel};
+use super::module::{DeviceLimits, Kernel, Module};
 use super::plan::{self, Grid};
 use super::workspace::Workspace;
 use crate::error::Error;
@@ -21,15 +22,6 @@ use crate::error::Error;
 pub use super::plan::LaunchShape;
 pub use super::ptxas::ptxas_report;
 pub use super::tiers::{RowRequirement, TIERS, Tier};
-
-/// What build.rs compiled of `kernels/dev/instruments.cu`, if it found nvcc.
-#[cfg(ala_kernels)]
-const FATBIN: Option<&[u8]> = Some(include_bytes!(concat!(
-    env!("ALA_KERNELS"),
-    "/instruments.fatbin"
-)));
-#[cfg(not(ala_kernels))]
-const FATBIN: Option<&[u8]> = None;
 
 /// Threads of a block of the kernels below.
 const THREADS: u32 = 256;
@@ -71,15 +63,15 @@ impl Instruments {
     /// # Errors
     /// [`CudaError::NotBuilt`], [`CudaError::Driver`].
     pub fn load(context: &Arc<CudaContext>) -> Result<Self, Error> {
-        let find = module::load_module(context, FATBIN)?;
+        let module = Module::load(context, COMPILED.fatbin.ok_or(CudaError::NotBuilt)?)?;
         Ok(Self {
             context: Arc::clone(context),
             device: DeviceLimits::of(context)?,
-            empty: find("ala_empty".into())?,
-            copy1: find("ala_copy1".into())?,
-            copy4: find("ala_copy4".into())?,
-            read: find("ala_read".into())?,
-            unfused: unfused(&find)?,
+            empty: module.find("ala_empty")?,
+            copy1: module.find("ala_copy1")?,
+            copy4: module.find("ala_copy4")?,
+            read: module.find("ala_read")?,
+            unfused: unfused(module)?,
         })
     }
 
@@ -136,8 +128,7 @@ impl Instruments {
             values,
             row_values: values + size_of::<f32>() as u64 * (rows * classes) as u64,
         };
-        let kernels = &self.unfused
-            [T::TYPE.0 as usize * module::MAPS.len() + usize::from(loss.is_per_class())];
+        let kernels = &self.unfused[image::unit(T::TYPE.0 as usize, loss.is_per_class())];
         let logits = Logits::Read(logits);
         loss.enqueue(
             stream,
@@ -292,13 +283,13 @@ impl Instruments {
 }
 
 /// The baseline's kernels by element type, then map.
-fn unfused(find: impl Fn(String) -> Result<Kernel, CudaError>) -> Result<Vec<Unfused>, CudaError> {
+fn unfused(module: Module) -> Result<Vec<Unfused>, CudaError> {
     let mut all = Vec::new();
-    for element in module::ELEMENTS {
-        for map in module::MAPS {
+    for element in ELEMENTS {
+        for map in MAPS {
             let mut kernels = Vec::new();
             for (step, typed) in STEPS {
-                kernels.push(find(match typed {
+                kernels.push(module.find(&match typed {
                     true => format!("ala_unfused_{step}_{element}_{map}"),
                     false => format!("ala_unfused_{step}"),
                 })?);

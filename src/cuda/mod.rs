@@ -43,6 +43,7 @@ mod call;
 mod element;
 pub(crate) mod error;
 mod guards;
+mod image;
 #[cfg(feature = "instruments")]
 pub mod instruments;
 mod launch;
@@ -59,6 +60,7 @@ pub use bound::CudaLoss;
 pub use call::{Options, Outputs};
 pub use element::{CudaElement, CudaLabel};
 pub use error::CudaError;
+pub use image::{EmbeddedKernels, Origin, kernels};
 pub use launch::RawStep;
 pub use workspace::Workspace;
 

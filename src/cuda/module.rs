@@ -1,4 +1,4 @@
-//! The embedded modules, one for each element type and map: loaded once a context when they are
+//! The modules, one for each element type and map: loaded once a context when they are
 //! needed, their kernels found by tier.
 
 use std::ffi::CString;
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::error::{CudaError, driver};
+use super::image::{self, Candidate, ELEMENTS, MAPS};
 use super::tiers::{RowRequirement, TIERS, Tier};
 
 /// Threads of the kernels that are no tier.
@@ -14,27 +15,6 @@ pub(super) const THREADS: u32 = 256;
 /// What a block of the staged tier has of shared memory besides the stage, and what the driver
 /// takes of it.
 pub(super) const STAGE_MARGIN: u32 = 4 << 10;
-/// As [`ElementType`].
-pub(super) const ELEMENTS: [&str; 3] = ["f32", "f16", "bf16"];
-pub(super) const MAPS: [&str; 2] = ["uniform", "per_class"];
-
-/// What build.rs compiled, if it found nvcc: by [`ElementType`], then map.
-#[cfg(ala_kernels)]
-const FATBINS: [[Option<&[u8]>; MAPS.len()]; ELEMENTS.len()] = {
-    macro_rules! fatbin {
-        ($name:literal) => {
-            Some(include_bytes!(concat!(env!("ALA_KERNELS"), "/", $name, ".fatbin")).as_slice())
-        };
-    }
-    [
-        [fatbin!("f32_uniform"), fatbin!("f32_per_class")],
-        [fatbin!("f16_uniform"), fatbin!("f16_per_class")],
-        [fatbin!("bf16_uniform"), fatbin!("bf16_per_class")],
-    ]
-};
-#[cfg(not(ala_kernels))]
-const FATBINS: [[Option<&[u8]>; MAPS.len()]; ELEMENTS.len()] = [[None; 2]; 3];
-
 /// A kernel of the module.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kernel(pub(super) sys::CUfunction);
@@ -134,29 +114,81 @@ pub(super) fn load(
     Ok(kernels)
 }
 
-/// Whether there are kernels to load.
-pub(super) fn check_built() -> Result<(), CudaError> {
-    FATBINS[0][0].ok_or(CudaError::NotBuilt).map(drop)
+/// Whether there are kernels for a context's device.
+pub(super) fn check_there(context: &CudaContext) -> Result<(), CudaError> {
+    image::candidates(capability(context)?).map(drop)
 }
 
-/// Loads a module that is never unloaded, and gives what finds its kernels by name.
-pub(super) fn load_module(
-    context: &Arc<CudaContext>,
-    fatbin: Option<&[u8]>,
-) -> Result<impl Fn(String) -> Result<Kernel, CudaError>, CudaError> {
-    let fatbin = fatbin.ok_or(CudaError::NotBuilt)?;
-    context
-        .bind_to_thread()
-        .map_err(driver("cuCtxSetCurrent"))?;
-    // SAFETY: the image is the fatbin that nvcc wrote; the driver reads it by its own header.
-    let module = unsafe { result::module::load_data(fatbin.as_ptr().cast()) }
-        .map_err(driver("cuModuleLoadData"))?;
-    Ok(move |name: String| {
+/// A device's compute capability, times ten.
+fn capability(context: &CudaContext) -> Result<u32, CudaError> {
+    use sys::CUdevice_attribute as Attribute;
+    let part = |attribute| {
+        let number = context.attribute(attribute);
+        let number = number.map_err(driver("cuDeviceGetAttribute"))?;
+        Ok(u32::try_from(number).unwrap_or(0))
+    };
+    let major: u32 = part(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    Ok(10 * major + part(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?)
+}
+
+/// A module that is never unloaded.
+#[derive(Clone, Copy)]
+pub(super) struct Module(sys::CUmodule);
+
+impl Module {
+    /// `image`: a fatbin, machine code, or PTX that ends with a zero.
+    pub(super) fn load(context: &Arc<CudaContext>, image: &[u8]) -> Result<Self, CudaError> {
+        context
+            .bind_to_thread()
+            .map_err(driver("cuCtxSetCurrent"))?;
+        // SAFETY: the image is what a compiler of NVIDIA's wrote; the driver reads a fatbin and
+        // machine code by their own headers, and text to its zero.
+        unsafe { result::module::load_data(image.as_ptr().cast()) }
+            .map(Self)
+            .map_err(driver("cuModuleLoadData"))
+    }
+
+    pub(super) fn find(self, name: &str) -> Result<Kernel, CudaError> {
         let name = CString::new(name).expect("kernel names hold no NUL");
-        // SAFETY: `module` was loaded above and is never unloaded.
-        unsafe { result::module::get_function(module, name) }
+        // SAFETY: the module was loaded above and is never unloaded.
+        unsafe { result::module::get_function(self.0, name) }
             .map(Kernel)
             .map_err(driver("cuModuleGetFunction"))
+    }
+}
+
+/// Loads a unit as the device takes it best.
+fn load_best(context: &Arc<CudaContext>, unit: usize) -> Result<Module, CudaError> {
+    const NO_BINARY_FOR_GPU: u32 = sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU as u32;
+    let capability = capability(context)?;
+    let mut failure = image::none_for(capability);
+    for candidate in image::candidates(capability)? {
+        let error = match Module::load(context, &candidate.image(unit)) {
+            Ok(module) => return Ok(module),
+            // Some devices take no machine code but their own.
+            Err(CudaError::Driver {
+                code: NO_BINARY_FOR_GPU,
+                ..
+            }) => image::none_for(capability),
+            Err(error) => error,
+        };
+        failure = too_old(&candidate).unwrap_or(error);
+    }
+    Err(failure)
+}
+
+/// Why the driver did not take an image, if it is older than that.
+fn too_old(candidate: &Candidate) -> Option<CudaError> {
+    let mut number = 0;
+    // SAFETY: it writes one number to where it is told.
+    let asked = unsafe { sys::cuDriverGetVersion(&mut number) };
+    // 12090 is 12.9.
+    let number = u32::try_from(number).unwrap_or(0);
+    let driver = (number / 1000, number % 1000 / 10);
+    let is_older = asked == sys::CUresult::CUDA_SUCCESS && driver < candidate.driver;
+    is_older.then_some(CudaError::DriverTooOld {
+        driver,
+        needed: candidate.driver,
     })
 }
 
@@ -165,16 +197,16 @@ fn load_unit(
     (element, per_class): (ElementType, bool),
 ) -> Result<Kernels, CudaError> {
     let (type_index, map_index) = (element as usize, usize::from(per_class));
-    let find = load_module(context, FATBINS[type_index][map_index])?;
+    let module = load_best(context, image::unit(type_index, per_class))?;
     let device = DeviceLimits::of(context)?;
-    let count = find("ala_count".into())?;
+    let count = module.find("ala_count")?;
     let mut staged_blocks = 0;
     let mut kernel_of = |tier: &Tier| {
         if tier.most_classes(per_class) == 0 {
             return Ok(None);
         }
         let (element, map) = (ELEMENTS[type_index], MAPS[map_index]);
-        let kernel = find(format!("ala_{}_{element}_{map}", tier.name))?;
+        let kernel = module.find(&format!("ala_{}_{element}_{map}", tier.name))?;
         if tier.rows == RowRequirement::Staged {
             opt_in_to_shared(kernel, device.stage_bytes)?;
             staged_blocks = resident(kernel, tier.threads, 0)?;

@@ -1,18 +1,14 @@
-//! What the compiler said of the kernels.
+//! What the assembler said of the kernels.
 
-/// What `ptxas -v` said of each kernel on each architecture when this crate was compiled:
-/// registers, spills, static shared memory. `None` where the build found no nvcc.
+use super::image::{COMPILED, prebuilt_report};
+
+/// What `ptxas -v` said of each kernel on each architecture: registers, spills, static shared
+/// memory. Of the instruments only where the build found nvcc.
 ///
 /// ```
-/// if let Some(report) = ala_loss::cuda::instruments::ptxas_report() {
-///     assert!(report.contains("bytes spill stores"));
-/// }
+/// let report = ala_loss::cuda::instruments::ptxas_report();
+/// assert!(report.contains("bytes spill stores"));
 /// ```
-pub fn ptxas_report() -> Option<&'static str> {
-    REPORT
+pub fn ptxas_report() -> String {
+    prebuilt_report() + COMPILED.report
 }
-
-#[cfg(ala_kernels)]
-const REPORT: Option<&str> = Some(include_str!(concat!(env!("ALA_KERNELS"), "/ptxas.txt")));
-#[cfg(not(ala_kernels))]
-const REPORT: Option<&str> = None;

@@ -17,6 +17,7 @@ mod host;
 mod instruments;
 mod launches;
 mod machines;
+mod packaged;
 mod parity;
 #[path = "../problem/mod.rs"]
 mod problem;

@@ -67,7 +67,8 @@ calls! {
     }
 
     Nothing: fn cuDriverGetVersion(_, version: Out<c_int>) {
-        version.set(device::DRIVER_VERSION)
+        let (major, minor) = device::driver_version();
+        version.set((1000 * major + 10 * minor) as c_int)
     }
 
     Nothing: fn cuGetErrorName(_, code: u32, name: Out<*const c_char>) {

@@ -4,7 +4,7 @@
 use super::code::Code;
 use super::handle::Handle;
 use super::pointer::Host;
-use crate::device::{SHARED_PER_BLOCK, THREADS_PER_BLOCK, current_sm};
+use crate::device::{REGISTER_UNIT, REGISTERS, SHARED_PER_BLOCK, THREADS_PER_BLOCK, WARP, current_sm};
 use crate::exec::LoadedModule;
 use crate::fatbin;
 use crate::occupancy::Block;
@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::sync::Arc;
 
-/// Registers a thread, where the image has no SASS to read the number from.
+/// Registers a thread, where the image has no SASS to read the number from and the kernel has no
+/// launch bounds.
 const UNKNOWN_REGISTERS: u32 = 32;
 /// Of `__fatBinC_Wrapper_t`: magic, version, then the fat binary's address.
 const WRAPPER_MAGIC: u32 = 0x4662_43b1;
@@ -44,8 +45,9 @@ pub struct Footprint {
 impl LoadedImage {
     /// A kernel's footprint.
     pub fn footprint(&self, kernel: &Kernel) -> Footprint {
+        let registers = self.registers.get(&kernel.name).copied();
         Footprint {
-            registers: self.registers.get(&kernel.name).copied().unwrap_or(UNKNOWN_REGISTERS),
+            registers: registers.or_else(|| most_registers(kernel)).unwrap_or(UNKNOWN_REGISTERS),
             static_shared: kernel.static_shared_bytes as u32,
             max_threads: kernel.max_threads.unwrap_or(u32::MAX).min(THREADS_PER_BLOCK),
         }
@@ -71,6 +73,14 @@ impl Footprint {
         let block = Block { threads, registers: self.registers, shared };
         if threads > self.max_threads { 0 } else { current_sm().resident_blocks(block) }
     }
+}
+
+/// As many as the kernel's launch bounds leave a thread: a compiler takes most of them.
+fn most_registers(kernel: &Kernel) -> Option<u32> {
+    const OF_A_THREAD: u32 = 255;
+    let warps = kernel.max_threads?.div_ceil(WARP).checked_mul(kernel.min_blocks?)?;
+    let a_warp = REGISTERS.checked_div(warps)? / REGISTER_UNIT * REGISTER_UNIT;
+    Some((a_warp / WARP).min(OF_A_THREAD))
 }
 
 /// The kernel's parameter block, from an array of pointers or from a packed buffer.
@@ -99,9 +109,10 @@ pub fn read_params(kernel: &Kernel, params: Host, extra: Host) -> Result<Vec<u8>
 }
 
 /// Takes an image as `cuModuleLoadData` does: PTX text, a fat binary, or a wrapper that points to
-/// one.
-pub fn read_image(image: Host) -> Result<fatbin::Contents, (Code, String)> {
-    let unread = |code| (code, "no module image".to_owned());
+/// one. What is wrong with it comes along; machine code is not faulty, only not for this device, and
+/// who has PTX as well tries that next.
+pub fn read_image(image: Host) -> Result<fatbin::Contents, (Code, Option<String>)> {
+    let unread = |code| (code, Some("no module image".to_owned()));
     // A text may be shorter than the magic word, so look at it byte by byte.
     let mut first = [0; 4];
     for (index, byte) in first.iter_mut().enumerate() {
@@ -112,20 +123,21 @@ pub fn read_image(image: Host) -> Result<fatbin::Contents, (Code, String)> {
     }
     match u32::from_le_bytes(first) {
         fatbin::MAGIC => {
-            let invalid = |why| (Code::InvalidImage, why);
+            let invalid = |why| (Code::InvalidImage, Some(why));
             let size = fatbin::total_size(&image.read(fatbin::HEADER).map_err(unread)?).map_err(invalid)?;
             let bytes = image.read(size).map_err(unread)?;
-            fatbin::read(&bytes, current_sm().capability).map_err(|why| (Code::NoBinaryForGpu, why))
+            fatbin::read(&bytes, current_sm().capability).map_err(|why| (Code::NoBinaryForGpu, Some(why)))
         }
         WRAPPER_MAGIC => {
             let inner = image.word(1).map_err(unread)?;
             if u32::from_le_bytes(inner.array().map_err(unread)?) != fatbin::MAGIC {
-                return Err((Code::InvalidImage, "a fat binary's wrapper points to something else".into()));
+                let why = "a fat binary's wrapper points to something else";
+                return Err((Code::InvalidImage, Some(why.into())));
             }
             read_image(inner)
         }
-        ELF_MAGIC => Err((Code::NoBinaryForGpu, "a cubin has no PTX: load PTX, or a fat binary with PTX in it".into())),
-        0 => Err((Code::InvalidImage, "an empty module image".into())),
+        ELF_MAGIC => Err((Code::NoBinaryForGpu, None)),
+        0 => Err((Code::InvalidImage, Some("an empty module image".into()))),
         _ => Ok(fatbin::Contents { ptx: image.text().map_err(unread)?, ..Default::default() }),
     }
 }

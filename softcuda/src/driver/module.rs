@@ -6,7 +6,7 @@ use super::handle::Handle;
 use super::image::{Function, LoadedImage, read_image};
 use super::pointer::{Host, Out};
 use super::state::State;
-use crate::device::current_sm;
+use crate::device::{current_sm, driver_version, newest_ptx};
 use crate::exec::LoadedModule;
 use crate::ptx::Module;
 use std::ffi::c_int;
@@ -16,11 +16,21 @@ impl State {
     fn load(&mut self, out: Out<Handle>, image: Host) -> Result<(), Code> {
         self.refuse_unsafe("loading a module")?;
         out.set(0)?;
-        let contents = read_image(image).map_err(|(code, why)| self.refuse(code, why))?;
+        let contents = match read_image(image) {
+            Ok(contents) => contents,
+            Err((code, None)) => return Err(code),
+            Err((code, Some(why))) => return Err(self.refuse(code, why)),
+        };
         let module = match Module::parse(&contents.ptx) {
             Ok(module) => module,
             Err(fault) => return Err(self.refuse(Code::InvalidPtx, fault.to_string())),
         };
+        let newest = newest_ptx(driver_version());
+        if module.version > newest {
+            let ((major, minor), (most, least)) = (module.version, newest);
+            let why = format!("PTX of version {major}.{minor}: this driver understands {most}.{least} at most");
+            return Err(self.refuse(Code::UnsupportedPtxVersion, why));
+        }
         let module = match LoadedModule::load(module, &mut self.memory) {
             Ok(module) => Arc::new(module),
             Err(fault) => return Err(self.refuse(Code::OutOfMemory, fault.to_string())),

@@ -30,6 +30,8 @@ pub struct Kernel {
     pub static_shared_bytes: usize,
     /// Threads of a block by `.maxntid` or `.reqntid`.
     pub max_threads: Option<u32>,
+    /// Blocks of so many threads that an SM shall hold, by `.minnctapersm`.
+    pub min_blocks: Option<u32>,
     /// Names of the parameters.
     pub(crate) param_names: Vec<String>,
     /// The text between its braces.
@@ -39,6 +41,8 @@ pub struct Kernel {
 /// A parsed module.
 #[derive(Clone, Debug, Default)]
 pub struct Module {
+    /// The PTX ISA that it is written in, by `.version`, major and minor.
+    pub version: (u32, u32),
     /// The number of `.target sm_…`.
     pub target: u32,
     /// Variables in global memory.
@@ -63,7 +67,12 @@ impl Module {
                     target.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
                 module.target = digits.parse().map_err(|_| Fault::bad_module(line))?;
                 at += line.len();
-            } else if line.starts_with(".version") || line.starts_with(".address_size") {
+            } else if let Some(version) = line.strip_prefix(".version") {
+                let parts = version.trim().split_once('.');
+                let numbers = parts.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+                module.version = numbers.ok_or_else(|| Fault::bad_module(line))?;
+                at += line.len();
+            } else if line.starts_with(".address_size") {
                 at += line.len();
             } else {
                 at += module.item(&source, at)?;
@@ -178,14 +187,16 @@ impl Kernel {
             name,
             param_bytes,
             static_shared_bytes: 0,
-            max_threads: thread_limit(directives),
+            max_threads: product_of(directives, ".maxntid").or_else(|| product_of(directives, ".reqntid")),
+            min_blocks: product_of(directives, ".minnctapersm"),
             body,
         })
     }
 }
 
-fn thread_limit(directives: &str) -> Option<u32> {
-    let after = directives.split_once(".maxntid").or_else(|| directives.split_once(".reqntid"))?.1;
+/// The product of the numbers that follow a directive.
+fn product_of(directives: &str, directive: &str) -> Option<u32> {
+    let after = directives.split_once(directive)?.1;
     let numbers = after.split('.').next()?.split(',').map(|number| number.trim().parse::<u32>());
     numbers.map_while(Result::ok).reduce(|a, b| a * b)
 }

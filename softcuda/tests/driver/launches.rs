@@ -1,7 +1,7 @@
 //! Modules, kernels and launches.
 
 use cudarc::driver::sys::{self, CUresult};
-use cudarc::driver::{CudaContext, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg};
+use cudarc::driver::{CudaContext, DevicePtr, DeviceRepr, DriverError, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 use softcuda::client::Launch;
 use softcuda::exec::Order;
@@ -237,6 +237,41 @@ fn kernels_tell_their_attributes_and_occupancy() -> Test {
     assert_eq!(reverse.occupancy_max_active_blocks_per_multiprocessor(1024, 100 << 10, None)?, 2);
     assert_eq!(axpy.occupancy_max_potential_block_size(no_shared, 0, 0, None)?, (8 * 132, 256));
     assert!(reverse.occupancy_available_dynamic_smem_per_block(2, 1024)? > 100 << 10);
+    Ok(())
+}
+
+/// Of PTX alone: all that the launch bounds leave, or else a number that is assumed.
+#[test]
+fn launch_bounds_tell_the_registers_where_no_sass_does() -> Test {
+    let (_soft, _one) = instrument();
+    let context = CudaContext::new(0)?;
+    let registers = |bounds: &str| -> Result<i32, DriverError> {
+        let ptx =
+            format!(".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry k()\n{bounds}\n{{\nret;\n}}\n");
+        context.load_module(Ptx::from_src(ptx))?.load_function("k")?.num_regs()
+    };
+    assert_eq!(registers(".maxntid 256, 1, 1\n.minnctapersm 4")?, 64);
+    // 65,536 registers of 24 warps, each of which takes a multiple of 256.
+    assert_eq!(registers(".maxntid 96\n.minnctapersm 8")?, 80);
+    assert_eq!(registers(".reqntid 32\n.minnctapersm 1")?, 255);
+    assert_eq!(registers(".maxntid 256")?, 32);
+    assert_eq!(registers(".maxntid 256\n.minnctapersm 0")?, 32);
+    Ok(())
+}
+
+#[test]
+fn ptx_newer_than_the_driver_is_refused() -> Test {
+    let (soft, _one) = instrument();
+    let context = CudaContext::new(0)?;
+    let load = |version: &str| {
+        let ptx = format!(".version {version}\n.target sm_90\n.address_size 64\n.visible .entry k()\n{{\nret;\n}}\n");
+        code(context.load_module(Ptx::from_src(ptx)))
+    };
+    // The driver is of CUDA 13.0.
+    assert_eq!(load("9.0"), CUresult::CUDA_SUCCESS);
+    assert_eq!(load("9.1"), CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
+    assert!(soft.last_fault().is_some_and(|text| text.contains("9.1") && text.contains("9.0")));
+    assert_eq!(load("9"), CUresult::CUDA_ERROR_INVALID_PTX);
     Ok(())
 }
 
