@@ -165,14 +165,22 @@ fn load_best(context: &Arc<CudaContext>, unit: usize) -> Result<Module, CudaErro
     for candidate in image::candidates(capability)? {
         let error = match Module::load(context, &candidate.image(unit)) {
             Ok(module) => return Ok(module),
-            // Some devices take no machine code but their own.
-            Err(CudaError::Driver {
-                code: NO_BINARY_FOR_GPU,
-                ..
-            }) => image::none_for(capability),
             Err(error) => error,
         };
-        failure = too_old(&candidate).unwrap_or(error);
+        if let Some(too_old) = too_old(&candidate) {
+            return Err(too_old);
+        }
+        // Some devices take no machine code but their own.
+        let no_binary = matches!(
+            error,
+            CudaError::Driver {
+                code: NO_BINARY_FOR_GPU,
+                ..
+            }
+        );
+        if !no_binary {
+            failure = error;
+        }
     }
     Err(failure)
 }

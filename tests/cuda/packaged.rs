@@ -119,7 +119,12 @@ fn a_project_trains_on_the_package_alone_without_nvcc() {
         losses(&printed, "cpu ");
         assert!(printed.contains("cuda error: no CUDA driver"), "{printed}");
     }
-    // Its PTX is newer than this driver.
+    // Its PTX is newer than this driver, and so is its machine code than the next.
+    let printed = with_driver(&program, "11.8");
+    assert!(
+        printed.contains("of CUDA 11.8, and the kernels need one of 12.0"),
+        "{printed}"
+    );
     let printed = with_driver(&program, "12.4");
     assert!(
         printed.contains("of CUDA 12.4, and the kernels need one of 12.9"),
