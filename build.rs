@@ -292,7 +292,7 @@ mod cuda {
                 command.arg("-ccbin").arg(compiler);
             }
             for arch in &self.machine_code {
-                // The PTX of 89 is that of 86 but for the name: where both are wanted it is made once.
+                // The PTX of 89 is that of 86 but for the name: it is made once.
                 let shared = *arch == 89 && self.machine_code.contains(&86);
                 let ptx = if shared { 86 } else { *arch };
                 command.arg(format!("-gencode=arch=compute_{ptx},code=sm_{arch}"));

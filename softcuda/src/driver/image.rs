@@ -109,8 +109,8 @@ pub fn read_params(kernel: &Kernel, params: Host, extra: Host) -> Result<Vec<u8>
 }
 
 /// Takes an image as `cuModuleLoadData` does: PTX text, a fat binary, or a wrapper that points to
-/// one. What is wrong with it comes along; machine code is not faulty, only not for this device, and
-/// who has PTX as well tries that next.
+/// one. What is wrong with it comes along; machine code is not faulty, only not for this device,
+/// and who has PTX as well tries that next.
 pub fn read_image(image: Host) -> Result<fatbin::Contents, (Code, Option<String>)> {
     let unread = |code| (code, Some("no module image".to_owned()));
     // A text may be shorter than the magic word, so look at it byte by byte.
