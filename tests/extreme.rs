@@ -348,6 +348,62 @@ fn factors_at_the_edge_of_the_type_give_the_formula() {
     factors_at_the_edge::<bf16>();
 }
 
+/// What scales a gradient has a product, in whatever order, that leaves `f64` where the gradient
+/// does not; and nothing times a number is nothing.
+#[test]
+fn factors_whose_product_leaves_f64_give_the_formula() {
+    fn check<T: CpuElement>() {
+        let two = |exponent| 2f64.powi(exponent);
+        // Weight, upstream gradient, gradient scale and their product.
+        let cases = [
+            (1.0, two(600), two(600), f64::INFINITY),
+            (1.0, two(-600), -two(-600), 0.0),
+            (two(-900), two(600), two(600), two(300)),
+            (two(900), two(-600), two(-600), two(-300)),
+            (two(900), -two(-450), two(-450), -1.0),
+            (two(-900), two(450), two(450), 1.0),
+            (f64::from_bits(1), two(1000), two(74), 1.0),
+            (3.0, f64::MAX, 1.0, f64::INFINITY),
+        ];
+        let masked = f64::NEG_INFINITY;
+        for slope in [1.0, 4.0] {
+            for (weight, upstream, scale, product) in cases {
+                let build = |counts: &[u64]| {
+                    let counts = ClassCounts::new(counts).expect("positive");
+                    Loss::builder(Objective::CrossEntropy, &counts)
+                        .scale(slope)
+                        .reduction(Reduction::Sum)
+                        .class_weights(vec![weight; counts.classes()])
+                        .build()
+                        .expect("finite weights")
+                };
+                let options = Options::new()
+                    .upstream(Upstream::Scalar(upstream))
+                    .gradient_scale(scale);
+                let gradient = |loss: &Loss, logits: &[f64]| -> Vec<T> {
+                    let logits: Vec<T> = logits.iter().map(|&x| T::from_f64(x)).collect();
+                    let outcome = loss.evaluate_with(&logits, &[0], &options);
+                    outcome.expect("valid").gradient
+                };
+                // By hand: p = 1/2 for the two alike, and for the others 0.
+                let half = product * slope / 2.0;
+                let got = gradient(&build(&[1; 4]), &[0.5, 0.5, masked, -1e4]);
+                let what = || format!("{weight:e} {upstream:e} {scale:e}");
+                for (got, exact) in got.into_iter().zip([-half, half, 0.0, 0.0]) {
+                    assert_rounded(got, exact, &what);
+                }
+                // By hand: p = 1.
+                assert_eq!(gradient(&build(&[1]), &[0.5]), [T::ZERO]);
+                assert_eq!(gradient(&build(&[1; 2]), &[1e4, -1e4]), [T::ZERO; 2]);
+            }
+        }
+    }
+    check::<f32>();
+    check::<f64>();
+    check::<f16>();
+    check::<bf16>();
+}
+
 /// A mean does not see what all weights have in common, however small or large that is.
 #[test]
 fn a_mean_does_not_see_the_size_of_the_weights() {

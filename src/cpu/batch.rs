@@ -123,17 +123,35 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// The upstream gradient times the gradient scale.
+/// The upstream gradient, and the gradient scale.
 #[derive(Clone, Copy)]
 pub(super) enum Factors<'a, R> {
-    Same(f64),
+    Same(f64, f64),
     Each(&'a [R], f64),
+}
+
+/// What a row's gradient is multiplied by from outside. Apart, as their product may be beyond
+/// `f64` where the gradient is not.
+#[derive(Clone, Copy)]
+pub(super) struct Outside {
+    pub(super) upstream: f64,
+    pub(super) scale: f64,
+}
+
+impl Outside {
+    pub(super) fn is_finite(self) -> bool {
+        self.upstream.is_finite() && self.scale.is_finite()
+    }
+
+    pub(super) fn is_zero(self) -> bool {
+        self.upstream == 0.0 || self.scale == 0.0
+    }
 }
 
 impl<R: Real> Factors<'_, R> {
     fn split_at(self, row: usize) -> (Self, Self) {
         match self {
-            Self::Same(_) => (self, self),
+            Self::Same(..) => (self, self),
             Self::Each(upstream, scale) => {
                 let (a, b) = upstream.split_at(row);
                 (Self::Each(a, scale), Self::Each(b, scale))
@@ -141,11 +159,12 @@ impl<R: Real> Factors<'_, R> {
         }
     }
 
-    pub(super) fn at(self, row: usize) -> f64 {
-        match self {
-            Self::Same(factor) => factor,
-            Self::Each(upstream, scale) => upstream[row].to_f64() * scale,
-        }
+    pub(super) fn at(self, row: usize) -> Outside {
+        let (upstream, scale) = match self {
+            Self::Same(upstream, scale) => (upstream, scale),
+            Self::Each(upstream, scale) => (upstream[row].to_f64(), scale),
+        };
+        Outside { upstream, scale }
     }
 }
 

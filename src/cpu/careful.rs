@@ -31,29 +31,27 @@ pub(super) fn solve<T: Element>(
     let classes = plan.table.classes();
     let careful = Careful::new(plan.table, batch.matrix.row(row, classes), target);
     let solution = &careful.solution;
-    let outer_factor = solution.outer_factor(batch.upstream.at(row), plan.divisor);
+    let (at_target, scale) = solution.careful_gradient(batch.upstream.at(row), plan.divisor);
     if let Some((x, gradient)) = batch.matrix.gradient(row, classes) {
         for class in 0..classes {
             // In place a class's gradient needs its own logit alone.
             let x = x.map_or(gradient[class], |x| x[class]);
-            gradient[class] = match solution.is_nan() {
-                true => T::from_f64(f64::NAN),
-                false => careful.gradient(class, x, outer_factor),
-            };
+            gradient[class] = T::from_f64(match solution.is_nan() {
+                true => f64::NAN,
+                false if class == target => at_target,
+                false => {
+                    let slope = plan.table.affine(class).slope;
+                    scale
+                        .times(slope)
+                        .times(careful.exponential(class, x))
+                        .value()
+                }
+            });
         }
     }
     let loss = solution.loss();
     batch.note_loss(row, loss);
     loss
-}
-
-/// A factor, of which what is finite stays so: times an exponential of 0 it must be 0.
-fn finite(scale: f64) -> f64 {
-    if scale.is_infinite() {
-        f64::MAX.copysign(scale)
-    } else {
-        scale
-    }
 }
 
 /// Differences are taken of logits this much smaller, so that none leaves `f64`.
@@ -133,15 +131,5 @@ impl<'a> Careful<'a> {
     /// `exp(z_j - z_m)`.
     fn exponential<T: Element>(&self, class: usize, x: T) -> f64 {
         self.below_top(class, x).exp()
-    }
-
-    /// The gradient of one class from its logit and the row's outer factor.
-    fn gradient<T: Element>(&self, class: usize, x: T, outer_factor: f64) -> T {
-        let gradient = self.solution.gradient(outer_factor);
-        if class == self.target {
-            return T::from_f64(gradient.at_target);
-        }
-        let slope = self.table.affine(class).slope;
-        T::from_f64(finite(gradient.scale) * slope * self.exponential(class, x))
     }
 }

@@ -16,6 +16,7 @@ mod map;
 mod overlap;
 mod pass;
 mod plan;
+mod product;
 mod row_buffer;
 mod solution;
 mod solve;
@@ -249,8 +250,8 @@ fn run<T: CpuElement, L: Label>(
     }
     check_length("hits", hits.as_deref().map(<[_]>::len), rows)?;
     let upstream = match options.upstream {
-        Upstream::One => Factors::Same(options.gradient_scale),
-        Upstream::Scalar(upstream) => Factors::Same(upstream * options.gradient_scale),
+        Upstream::One => Factors::Same(1.0, options.gradient_scale),
+        Upstream::Scalar(upstream) => Factors::Same(upstream, options.gradient_scale),
         Upstream::PerRow(upstream) => {
             if loss.reduction() != Reduction::None {
                 return Err(Error::UpstreamNeedsNoReduction(loss.reduction().name()));

@@ -1,6 +1,8 @@
 //! One row's scalars, in `f64`: its loss and the factors of its gradient, from the sum off the
 //! target.
 
+use super::batch::Outside;
+use super::product::Product;
 use crate::table::{RowTable, Target};
 
 /// What the gradient and the loss of a row are made from.
@@ -61,7 +63,7 @@ impl RowSolution {
 
     /// A row whose weight is 0 counts for nothing, also where its own loss or what scales it is
     /// infinite. A NaN in it shows.
-    fn counts_for_nothing(&self) -> bool {
+    pub(super) fn counts_for_nothing(&self) -> bool {
         self.target.weight == 0.0 && !self.is_nan()
     }
 
@@ -105,8 +107,8 @@ impl RowSolution {
 
     /// What the row's gradient is scaled by from outside. The weight is divided first: of a mean it
     /// is part of the divisor, and no more than 1 then, however small or large both are.
-    pub(super) fn outer_factor(&self, upstream: f64, divisor: f64) -> f64 {
-        self.target.weight / divisor * upstream
+    pub(super) fn outer_factor(&self, outside: Outside, divisor: f64) -> f64 {
+        self.target.weight / divisor * (outside.upstream * outside.scale)
     }
 
     /// `dL/dx` times the [outer factor](Self::outer_factor).
@@ -122,6 +124,21 @@ impl RowSolution {
             at_target: -scale * self.target.gradient_slope * self.miss,
             scale: scale * self.normaliser,
         }
+    }
+
+    /// The [gradient](Self::gradient) of the target, and the product that a term of the sum times
+    /// its class's slope is to be multiplied by: for factors that leave `f64` on the way.
+    pub(super) fn careful_gradient(&self, outside: Outside, divisor: f64) -> (f64, Product) {
+        if self.counts_for_nothing() {
+            return (0.0, Product::of(0.0));
+        }
+        let scale = Product::of(self.target.weight)
+            .over(divisor)
+            .times(outside.upstream)
+            .times(outside.scale)
+            .times(self.loss_slope());
+        let at_target = scale.times(-self.target.gradient_slope).times(self.miss);
+        (at_target.value(), scale.times(self.normaliser))
     }
 }
 

@@ -1,6 +1,6 @@
 //! From a row's sum to its loss and to what its gradient is written with.
 
-use super::batch::Batch;
+use super::batch::{Batch, Outside};
 use super::careful;
 use super::lane::{Float, Lane};
 use super::map::Map;
@@ -28,12 +28,15 @@ pub(super) fn solve<T: Lane, M: Map<T::Real>>(
 ) -> (f64, Option<Writing<T>>) {
     let shift = map.shift(partial.pivot);
     let solution = RowSolution::new(plan.table, target, logit.to_f64(), shift, partial.sum);
-    let outer_factor = solution.outer_factor(batch.upstream.at(row), plan.divisor);
+    let outside = batch.upstream.at(row);
+    let outer_factor = solution.outer_factor(outside, plan.divisor);
     let gradient = solution.gradient(outer_factor);
     let slope = map.common_slope();
+    let scaled_far = (outside.is_finite() && !gradient.at_target.is_finite())
+        || beyond::<T::Real>(outside, outer_factor * slope, gradient.scale * slope);
     if map.needs_care(partial.pivot)
         || solution.is_nan()
-        || beyond::<T::Real>(outer_factor * slope, gradient.scale * slope)
+        || (scaled_far && !solution.counts_for_nothing())
     {
         return (careful::solve(plan, batch, row, target), None);
     }
@@ -46,13 +49,14 @@ pub(super) fn solve<T: Lane, M: Map<T::Real>>(
     (loss, Some(writing))
 }
 
-/// Whether what scales a row is beyond the lanes' type: its factor is too large a number, or is so
-/// small that the least normal number, by which rounding may change the highest term's gradient, is
-/// not small against the outer factor.
-fn beyond<R: Float>(outer_factor: f64, factor: f64) -> bool {
+/// Whether what scales a row is beyond the lanes' type: its factor is too large though its own
+/// factors are numbers, or is so small that the least normal number, by which rounding may change
+/// the highest term's gradient, is not small against the outer factor.
+fn beyond<R: Float>(outside: Outside, outer_factor: f64, factor: f64) -> bool {
     let (outer, factor) = (outer_factor.abs(), factor.abs());
-    (factor > -R::LOWEST.to_f64() && factor.is_finite())
-        || (outer > 0.0 && outer < R::LEAST * MOST_BLOCK_SUM)
+    // An infinite factor may have become a NaN.
+    let fits = factor <= -R::LOWEST.to_f64();
+    (!fits && outside.is_finite()) || (!outside.is_zero() && outer < R::LEAST * MOST_BLOCK_SUM)
 }
 
 /// A factor in the lanes' type, of which what is finite stays so. A NaN becomes the plain one,
