@@ -23,6 +23,7 @@ const COMPRESSED: u64 = 0x2000 | 0x8000;
 /// What softcuda uses of an image.
 #[derive(Debug, Default, PartialEq)]
 pub struct Contents {
+    /// The text that runs.
     pub ptx: String,
     /// Registers a thread, by kernel, in the SASS of the wanted architecture; empty where there is
     /// none.
@@ -48,9 +49,12 @@ impl<'a> Bytes<'a> {
         self.number::<8>(at)?.try_into().map_err(|_| format!("the size at offset {at} is too large"))
     }
 
-    fn name(&self, at: usize) -> Result<String, String> {
-        let rest = self.0.get(at..).ok_or_else(|| format!("a name at offset {at} of {}", self.0.len()))?;
-        Ok(String::from_utf8_lossy(rest.split(|&byte| byte == 0).next().unwrap_or_default()).into_owned())
+    fn from(&self, at: usize) -> Result<&'a [u8], String> {
+        self.0.get(at..).ok_or_else(|| format!("a name at offset {at} of {}", self.0.len()))
+    }
+
+    fn name(&self, at: usize) -> Result<&'a [u8], String> {
+        Ok(self.from(at)?.split(|&byte| byte == 0).next().unwrap_or_default())
     }
 }
 
@@ -122,7 +126,7 @@ fn register_counts(elf: &[u8]) -> Result<BTreeMap<String, u32>, String> {
         let header = header(index)?;
         if header.number::<4>(4)? == SYMBOLS {
             symbols = Some((body(index)?, body(header.number::<4>(0x28)? as usize)?));
-        } else if body(names)?.name(header.number::<4>(0)? as usize)? == ".nv.info" {
+        } else if body(names)?.from(header.number::<4>(0)? as usize)?.starts_with(b".nv.info\0") {
             info = Some(body(index)?);
         }
     }
@@ -130,13 +134,17 @@ fn register_counts(elf: &[u8]) -> Result<BTreeMap<String, u32>, String> {
         return Ok(BTreeMap::new());
     };
     let mut counts = BTreeMap::new();
+    // In a damaged table names may overlap, and each be as long as all.
+    let mut name_bytes = texts.0.len();
     let mut at = 0;
     while at + 4 <= info.0.len() {
         let (form, size) = (info.number::<1>(at)?, info.number::<2>(at + 2)? as usize);
         if info.number::<2>(at)? == REGISTER_COUNT {
             let (symbol, registers) = (info.number::<4>(at + 4)? as usize, info.number::<4>(at + 8)?);
             let name = texts.name(symbols.number::<4>(symbol.saturating_mul(SYMBOL))? as usize)?;
-            counts.insert(name, registers as u32);
+            let left = name_bytes.checked_sub(name.len());
+            name_bytes = left.ok_or_else(|| format!("names of more than the {} bytes of all", texts.0.len()))?;
+            counts.insert(String::from_utf8_lossy(name).into_owned(), registers as u32);
         }
         at += if form == 4 { 4 + size } else { 4 };
     }
@@ -173,5 +181,40 @@ mod tests {
         }
         assert!(read(&IMAGE[..100], 90).is_err());
         assert!(total_size(&IMAGE[..8]).is_err());
+    }
+
+    /// Every name of a symbol is the rest of the text from its place on, so that together they are
+    /// far longer than it.
+    #[test]
+    fn names_that_overlap_are_refused() {
+        const SYMBOLS: usize = 500;
+        let mut elf = vec![0u8; 64];
+        let mut add = |bytes: &[u8]| {
+            elf.extend(bytes);
+            (elf.len() - bytes.len()) as u64
+        };
+        let names = [&b"\0.nv.info\0"[..], &[b'a'; 2 * SYMBOLS], b"\0"].concat();
+        let (mut symbols, mut info) = (Vec::new(), Vec::new());
+        for symbol in 0..SYMBOLS as u32 {
+            symbols.extend((10 + symbol).to_le_bytes());
+            symbols.extend([0; 20]);
+            info.extend([4, 0x2f, 8, 0]);
+            info.extend([symbol.to_le_bytes(), 32u32.to_le_bytes()].concat());
+        }
+        let places = [&names, &symbols, &info].map(|part| (add(part), part.len() as u64));
+        let mut sections = vec![0u8; 3 * 64];
+        for (index, ((place, size), (name, kind))) in places.into_iter().zip([(0, 3), (0, 2), (1, 1)]).enumerate() {
+            let section = &mut sections[index * 64..][..64];
+            section[..4].copy_from_slice(&u32::to_le_bytes(name));
+            section[4..8].copy_from_slice(&u32::to_le_bytes(kind));
+            section[0x18..0x20].copy_from_slice(&place.to_le_bytes());
+            section[0x20..0x28].copy_from_slice(&size.to_le_bytes());
+        }
+        let table = add(&sections);
+        elf[0x28..0x30].copy_from_slice(&table.to_le_bytes());
+        elf[0x3a..0x3e].copy_from_slice(&[64, 0, 3, 0]);
+        let read = register_counts(&elf).map(|counts| counts.len());
+        let error = read.expect_err("500 names of up to 1,000 bytes in a text of 1,011");
+        assert!(error.contains("names of more than"), "{error}");
     }
 }

@@ -14,7 +14,7 @@
 //! - [`memory`]: checked device memory; [`ptx`]: the text of a module;
 //! - `code`: kernels decoded; [`exec`]: kernels run, blocks and warps in several orders, races
 //!   found;
-//! - `fatbin`, `driver`: images, and the driver's calls; [`client`]: what a test asks the loaded
+//! - [`fatbin`], `driver`: images, and the driver's calls; [`client`]: what a test asks the loaded
 //!   driver.
 #![warn(missing_docs)]
 
@@ -25,7 +25,7 @@ pub mod counters;
 pub mod device;
 mod driver;
 pub mod exec;
-mod fatbin;
+pub mod fatbin;
 pub mod fault;
 pub mod memory;
 pub mod occupancy;

@@ -222,10 +222,11 @@ fn barrier(names: &mut Names, op: &Opcode, operands: &[&str]) -> Option<Op> {
     Some(Op::Barrier(Box::new(Barrier { id: names.source(id, Ty::U32)?, threads, any })))
 }
 
-/// The names in `{a, b}`.
+/// The names in `{a, b}`: two or four, as PTX has vectors.
 fn vector(text: &str) -> Option<Vec<&str>> {
     let inner = text.strip_prefix('{')?.strip_suffix('}')?;
-    Some(inner.split(',').map(str::trim).collect())
+    let names: Vec<&str> = inner.split(',').map(str::trim).collect();
+    matches!(names.len(), 2 | 4).then_some(names)
 }
 
 fn space(op: &Opcode) -> Option<Space> {

@@ -44,6 +44,9 @@ pub(super) struct Names<'m> {
 /// they are.
 const SHARED_GAP: u32 = 256;
 
+/// Of a kernel; each takes a row in every warp.
+const MOST_REGISTERS: usize = 1 << 16;
+
 impl<'m> Names<'m> {
     /// `globals` are the addresses of the module's variables, `params` names and offsets of the
     /// kernel's parameters.
@@ -82,7 +85,7 @@ impl<'m> Names<'m> {
         }
         let variable = Variable::parse(text).filter(|_| text.starts_with(".shared"));
         let variable = variable.ok_or_else(|| Fault::bad_module(text))?;
-        let at = self.place_shared(&variable);
+        let at = self.place_shared(&variable).ok_or_else(|| Fault::bad_module(text))?;
         if let Some(scope) = self.scopes.last_mut() {
             scope.names.insert(variable.name, Symbol::Address(at));
         }
@@ -98,6 +101,9 @@ impl<'m> Names<'m> {
                 None => (name, None),
             };
             let total = count.unwrap_or(1);
+            if self.code.preds + self.code.rows + total as usize > MOST_REGISTERS {
+                return None;
+            }
             let first = if ty == Ty::Pred { self.code.preds as u32 } else { self.code.rows as u32 };
             if ty == Ty::Pred {
                 self.code.preds += total as usize;
@@ -112,19 +118,24 @@ impl<'m> Names<'m> {
         Some(())
     }
 
-    fn place_shared(&mut self, variable: &Variable) -> u64 {
+    /// The address of a shared variable, if it lies before those of dynamic shared memory.
+    fn place_shared(&mut self, variable: &Variable) -> Option<u64> {
         if variable.external {
-            return DYNAMIC_SHARED;
+            return Some(DYNAMIC_SHARED);
         }
         if let Some(&at) = self.shared.get(&variable.name) {
-            return at;
+            return Some(at);
         }
+        let size = u32::try_from(variable.size).ok().filter(|&size| u64::from(size) <= DYNAMIC_SHARED)?;
         let packed = self.shared_packed.next_multiple_of(variable.align as u32);
         let at = packed + self.code.shared.len() as u32 * SHARED_GAP;
-        self.shared_packed = packed + variable.size as u32;
-        self.code.shared.push((at, variable.size as u32));
+        if u64::from(at) + u64::from(size) > DYNAMIC_SHARED {
+            return None;
+        }
+        self.shared_packed = packed + size;
+        self.code.shared.push((at, size));
         self.shared.insert(variable.name.clone(), at.into());
-        at.into()
+        Some(at.into())
     }
 
     fn scoped(&self, name: &str) -> Option<Symbol> {
@@ -149,7 +160,7 @@ impl<'m> Names<'m> {
         }
         let module = self.module;
         match module.shared(name) {
-            Some(variable) => Some(self.place_shared(variable)),
+            Some(variable) => self.place_shared(variable),
             None => self.globals.get(name).copied(),
         }
     }

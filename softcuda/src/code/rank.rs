@@ -56,11 +56,7 @@ pub(super) fn rank(instructions: &[Instruction]) -> Vec<u32> {
 /// block comes after its predecessors and a loop is contiguous. Block 0 is the entry.
 fn ranks(successors: &[Vec<usize>]) -> Vec<u32> {
     let mut order = Order { successors, number: vec![0; successors.len()], last: 0, stack: Vec::new() };
-    // Lists are built back to front.
-    let mut reversed = Vec::new();
-    if !successors.is_empty() {
-        order.visit(0, &mut reversed);
-    }
+    let reversed = if successors.is_empty() { Vec::new() } else { order.reversed() };
     let mut ranks = vec![u32::MAX; successors.len()];
     for (rank, &block) in reversed.iter().rev().enumerate() {
         ranks[block] = rank as u32;
@@ -76,36 +72,80 @@ struct Order<'a> {
     stack: Vec<usize>,
 }
 
+/// A block whose successors are being visited.
+struct Visit {
+    block: usize,
+    /// Its next successor.
+    next: usize,
+    /// The least number that it reaches.
+    head: u32,
+    in_loop: bool,
+    /// Whether its successors are visited a second time, for the order within the loop it heads.
+    within: bool,
+}
+
+impl Visit {
+    fn reaches(&mut self, least: u32) {
+        if least <= self.head {
+            self.head = least;
+            self.in_loop = true;
+        }
+    }
+}
+
 impl Order<'_> {
-    fn visit(&mut self, block: usize, reversed: &mut Vec<usize>) -> u32 {
+    fn enter(&mut self, block: usize) -> Visit {
         self.stack.push(block);
         self.last += 1;
         self.number[block] = self.last;
-        let mut head = self.last;
-        let mut in_loop = false;
-        for &next in &self.successors[block] {
-            let least = if self.number[next] == 0 { self.visit(next, reversed) } else { self.number[next] };
-            if least <= head {
-                head = least;
-                in_loop = true;
-            }
-        }
-        if head == self.number[block] {
-            self.number[block] = u32::MAX;
-            while let Some(top) = self.stack.pop().filter(|&top| top != block) {
-                self.number[top] = 0;
-            }
-            if in_loop {
-                let mut component = Vec::new();
-                for &next in &self.successors[block] {
-                    if self.number[next] == 0 {
-                        self.visit(next, &mut component);
+        Visit { block, next: 0, head: self.last, in_loop: false, within: false }
+    }
+
+    /// The blocks back to front. Visits wait in a list of ours: a long kernel would overflow the
+    /// thread's stack.
+    fn reversed(&mut self) -> Vec<usize> {
+        let mut open = vec![self.enter(0)];
+        // What is in order so far, and of each loop that is being ordered its own.
+        let mut lists = vec![Vec::new()];
+        while let Some(visit) = open.last_mut() {
+            if let Some(&next) = self.successors[visit.block].get(visit.next) {
+                visit.next += 1;
+                match self.number[next] {
+                    0 => {
+                        let visit = self.enter(next);
+                        open.push(visit);
                     }
+                    least if !visit.within => visit.reaches(least),
+                    _ => {}
                 }
-                reversed.extend(component);
+                continue;
             }
-            reversed.push(block);
+            let (block, head) = (visit.block, visit.head);
+            if visit.within {
+                let component = lists.pop().unwrap_or_default();
+                if let Some(list) = lists.last_mut() {
+                    list.extend(component);
+                    list.push(block);
+                }
+            } else if head == self.number[block] {
+                self.number[block] = u32::MAX;
+                while let Some(top) = self.stack.pop().filter(|&top| top != block) {
+                    self.number[top] = 0;
+                }
+                if visit.in_loop {
+                    (visit.within, visit.next) = (true, 0);
+                    lists.push(Vec::new());
+                    continue;
+                }
+                if let Some(list) = lists.last_mut() {
+                    list.push(block);
+                }
+            }
+            open.pop();
+            if let Some(parent) = open.last_mut().filter(|parent| !parent.within) {
+                parent.reaches(head);
+            }
         }
-        head
+        lists.pop().unwrap_or_default()
     }
 }

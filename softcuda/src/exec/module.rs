@@ -24,6 +24,7 @@ impl LoadedModule {
         let mut globals = HashMap::new();
         for global in &module.globals {
             let address = memory.alloc(global.size.max(1) as u64)?;
+            memory.set(address, 0, global.size as u64)?;
             memory.write(address, &global.init)?;
             globals.insert(global.name.clone(), (address, global.size as u64));
         }

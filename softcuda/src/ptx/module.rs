@@ -6,6 +6,11 @@ use super::statement::strip_comments;
 use super::variable::{Global, Variable};
 use crate::fault::Fault;
 
+/// What all parameters of a kernel may take, from PTX 8.1 on.
+const MOST_PARAM_BYTES: usize = 32_764;
+/// More than an SM of any device has.
+const MOST_SHARED_BYTES: usize = 1 << 24;
+
 /// A kernel parameter's place in the parameter buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Param {
@@ -81,7 +86,7 @@ impl Module {
         if module.target == 0 {
             return Err(Fault::bad_module("no .target"));
         }
-        module.measure();
+        module.measure()?;
         Ok(module)
     }
 
@@ -127,7 +132,7 @@ impl Module {
     }
 
     /// Shared bytes of each kernel: those of its own variables, and of the module's that it names.
-    fn measure(&mut self) {
+    fn measure(&mut self) -> Result<(), Fault> {
         for kernel in &mut self.kernels {
             let body = &self.source[kernel.body.clone()];
             let words: HashSet<&str> =
@@ -140,7 +145,12 @@ impl Module {
                 .iter()
                 .filter(|variable| !variable.external)
                 .fold(0, |end: usize, variable| end.next_multiple_of(variable.align) + variable.size);
+            if kernel.static_shared_bytes > MOST_SHARED_BYTES {
+                let bytes = kernel.static_shared_bytes;
+                return Err(Fault::bad_module(format!("{bytes} bytes of shared variables in {}", kernel.name)));
+            }
         }
+        Ok(())
     }
 
     /// The module's shared variable of that name.
@@ -181,8 +191,12 @@ impl Kernel {
             param_bytes = offset + param.size;
             Param { offset, size: param.size, align: param.align }
         });
+        let params = layout.collect();
+        if param_bytes > MOST_PARAM_BYTES {
+            return Err(Fault::bad_module(format!("{param_bytes} bytes of parameters: {head}")));
+        }
         Ok(Self {
-            params: layout.collect(),
+            params,
             param_names: variables.into_iter().map(|param| param.name).collect(),
             name,
             param_bytes,
@@ -198,7 +212,7 @@ impl Kernel {
 fn product_of(directives: &str, directive: &str) -> Option<u32> {
     let after = directives.split_once(directive)?.1;
     let numbers = after.split('.').next()?.split(',').map(|number| number.trim().parse::<u32>());
-    numbers.map_while(Result::ok).reduce(|a, b| a * b)
+    numbers.map_while(Result::ok).reduce(u32::saturating_mul)
 }
 
 fn closing_brace(text: &str, open: usize) -> Result<usize, Fault> {
