@@ -1,0 +1,326 @@
+//! One batch by every call: owned, into buffers, in place, on other thread pools.
+
+use std::sync::OnceLock;
+
+use ala_loss::{Element, Error, Label, Loss, Options, Outcome, Outputs, Reduction, Upstream};
+use libfuzzer_sys::arbitrary::{Result, Unstructured};
+use rayon::ThreadPool;
+
+use crate::bits::{self, LogitBits};
+use crate::guarded::Guarded;
+use crate::numbers::{float, logit, many, rarely};
+use crate::rules;
+
+/// Rows of a matrix, and whether the call has to take them.
+struct Layout {
+    stride: Option<usize>,
+    length: usize,
+    fits: bool,
+}
+
+impl Layout {
+    fn any(input: &mut Unstructured<'_>, rows: usize, classes: usize) -> Result<Self> {
+        let stride = match input.arbitrary::<u8>()? {
+            0 => Some(input.arbitrary()?),
+            1 => Some(classes - 1),
+            choice @ 2..=99 => Some(classes + usize::from(choice % 10)),
+            _ => None,
+        };
+        let step = stride.unwrap_or(classes);
+        let needed = match rows {
+            0 => Some(0),
+            _ => (rows - 1)
+                .checked_mul(step)
+                .and_then(|before| before.checked_add(classes)),
+        };
+        // Buffers beyond this are not tried, but strides that would need them are.
+        let affordable = needed.filter(|&needed| needed <= rows * (classes + 10));
+        let exact = affordable.unwrap_or(rows * classes);
+        let length = match input.arbitrary::<u8>()? {
+            0 => exact.saturating_sub(1),
+            1..=32 => exact + 1,
+            _ => exact,
+        };
+        let enough = needed.is_some_and(|needed| match stride {
+            Some(_) => length >= needed,
+            None => length == needed,
+        });
+        Ok(Self {
+            stride,
+            length,
+            fits: step >= classes && enough,
+        })
+    }
+}
+
+/// Whether an element of a buffer belongs to a row.
+fn in_rows(rows: usize, classes: usize, stride: usize) -> impl Fn(usize) -> bool {
+    move |at| at / stride < rows && at % stride < classes
+}
+
+/// The number of rows, or now and then another one.
+fn row_count(input: &mut Unstructured<'_>, rows: usize) -> Result<usize> {
+    Ok(if rarely(input, 32)? { rows + 1 } else { rows })
+}
+
+fn guard<E: Element>() -> E {
+    E::from_f64(77.0)
+}
+
+pub fn check<T: LogitBits, L: Label>(
+    input: &mut Unstructured<'_>,
+    loss: &Loss,
+    labels: &[L],
+) -> Result<()> {
+    let (rows, classes) = (labels.len(), loss.classes());
+    let layout = Layout::any(input, rows, classes)?;
+    let shift = usize::from(input.arbitrary::<u8>()? % 16);
+    let values = many(input, layout.length, logit::<T>)?;
+    let logits = Guarded::new(&values, guard::<T>(), shift);
+    let stride = layout.stride.unwrap_or(classes);
+
+    let mut options = Options::new();
+    if let Some(stride) = layout.stride {
+        options = options.stride(stride);
+    }
+    let scale = if rarely(input, 4)? {
+        float(input)?
+    } else {
+        1.0
+    };
+    let per_row: Vec<T::Real>;
+    let mut upstream_fits = true;
+    let upstream = match input.int_in_range(0..=3u8)? {
+        0 => Upstream::Scalar(float(input)?),
+        1 => {
+            let count = row_count(input, rows)?;
+            let one = |input: &mut Unstructured<'_>| Ok(Element::from_f64(float(input)?));
+            per_row = many(input, count, one)?;
+            upstream_fits = count == rows && loss.reduction() == Reduction::None;
+            Upstream::PerRow(per_row.as_slice())
+        }
+        _ => Upstream::One,
+    };
+    options = options.upstream(upstream).gradient_scale(scale);
+
+    let is_ignored = |label: &L| loss.ignore_label().map(i128::from) == Some(label.value());
+    let bad = labels
+        .iter()
+        .position(|label| !is_ignored(label) && label.class(classes).is_none());
+    let call_fits = layout.fits && upstream_fits;
+
+    let owned = loss.evaluate_with(logits.get(), labels, &options.hits());
+    logits.held();
+    assert_eq!(
+        owned.is_ok(),
+        call_fits && bad.is_none(),
+        "{:?}",
+        owned.err()
+    );
+    if let (Err(error), Some(row), true) = (&owned, bad, call_fits) {
+        assert_eq!(
+            *error,
+            Error::Label {
+                row,
+                label: labels[row].value(),
+                classes
+            }
+        );
+    }
+    if let Err(error) = &owned {
+        assert!(!error.to_string().is_empty());
+    }
+    if let Ok(owned) = &owned {
+        let outside = |row: usize| match upstream {
+            Upstream::One => [1.0, scale],
+            Upstream::Scalar(upstream) => [upstream, scale],
+            Upstream::PerRow(upstream) => [Element::to_f64(upstream[row]), scale],
+        };
+        rules::hold(loss, logits.get(), stride, labels, outside, owned);
+    }
+
+    into(
+        input,
+        loss,
+        labels,
+        &logits,
+        stride,
+        &options,
+        owned.as_ref().ok(),
+    )?;
+    in_place(
+        input,
+        loss,
+        labels,
+        logits.clone(),
+        stride,
+        &options,
+        owned.as_ref().ok(),
+    )?;
+    if let Ok(owned) = &owned {
+        // Smaller ones never ask a pool.
+        if rows * classes > 1 << 13 {
+            for pool in pools() {
+                let call = || loss.evaluate_with(logits.get(), labels, &options.hits());
+                same(&pool.install(call).expect("as without a pool"), owned);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn into<T: LogitBits, L: Label>(
+    input: &mut Unstructured<'_>,
+    loss: &Loss,
+    labels: &[L],
+    logits: &Guarded<T>,
+    stride: usize,
+    options: &Options<'_, T::Real>,
+    owned: Option<&Outcome<T>>,
+) -> Result<()> {
+    let (rows, classes) = (labels.len(), loss.classes());
+    let layout = Layout::any(input, rows, classes)?;
+    let shift = usize::from(input.arbitrary::<u8>()? % 16);
+    let mut gradient = Guarded::new(&vec![guard::<T>(); layout.length], guard(), shift);
+    let mut losses = Guarded::new(
+        &vec![guard::<T::Real>(); row_count(input, rows)?],
+        guard(),
+        0,
+    );
+    let mut hits = Guarded::new(&vec![true; row_count(input, rows)?], true, 0);
+    let given: u8 = input.arbitrary()?;
+    let (with_gradient, with_losses, with_hits) = (given & 3 != 0, given & 4 != 0, given & 8 != 0);
+
+    let mut outputs = Outputs::new();
+    if with_gradient {
+        outputs = match layout.stride {
+            Some(stride) => outputs.gradient_strided(gradient.get_mut(), stride),
+            None => outputs.gradient(gradient.get_mut()),
+        };
+    }
+    let losses_fit = losses.get().len() == rows;
+    if with_losses {
+        outputs = outputs.row_losses(losses.get_mut());
+    }
+    let hits_fit = hits.get().len() == rows;
+    if with_hits {
+        outputs = outputs.hits(hits.get_mut());
+    }
+    // Only a call that allocates them may be asked for hits without a buffer.
+    let asked = given & 0xf0 == 0;
+    let options = if asked { options.hits() } else { *options };
+    let fits = (!with_gradient || layout.fits)
+        && (!with_losses || losses_fit)
+        && (if with_hits { hits_fit } else { !asked });
+
+    let summary = loss.evaluate_into(logits.get(), labels, &options, outputs);
+    logits.held();
+    assert_eq!(
+        summary.is_ok(),
+        fits && owned.is_some(),
+        "{:?}",
+        summary.err()
+    );
+    let (Ok(summary), Some(owned)) = (summary, owned) else {
+        gradient.held();
+        losses.held();
+        hits.held();
+        return Ok(());
+    };
+    assert_eq!(summary.loss.to_bits(), owned.loss.to_bits());
+    assert_eq!(summary.counted_rows, owned.counted_rows);
+    let total_weight =
+        rules::counted(loss, labels).map(|class| loss.table().targets()[class].weight);
+    assert_eq!(
+        summary.total_weight,
+        total_weight.fold(0.0, |sum, weight| sum + weight)
+    );
+    if with_gradient {
+        let own = layout.stride.unwrap_or(classes);
+        gradient.held_but(in_rows(rows, classes, own));
+        assert_eq!(
+            gradient.rows(rows, classes, own),
+            bits::all(&owned.gradient),
+            "{stride}"
+        );
+    } else {
+        gradient.held();
+    }
+    if with_losses {
+        losses.held_but(|_| true);
+        assert_eq!(bits::all(losses.get()), bits::all(&owned.row_losses));
+    } else {
+        losses.held();
+    }
+    if with_hits {
+        hits.held_but(|_| true);
+        assert_eq!(Some(hits.get()), owned.hits.as_deref());
+    } else {
+        hits.held();
+    }
+    Ok(())
+}
+
+fn in_place<T: LogitBits, L: Label>(
+    input: &mut Unstructured<'_>,
+    loss: &Loss,
+    labels: &[L],
+    mut logits: Guarded<T>,
+    stride: usize,
+    options: &Options<'_, T::Real>,
+    owned: Option<&Outcome<T>>,
+) -> Result<()> {
+    let (rows, classes) = (labels.len(), loss.classes());
+    let mut losses = Guarded::new(&vec![guard::<T::Real>(); rows], guard(), 0);
+    let given: u8 = input.arbitrary()?;
+    let mut outputs = Outputs::new();
+    if given & 1 != 0 {
+        outputs = outputs.row_losses(losses.get_mut());
+    }
+    let mut gradient = [guard::<T>()];
+    let with_gradient = given & 0xf0 == 0;
+    if with_gradient {
+        outputs = outputs.gradient(&mut gradient);
+    }
+    let summary = loss.evaluate_in_place(logits.get_mut(), labels, options, outputs);
+    assert_eq!(
+        summary.is_ok(),
+        !with_gradient && owned.is_some(),
+        "{:?}",
+        summary.err()
+    );
+    let (Ok(summary), Some(owned)) = (summary, owned) else {
+        logits.held();
+        losses.held();
+        return Ok(());
+    };
+    assert_eq!(summary.loss.to_bits(), owned.loss.to_bits());
+    logits.held_but(in_rows(rows, classes, stride));
+    assert_eq!(
+        logits.rows(rows, classes, stride),
+        bits::all(&owned.gradient)
+    );
+    if given & 1 != 0 {
+        losses.held_but(|_| true);
+        assert_eq!(bits::all(losses.get()), bits::all(&owned.row_losses));
+    }
+    Ok(())
+}
+
+fn same<T: LogitBits>(a: &Outcome<T>, b: &Outcome<T>) {
+    assert_eq!(a.loss.to_bits(), b.loss.to_bits());
+    assert_eq!(bits::all(&a.row_losses), bits::all(&b.row_losses));
+    assert_eq!(bits::all(&a.gradient), bits::all(&b.gradient));
+    assert_eq!((a.counted_rows, &a.hits), (b.counted_rows, &b.hits));
+}
+
+/// Of one thread and of three, made once.
+fn pools() -> &'static [ThreadPool; 2] {
+    static POOLS: OnceLock<[ThreadPool; 2]> = OnceLock::new();
+    POOLS.get_or_init(|| {
+        [1, 3].map(|threads| {
+            let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            builder.build().expect("a thread pool")
+        })
+    })
+}
