@@ -32,11 +32,13 @@ pub(super) fn solve<T: Lane, M: Map<T::Real>>(
     let outer_factor = solution.outer_factor(outside, plan.divisor);
     let gradient = solution.gradient(outer_factor);
     let slope = map.common_slope();
-    let scaled_far = (outside.is_finite() && !gradient.at_target.is_finite())
-        || beyond::<T::Real>(outside, outer_factor * slope, gradient.scale * slope);
+    let scales = Scales {
+        outer: (outer_factor * slope).abs(),
+        factor: (gradient.scale * slope).abs(),
+        at_target: gradient.at_target,
+    };
     if map.needs_care(partial.pivot)
-        || solution.is_nan()
-        || (scaled_far && !solution.counts_for_nothing())
+        || (!scales.fit::<T::Real>() && needs_care::<T::Real>(&solution, outside, scales))
     {
         return (careful::solve(plan, batch, row, target), None);
     }
@@ -49,14 +51,35 @@ pub(super) fn solve<T: Lane, M: Map<T::Real>>(
     (loss, Some(writing))
 }
 
-/// Whether what scales a row is beyond the lanes' type: its factor is too large though its own
-/// factors are numbers, or is so small that the least normal number, by which rounding may change
-/// the highest term's gradient, is not small against the outer factor.
-fn beyond<R: Float>(outside: Outside, outer_factor: f64, factor: f64) -> bool {
-    let (outer, factor) = (outer_factor.abs(), factor.abs());
-    // An infinite factor may have become a NaN.
-    let fits = factor <= -R::LOWEST.to_f64();
-    (!fits && outside.is_finite()) || (!outside.is_zero() && outer < R::LEAST * MOST_BLOCK_SUM)
+/// What scales a row: its outer factor and all of it, without their signs, and the target's gradient.
+#[derive(Clone, Copy)]
+struct Scales {
+    outer: f64,
+    factor: f64,
+    at_target: f64,
+}
+
+impl Scales {
+    /// Whether they are numbers of the lanes' type, as nearly all rows' are: not too large, and not
+    /// so small that the least normal number, by which rounding may change the highest term's
+    /// gradient, is not small against the outer factor. NaNs are not.
+    #[inline(always)]
+    fn fit<R: Float>(self) -> bool {
+        self.outer >= R::LEAST * MOST_BLOCK_SUM
+            && self.factor <= -R::LOWEST.to_f64()
+            && self.at_target.is_finite()
+    }
+}
+
+/// Whether a row whose scales do not fit has to be solved by care: where it is no number, or where
+/// what comes from outside are numbers but not 0, and their product with the row's own does not fit.
+#[cold]
+#[inline(never)]
+fn needs_care<R: Float>(solution: &RowSolution, outside: Outside, scales: Scales) -> bool {
+    let large = !(scales.factor <= -R::LOWEST.to_f64()) || !scales.at_target.is_finite();
+    let small = scales.outer < R::LEAST * MOST_BLOCK_SUM;
+    let scaled_far = (large && outside.is_finite()) || (small && !outside.is_zero());
+    solution.is_nan() || (scaled_far && !solution.counts_for_nothing())
 }
 
 /// A factor in the lanes' type, of which what is finite stays so. A NaN becomes the plain one,
