@@ -51,7 +51,7 @@ pub(super) fn solve<T: Lane, M: Map<T::Real>>(
     (loss, Some(writing))
 }
 
-/// What scales a row: its outer factor and all of it, without their signs, and the target's gradient.
+/// What scales a row: its outer factor and all of it, without signs, and the target's gradient.
 #[derive(Clone, Copy)]
 struct Scales {
     outer: f64,
@@ -72,7 +72,7 @@ impl Scales {
 }
 
 /// Whether a row whose scales do not fit has to be solved by care: where it is no number, or where
-/// what comes from outside are numbers but not 0, and their product with the row's own does not fit.
+/// what comes from outside are numbers but not 0, and the product with the row's own does not fit.
 #[cold]
 #[inline(never)]
 fn needs_care<R: Float>(solution: &RowSolution, outside: Outside, scales: Scales) -> bool {
