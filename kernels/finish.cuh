@@ -148,7 +148,11 @@ __device__ inline void settle(const AlaParams& p, const AlaTotals& totals, uint6
         weight = state.total_weight;
     }
     const double divisor = p.reduction == ALA_REDUCTION_MEAN && weight > 0.0 ? weight : 1.0;
-    state.loss = totals.loss / divisor;
+    const double loss = totals.loss / divisor;
+    state.loss = loss;
+    if (p.loss != 0) {
+        *reinterpret_cast<float*>(p.loss) = static_cast<float>(loss);
+    }
     if (bad_row != ALA_NO_ROW) {
         state.step_bad_row = ALA_NO_ROW;
         if (state.bad_row == ALA_NO_ROW) {

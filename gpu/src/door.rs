@@ -148,6 +148,7 @@ unsafe extern "C" fn ala_door_step(
                 gradient_stride: classes,
                 row_losses: None,
                 hits: None,
+                loss: None,
                 upstream: Upstream::One,
                 gradient_scale: 1.0,
                 overlap: false,

@@ -261,10 +261,12 @@ impl CudaLoss {
             ("gradient", step.gradient, element),
             ("row losses", step.row_losses, 4),
             ("hits", step.hits, 1),
+            ("loss", step.loss, 4),
             ("upstream gradient", upstream, 4),
         ];
         for (buffer, address, alignment) in given {
-            if let Some(address) = address.filter(|_| step.rows > 0)
+            // Without rows nothing but the loss is touched.
+            if let Some(address) = address.filter(|_| step.rows > 0 || buffer == "loss")
                 && (address == 0 || address % alignment != 0)
             {
                 return Err(CudaError::Address {
@@ -359,6 +361,10 @@ impl CudaLoss {
             check_length("hits", Some(hits.len()), rows)?;
             self.check_owner("hits", hits.stream())?;
         }
+        if let Some(loss) = &outputs.loss {
+            check_length("loss", Some(loss.len()), 1)?;
+            self.check_owner("loss", loss.stream())?;
+        }
         match &options.upstream {
             Upstream::Scalar(upstream) => {
                 check_length("upstream gradient", Some(upstream.len()), 1)?;
@@ -404,6 +410,9 @@ impl CudaLoss {
         let hits = outputs
             .hits
             .map(|hits| guards.keep(hits.device_ptr_mut(stream)));
+        let loss = outputs
+            .loss
+            .map(|loss| guards.keep(loss.device_ptr_mut(stream)));
         let step = RawStep {
             rows,
             logits,
@@ -413,6 +422,7 @@ impl CudaLoss {
             gradient_stride,
             row_losses,
             hits,
+            loss,
             upstream,
             gradient_scale: options.gradient_scale,
             overlap: options.overlap,

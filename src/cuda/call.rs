@@ -86,6 +86,7 @@ pub struct Outputs<'a, T> {
     pub(super) gradient_stride: Option<usize>,
     pub(super) row_losses: Option<&'a mut dyn DevicePtrMut<f32>>,
     pub(super) hits: Option<&'a mut dyn DevicePtrMut<u8>>,
+    pub(super) loss: Option<&'a mut dyn DevicePtrMut<f32>>,
 }
 
 impl<T> Default for Outputs<'_, T> {
@@ -95,6 +96,7 @@ impl<T> Default for Outputs<'_, T> {
             gradient_stride: None,
             row_losses: None,
             hits: None,
+            loss: None,
         }
     }
 }
@@ -130,6 +132,13 @@ impl<'a, T: CudaElement> Outputs<'a, T> {
     /// [`Outcome::hits`](crate::Outcome::hits).
     pub fn hits(mut self, buffer: &'a mut impl DevicePtrMut<u8>) -> Self {
         self.hits = Some(buffer);
+        self
+    }
+
+    /// The loss itself, one number: [`Summary::loss`](crate::Summary::loss) rounded to `f32`, on
+    /// the device, so that no host has to wait for it. NaN where a label is out of range.
+    pub fn loss(mut self, buffer: &'a mut impl DevicePtrMut<f32>) -> Self {
+        self.loss = Some(buffer);
         self
     }
 }

@@ -36,6 +36,8 @@ pub struct RawStep {
     pub row_losses: Option<u64>,
     /// Where the top-1 hits go (`u8`, `[N]`), or `None`.
     pub hits: Option<u64>,
+    /// Where the loss goes (one `f32`), or `None`: into the workspace alone.
+    pub loss: Option<u64>,
     /// The upstream gradient, at addresses of `f32`.
     pub upstream: Upstream<u64>,
     /// Multiplies the gradient before it is rounded; 1 for none.
@@ -101,6 +103,7 @@ pub(super) fn parameters(
         },
         row_losses: step.row_losses.unwrap_or(own.row_losses),
         hits: step.hits.unwrap_or(0),
+        loss: step.loss.unwrap_or(0),
         state: own.state,
         blocks: own.blocks,
         rows: step.rows as u64,

@@ -1,8 +1,9 @@
 //! Device memory of a loss: its result, and what blocks tell one another.
 
+use std::mem::offset_of;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream};
+use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, PinnedHostSlice};
 
 use super::abi::{ALA_NO_ROW, AlaBlocks, AlaState};
 use super::error::{CudaError, driver};
@@ -26,6 +27,10 @@ pub struct Workspace {
     pub(super) capacity: usize,
     /// Of the loss that it was made for, for error messages.
     classes: usize,
+    /// Where a poll has the state copied to; made by the first.
+    mailbox: Option<PinnedHostSlice<u8>>,
+    /// Behind the copy of the last poll, which nobody has looked at.
+    under_way: Option<CudaEvent>,
 }
 
 const STATE: usize = size_of::<AlaState>();
@@ -69,6 +74,8 @@ impl Workspace {
             memory,
             capacity,
             classes: loss.classes(),
+            mailbox: None,
+            under_way: None,
         };
         workspace.reset(stream)?;
         Ok(workspace)
@@ -88,6 +95,7 @@ impl Workspace {
             // Every stream may use it from here on, whether or not cudarc orders them.
             .and_then(|()| stream.synchronize())
             .map_err(driver("preparing the workspace"))?;
+        self.under_way = None;
         Ok(())
     }
 
@@ -113,14 +121,72 @@ impl Workspace {
         stream
             .synchronize()
             .map_err(driver("waiting for the result"))?;
-        let state = from_bytes(bytes);
+        // What it would tell is told here.
+        self.under_way = None;
+        self.result(stream, from_bytes(bytes))
+    }
+
+    /// The result of the launches that `stream` held at an earlier poll, once they have ended;
+    /// `None` while they have not, and at the first poll. Never waits. Each call asks for the state
+    /// anew if nothing is under way, so that one call a step tells of an earlier step.
+    ///
+    /// `stream` is the launches' own. Not while it is captured.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read): a label out of range is reported once, and what follows it until
+    /// then is not.
+    pub fn poll(&mut self, stream: &Arc<CudaStream>) -> Result<Option<Summary>, Error> {
+        let asked = match &self.under_way {
+            Some(copied)
+                if !copied
+                    .try_is_complete()
+                    .map_err(driver("asking for the result"))? =>
+            {
+                return Ok(None);
+            }
+            asked => asked.is_some(),
+        };
+        self.under_way = None;
+        let result = match &self.mailbox {
+            Some(mailbox) if asked => {
+                let mut bytes = [0; STATE];
+                bytes.copy_from_slice(mailbox.as_slice().map_err(driver("reading the result"))?);
+                self.result(stream, from_bytes(bytes)).map(Some)
+            }
+            _ => Ok(None),
+        };
+        self.ask(stream)?;
+        result
+    }
+
+    /// Has the state copied to the host when the stream is there.
+    fn ask(&mut self, stream: &Arc<CudaStream>) -> Result<(), Error> {
+        let mailbox = match self.mailbox.take() {
+            Some(mailbox) => mailbox,
+            // SAFETY: it is read only behind a copy that fills it.
+            None => unsafe { stream.context().alloc_pinned_with_flags(STATE, 0) }
+                .map_err(driver("allocating for the result"))?,
+        };
+        let mailbox = self.mailbox.insert(mailbox);
+        let copied = stream
+            .memcpy_dtoh(&self.memory.slice(..STATE), mailbox)
+            .and_then(|()| stream.record_event(None))
+            .map_err(driver("asking for the result"))?;
+        self.under_way = Some(copied);
+        Ok(())
+    }
+
+    /// What a state tells. A bad row is reported once: the device's state is cleared of it.
+    fn result(&mut self, stream: &Arc<CudaStream>, state: AlaState) -> Result<Summary, Error> {
         let at_rest = (state.blocks_done, state.tickets, state.step_bad_row) == (0, 0, NO_ROW);
         if state.disturbed != 0 || !at_rest {
             return Err(CudaError::Workspace.into());
         }
         if state.bad_row != NO_ROW {
+            let place = offset_of!(AlaState, bad_row);
+            let mut bad_row = self.memory.slice_mut(place..place + size_of::<u64>());
             stream
-                .memcpy_htod(&bytes_of(&CLEARED), &mut self.memory.slice_mut(..STATE))
+                .memcpy_htod(&NO_ROW.to_ne_bytes(), &mut bad_row)
                 .map_err(driver("clearing the status"))?;
             return Err(Error::Label {
                 row: state.bad_row as usize,

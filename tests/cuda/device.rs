@@ -191,6 +191,7 @@ impl Device {
         let mut gradient = self.upload(&vec![poison; gradient_span.end + BEYOND]);
         let mut losses = self.upload(&vec![POISON as f32; rows + BEYOND]);
         let mut hits = self.upload(&vec![77u8; rows + BEYOND]);
+        let mut reduced = self.upload(&[POISON as f32; 1 + BEYOND]);
         let upstream = step.upstream.as_ref().map(|values| self.upload(values));
         let mut workspace = loss.workspace(&self.stream, rows).expect("a workspace");
 
@@ -199,7 +200,8 @@ impl Device {
             let mut losses = losses.slice_mut(..rows);
             let mut hits = hits.slice_mut(..rows);
             let mut gradient = gradient.slice_mut(gradient_span.clone());
-            let mut outputs = Outputs::new().row_losses(&mut losses);
+            let mut reduced = reduced.slice_mut(..1);
+            let mut outputs = Outputs::new().row_losses(&mut losses).loss(&mut reduced);
             if step.hits {
                 outputs = outputs.hits(&mut hits);
             }
@@ -239,6 +241,21 @@ impl Device {
             }
         };
         let summary = launched.and_then(|()| workspace.read(&self.stream));
+
+        let reduced = self.download(&reduced);
+        assert_eq!(
+            reduced[1..],
+            [POISON as f32; BEYOND],
+            "more than one loss written"
+        );
+        match &summary {
+            Ok(Summary { loss, .. }) if !loss.is_nan() => assert_eq!(reduced[0], *loss as f32),
+            Ok(_) | Err(Error::Label { .. }) => assert!(reduced[0].is_nan(), "{reduced:?}"),
+            Err(_) => assert_eq!(
+                reduced[0], POISON as f32,
+                "written by a step that is refused"
+            ),
+        }
 
         let row_losses = self.download(&losses);
         let hits = self.download(&hits);

@@ -134,6 +134,22 @@ fn wrong_shapes_are_errors_and_nothing_is_launched() {
             expected: 2
         })
     ));
+    let reduced = loss.launch(
+        stream,
+        &x,
+        &y,
+        &ok,
+        Outputs::new().loss(&mut small),
+        &mut workspace,
+    );
+    assert!(matches!(
+        reduced,
+        Err(Error::Length {
+            name: "loss",
+            got: 5,
+            expected: 1
+        })
+    ));
     let each = device.upload(&[1.0f32, 2.0]);
     let upstream = loss.launch(
         stream,
@@ -242,6 +258,7 @@ fn raw_addresses_give_the_same_and_are_checked() {
         gradient_stride: 3,
         row_losses: None,
         hits: None,
+        loss: None,
         upstream: Upstream::PerRow(each),
         gradient_scale: 1.0,
         overlap: false,
@@ -268,6 +285,23 @@ fn raw_addresses_give_the_same_and_are_checked() {
         misaligned,
         Err(Error::Cuda(CudaError::Address {
             buffer: "logits",
+            alignment: 4,
+            ..
+        }))
+    ));
+    // It is written without rows too.
+    let loss_address = refused(
+        RawStep {
+            rows: 0,
+            loss: Some(out + 2),
+            ..step
+        },
+        &mut workspace,
+    );
+    assert!(matches!(
+        loss_address,
+        Err(Error::Cuda(CudaError::Address {
+            buffer: "loss",
             alignment: 4,
             ..
         }))

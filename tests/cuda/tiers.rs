@@ -895,6 +895,7 @@ fn raw_launches_of_several_blocks() {
                 gradient_stride: classes,
                 row_losses: (i % 4 < 2).then_some(address(losses.device_ptr(&stream))),
                 hits: Some(address(hits.device_ptr(&stream))),
+                loss: None,
                 upstream: Upstream::Scalar(address(upstream.device_ptr(&stream))),
                 gradient_scale: 0.5,
                 overlap: false,

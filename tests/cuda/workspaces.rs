@@ -161,6 +161,80 @@ fn totals_of_another_launch_are_found() {
     }
 }
 
+/// One poll a step tells of earlier ones, and nothing waits for the device.
+#[test]
+fn a_poll_tells_of_earlier_steps_without_waiting() {
+    let device = device();
+    let (rows, classes) = (50, 300);
+    let bound = device.bind(&loss(classes));
+    let (logits, labels, right) = batch(rows, classes);
+    let x = device.upload(&logits);
+    let y = device.upload(&labels);
+    let mut bad = labels.clone();
+    (bad[7], bad[9]) = (-3, 300);
+    let bad = device.upload(&bad);
+    let mut workspace = bound.workspace(&device.stream, rows).expect("fits");
+    let launch = |labels, workspace: &mut Workspace| {
+        let (options, outputs) = (Options::new(), Outputs::new());
+        bound
+            .launch(&device.stream, &x, labels, &options, outputs, workspace)
+            .expect("launches");
+    };
+    let poll = |workspace: &mut Workspace| {
+        // A GPU may not be there yet; software runs when it is asked.
+        loop {
+            match workspace.poll(&device.stream) {
+                Ok(None) => {}
+                told => return told.map(|told| told.expect("not none")),
+            }
+        }
+    };
+    let check = |told: Result<Summary, Error>| {
+        let told = told.expect("no bad label");
+        assert_eq!(told.counted_rows, rows);
+        assert_within(told.loss, right, loss_bound(right), &|| "polled".into());
+    };
+    let label = Error::Label {
+        row: 7,
+        label: -3,
+        classes,
+    };
+    let waits = |device: &Device| {
+        let calls = ["cuStreamSynchronize", "cuCtxSynchronize"];
+        device
+            .soft
+            .map(|soft| calls.map(|call| soft.driver_calls(call)))
+    };
+
+    launch(&y, &mut workspace);
+    let before = waits(&device);
+    // What it asks for now it tells when it is asked again.
+    assert_eq!(workspace.poll(&device.stream), Ok(None));
+    launch(&bad, &mut workspace);
+    launch(&y, &mut workspace);
+    check(poll(&mut workspace));
+    // The bad label is not the last step's, and is told once.
+    launch(&y, &mut workspace);
+    assert_eq!(poll(&mut workspace), Err(label.clone()));
+    launch(&y, &mut workspace);
+    check(poll(&mut workspace));
+    check(poll(&mut workspace));
+    assert_eq!(waits(&device), before, "a poll has waited");
+
+    // Whoever reads needs no poll's answer any more, and what a poll told is not read again.
+    launch(&bad, &mut workspace);
+    poll(&mut workspace).expect("of an earlier step");
+    assert_eq!(workspace.read(&device.stream), Err(label.clone()));
+    launch(&y, &mut workspace);
+    assert_eq!(workspace.poll(&device.stream), Ok(None));
+    check(poll(&mut workspace));
+    launch(&bad, &mut workspace);
+    check(poll(&mut workspace));
+    assert_eq!(poll(&mut workspace), Err(label));
+    launch(&y, &mut workspace);
+    check(workspace.read(&device.stream));
+}
+
 #[test]
 fn a_workspace_must_be_aligned() {
     let device = device();
