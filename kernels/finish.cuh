@@ -151,7 +151,9 @@ __device__ inline void settle(const AlaParams& p, const AlaTotals& totals, uint6
     const double loss = totals.loss / divisor;
     state.loss = loss;
     if (p.loss != 0) {
-        *reinterpret_cast<float*>(p.loss) = static_cast<float>(loss);
+        // Who sees this number alone must not take it for that of a sound batch.
+        const float told = static_cast<float>(loss);
+        *reinterpret_cast<float*>(p.loss) = bad_row != ALA_NO_ROW ? not_a_number() : told;
     }
     if (bad_row != ALA_NO_ROW) {
         state.step_bad_row = ALA_NO_ROW;
