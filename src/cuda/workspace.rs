@@ -133,8 +133,8 @@ impl Workspace {
     /// `stream` is the launches' own. Not while it is captured.
     ///
     /// # Errors
-    /// As [`read`](Self::read): a label out of range is reported once, and what follows it until
-    /// then is not.
+    /// As [`read`](Self::read): of the labels out of range that launches met since the last report
+    /// the first is reported, once.
     pub fn poll(&mut self, stream: &Arc<CudaStream>) -> Result<Option<Summary>, Error> {
         let asked = match &self.under_way {
             Some(copied)

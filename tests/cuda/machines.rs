@@ -1,5 +1,7 @@
 //! Machines that lack something: no driver, or an older device. Neither may panic or fail to start.
 
+mod packaged;
+
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -8,12 +10,12 @@ use softcuda::client::SoftCuda;
 
 use crate::problem::{assert_within, loss_bound};
 
-pub fn root() -> &'static Path {
+fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A program on a machine without a driver: the loader's path holds no libcuda.
-pub fn without_driver(program: &Path) -> Output {
+fn without_driver(program: &Path) -> Output {
     Command::new(program)
         .env_remove("LD_PRELOAD")
         .output()
@@ -29,7 +31,7 @@ fn with_softcuda(program: &Path) -> Output {
         .expect("it starts")
 }
 
-pub fn text(bytes: &[u8]) -> String {
+fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -59,7 +61,7 @@ fn quickstart() -> PathBuf {
     example
 }
 
-pub fn has_gpu() -> bool {
+fn has_gpu() -> bool {
     Command::new("nvidia-smi")
         .arg("-L")
         .output()

@@ -17,7 +17,6 @@ mod host;
 mod instruments;
 mod launches;
 mod machines;
-mod packaged;
 mod parity;
 #[path = "../problem/mod.rs"]
 mod problem;

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use ala_loss::cuda::{self, Origin};
 use softcuda::client::SoftCuda;
 
-use crate::machines::{has_gpu, root, text, without_driver};
+use super::{has_gpu, root, text, without_driver};
 use crate::problem::{assert_within, loss_bound};
 
 /// What would point a build to nvcc, or to this build's own choices.
