@@ -7,8 +7,8 @@
 //! Kernels are loaded by element type, once a context, when the first step needs them;
 //! [`CudaLoss::load`] does it before, as a capture needs it. [`Workspace::read`] is the explicit
 //! call that waits and hands out the result; a label out of range surfaces there as the CPU's
-//! error. [`Workspace::poll`] tells of earlier steps and does not wait, and [`Outputs::loss`] leaves
-//! the loss on the device.
+//! error. [`Workspace::poll`] tells of earlier steps and does not wait, and [`Outputs::loss`]
+//! leaves the loss on the device.
 //!
 //! ```no_run
 //! use ala_loss::cuda::{self, Options, Outputs};
