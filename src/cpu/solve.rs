@@ -76,9 +76,10 @@ impl Scales {
 #[cold]
 #[inline(never)]
 fn needs_care<R: Float>(solution: &RowSolution, outside: Outside, scales: Scales) -> bool {
-    let large = !(scales.factor <= -R::LOWEST.to_f64()) || !scales.at_target.is_finite();
+    // A NaN does not fit.
+    let fits = scales.factor <= -R::LOWEST.to_f64() && scales.at_target.is_finite();
     let small = scales.outer < R::LEAST * MOST_BLOCK_SUM;
-    let scaled_far = (large && outside.is_finite()) || (small && !outside.is_zero());
+    let scaled_far = (!fits && outside.is_finite()) || (small && !outside.is_zero());
     solution.is_nan() || (scaled_far && !solution.counts_for_nothing())
 }
 

@@ -155,8 +155,10 @@ impl Workspace {
             }
             _ => Ok(None),
         };
+        // What is known is told, whatever becomes of asking anew.
+        let result = result?;
         self.ask(stream)?;
-        result
+        Ok(result)
     }
 
     /// Has the state copied to the host when the stream is there.
