@@ -128,26 +128,50 @@ impl Module for CosineHead {
                 "a cosine head of {classes} classes over {width} features takes features [N, {width}], got {dims:?}"
             ),
         }
-        unit_rows(features)?.matmul(&unit_rows(&self.weight)?.t()?)
+        let weight = UnitRows::of(&self.weight)?.unit;
+        UnitRows::of(features)?.unit.matmul(&weight.t()?)
     }
 }
 
 /// Rows divided by their length, 16-bit types in f32: an f16 sum of squares overflows from a length
 /// of 256 on.
-fn unit_rows(rows: &Tensor) -> Result<Tensor> {
-    let rows = match rows.dtype() {
-        DType::F16 | DType::BF16 => rows.to_dtype(DType::F32)?,
-        _ => rows.clone(),
-    };
-    let rows = rows.broadcast_div(&own_sizes(&rows)?)?;
-    let norm = (rows.sqr()?.sum_keepdim(D::Minus1)? + SQUARED_NORM_EPS)?.sqrt()?;
-    rows.broadcast_div(&norm)
+pub(crate) struct UnitRows {
+    pub(crate) unit: Tensor,
+    /// What each row was divided by first, `[R, 1]`, and what then.
+    size: Tensor,
+    norm: Tensor,
+}
+
+impl UnitRows {
+    pub(crate) fn of(rows: &Tensor) -> Result<Self> {
+        let rows = match rows.dtype() {
+            DType::F16 | DType::BF16 => rows.to_dtype(DType::F32)?,
+            _ => rows.clone(),
+        };
+        let size = own_sizes(&rows)?;
+        let rows = rows.broadcast_div(&size)?;
+        let norm = (rows.sqr()?.sum_keepdim(D::Minus1)? + SQUARED_NORM_EPS)?.sqrt()?;
+        let unit = rows.broadcast_div(&norm)?;
+        Ok(Self { unit, size, norm })
+    }
+
+    /// The gradient with respect to the rows, from that with respect to the rows of length 1: what
+    /// points along a row changes nothing.
+    pub(crate) fn backward(&self, gradient: &Tensor) -> Result<Tensor> {
+        let along = (gradient * &self.unit)?.sum_keepdim(D::Minus1)?;
+        let across = (gradient - self.unit.broadcast_mul(&along)?)?;
+        across.broadcast_div(&self.norm)?.broadcast_div(&self.size)
+    }
 }
 
 /// What a row is divided by first, so that its squares neither overflow nor vanish: its largest
 /// number where that is very large or small, else 1, which changes no bit. A constant to the
 /// gradient, since a direction has no size.
 fn own_sizes(rows: &Tensor) -> Result<Tensor> {
+    // Of no rows there is no largest number.
+    if rows.elem_count() == 0 {
+        return Tensor::ones((rows.dim(0)?, 1), rows.dtype(), rows.device());
+    }
     let largest = rows.detach().abs()?.max_keepdim(D::Minus1)?;
     let small = (largest.lt(LEAST_SIZE)? * largest.gt(0f64)?)?;
     let far = (largest.gt(MOST_SIZE)? + small)?;

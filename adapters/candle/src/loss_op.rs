@@ -210,14 +210,8 @@ impl CandleLoss {
 
     /// Checks both tensors and returns the labels as integers that every label type fits into.
     fn check(&self, logits: &Tensor, labels: &Tensor) -> Result<Vec<i64>> {
-        for (name, tensor) in [("logits", logits), ("labels", labels)] {
-            if !tensor.device().is_cpu() {
-                bail!(
-                    "ala-loss-candle computes on the CPU, but the {name} are on {:?}: move them with to_device",
-                    tensor.device().location()
-                );
-            }
-        }
+        check_device("logits", logits)?;
+        check_device("labels", labels)?;
         let classes = self.loss.classes();
         let (rows, found) = match *logits.dims() {
             [rows, found] => (rows, found),
@@ -231,21 +225,36 @@ impl CandleLoss {
                 "the logits have shape [{rows}, {found}], but the loss was built for {classes} classes"
             );
         }
-        if *labels.dims() != [rows] {
-            bail!(
-                "the labels have shape {:?}: logits [{rows}, {classes}] need [{rows}]",
-                labels.dims()
-            );
-        }
-        match labels.dtype() {
-            DType::U8 | DType::U32 | DType::I16 | DType::I32 | DType::I64 => {}
-            other => bail!(
-                "the labels are {}: expected u8, u32, i16, i32 or i64",
-                other.as_str()
-            ),
-        }
-        labels.to_dtype(DType::I64)?.to_vec1()
+        labels_of(labels, rows, &format!("logits [{rows}, {classes}]"))
     }
+}
+
+pub(crate) fn check_device(name: &str, tensor: &Tensor) -> Result<()> {
+    if tensor.device().is_cpu() {
+        return Ok(());
+    }
+    bail!(
+        "ala-loss-candle computes on the CPU, but the {name} are on {:?}: move them with to_device",
+        tensor.device().location()
+    )
+}
+
+/// Labels as integers that every label type fits into; `of` is what they are the labels of.
+pub(crate) fn labels_of(labels: &Tensor, rows: usize, of: &str) -> Result<Vec<i64>> {
+    if *labels.dims() != [rows] {
+        bail!(
+            "the labels have shape {:?}: {of} need [{rows}]",
+            labels.dims()
+        );
+    }
+    match labels.dtype() {
+        DType::U8 | DType::U32 | DType::I16 | DType::I32 | DType::I64 => {}
+        other => bail!(
+            "the labels are {}: expected u8, u32, i16, i32 or i64",
+            other.as_str()
+        ),
+    }
+    labels.to_dtype(DType::I64)?.to_vec1()
 }
 
 /// Whether each row of an `[N, C]` layout is one slice and no row overlaps another.

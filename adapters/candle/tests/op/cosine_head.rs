@@ -54,6 +54,14 @@ fn gradients_are_at_right_angles_to_their_vectors() -> Outcome {
 }
 
 #[test]
+fn a_batch_without_rows_has_no_cosines() -> Outcome {
+    let (head, _) = head()?;
+    let none = Tensor::zeros((0, WIDTH), DType::F64, &Device::Cpu)?;
+    assert_eq!(head.forward(&none)?.dims(), [0, CLASSES]);
+    Ok(())
+}
+
+#[test]
 fn a_zero_feature_gives_cosine_zero_and_finite_gradients() -> Outcome {
     let (head, weight) = head()?;
     let features = variable(&[0.0; WIDTH], (1, WIDTH))?;

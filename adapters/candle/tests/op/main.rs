@@ -2,6 +2,7 @@
 
 mod cases;
 mod cosine_head;
+mod cosine_loss;
 mod element_types;
 mod errors;
 mod gradient;

@@ -1,0 +1,538 @@
+//! The loss of a cosine classifier from its features and class weights, a few rows of logits at a
+//! time.
+
+use std::sync::Mutex;
+
+use ala_loss::{CpuElement, Loss, Options, Outputs, Real, Reduction, Summary, Upstream};
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CustomOp2, DType, Device, Error, InplaceOp1, Layout, Result, Shape, Storage,
+    Tensor, WithDType, bail,
+};
+
+use crate::cosine_head::UnitRows;
+use crate::loss_op::{RowOutput, check_device, labels_of};
+
+/// Logits that are there at a time, about: 4 MB of `f32`.
+const LOGITS_AT_ONCE: usize = 1 << 20;
+/// Fewer rows than these keep a matrix product from being fast.
+const LEAST_ROWS: usize = 32;
+
+/// A [`Loss`] over the features `[N, D]` and class weights `[C, D]` of a cosine classifier,
+/// differentiable with respect to both.
+///
+/// The same result as [`CosineHead`](crate::CosineHead) and then [`CandleLoss`](crate::CandleLoss),
+/// to rounding, without their `[N, C]` tensors: cosines are made for some rows, become their own
+/// gradient in place, and are multiplied back to the features and the weights, before the next rows
+/// are begun. Memory grows with `(N + C) D`, and time is saved on every pass over `[N, C]` that
+/// candle's own backward would take.
+///
+/// ```text
+/// x_ij = f_i . w_j / (|f_i| |w_j|)        L = Loss(x, labels)
+/// ```
+///
+/// **The scale is the loss's own**, as everywhere: neither features nor weights are to be scaled.
+///
+/// # Tensors
+///
+/// | | shape | data type |
+/// |---|---|---|
+/// | features, weight | `[N, D]`, `[C, D]`, any strides | both f64, or each f32, f16 or bf16, which are computed in f32 |
+/// | labels | `[N]`, any strides | u8, u32, i16, i32, i64 |
+/// | loss | `[]` under `Reduction::Mean` and `Reduction::Sum`, `[N]` under `Reduction::None` | f64 for f64 features, otherwise f32 |
+///
+/// Gradients have the type of what they belong to, and are rounded to it once, after the upstream
+/// gradient. Under `Reduction::None` the cosines are made twice, since weights for each row come
+/// with the backward pass.
+///
+/// # Example
+///
+/// ```
+/// use ala_loss::{ClassCounts, Loss, Objective};
+/// use ala_loss_candle::CosineLoss;
+/// use candle_core::{Device, Tensor, Var};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let counts = ClassCounts::new([500, 50, 5])?;
+/// let loss = CosineLoss::new(Loss::builder(Objective::ala(), &counts).scale(30.0).build()?);
+///
+/// let features = Var::new(&[[1f32, 2.0], [0.5, -1.0]], &Device::Cpu)?; // of your network
+/// let weight = Var::new(&[[0.3f32, 0.1], [-0.2, 0.4], [0.1, 0.1]], &Device::Cpu)?;
+/// let labels = Tensor::new(&[0u32, 2], &Device::Cpu)?;
+/// let gradients = loss.forward(&features, &weight, &labels)?.backward()?;
+/// assert_eq!(gradients.get(&weight).map(|g| g.dims().to_vec()), Some(vec![3, 2]));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct CosineLoss {
+    loss: Loss,
+    /// Of the whole batch's reduction, what a part of it is evaluated with.
+    of_part: Loss,
+    rows_at_once: Option<usize>,
+}
+
+impl CosineLoss {
+    /// The op for a loss.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective};
+    /// # use ala_loss_candle::CosineLoss;
+    /// # fn main() -> Result<(), ala_loss::Error> {
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let op = CosineLoss::new(Loss::builder(Objective::ala(), &counts).build()?);
+    /// assert_eq!(op.loss().classes(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn new(loss: Loss) -> Self {
+        let of_part = match loss.reduction() {
+            Reduction::Mean => {
+                let sum = Loss::from_table(loss.table().clone()).reduction(Reduction::Sum);
+                match loss.ignore_label() {
+                    Some(label) => sum.ignore_label(label),
+                    None => sum,
+                }
+                .build()
+                .expect("a loss's own table and ignore label make a loss")
+            }
+            Reduction::Sum | Reduction::None => loss.clone(),
+        };
+        Self {
+            loss,
+            of_part,
+            rows_at_once: None,
+        }
+    }
+
+    /// The loss that this op computes.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective};
+    /// # use ala_loss_candle::CosineLoss;
+    /// # fn main() -> Result<(), ala_loss::Error> {
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let op = CosineLoss::new(Loss::builder(Objective::ala(), &counts).build()?);
+    /// assert_eq!(op.loss().scale(), Some(30.0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn loss(&self) -> &Loss {
+        &self.loss
+    }
+
+    /// Rows whose logits are there at a time, at least 1; chosen by the number of classes where
+    /// this is not set.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective};
+    /// # use ala_loss_candle::CosineLoss;
+    /// # fn main() -> Result<(), ala_loss::Error> {
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let op = CosineLoss::new(Loss::builder(Objective::ala(), &counts).build()?);
+    /// let op = op.rows_at_once(64);
+    /// # let _ = op;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn rows_at_once(mut self, rows: usize) -> Self {
+        self.rows_at_once = Some(rows.max(1));
+        self
+    }
+
+    /// The loss of features `[N, D]`, class weights `[C, D]` and labels `[N]`: `[]` where it is
+    /// reduced, else `[N]`.
+    ///
+    /// # Errors
+    ///
+    /// Tensors on another device than the CPU, of another shape or type than the table above
+    /// allows, or a label that is neither a class nor the ignore label (ala-loss's own message,
+    /// which names the row).
+    pub fn forward(&self, features: &Tensor, weight: &Tensor, labels: &Tensor) -> Result<Tensor> {
+        Ok(self.forward_rows(features, weight, labels)?.loss)
+    }
+
+    /// [`forward`](Self::forward), with what the same pass knows of each row.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward).
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective};
+    /// # use ala_loss_candle::CosineLoss;
+    /// # use candle_core::{Device, Tensor};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let loss = CosineLoss::new(Loss::builder(Objective::ala(), &counts).build()?);
+    /// let features = Tensor::new(&[[1f32, 0.0], [0.9, 0.1]], &Device::Cpu)?;
+    /// let weight = Tensor::new(&[[1f32, 0.0], [0.0, 1.0]], &Device::Cpu)?;
+    /// let labels = Tensor::new(&[0u8, 1], &Device::Cpu)?;
+    /// assert_eq!(loss.forward_rows(&features, &weight, &labels)?.hits, [true, false]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn forward_rows(
+        &self,
+        features: &Tensor,
+        weight: &Tensor,
+        labels: &Tensor,
+    ) -> Result<RowOutput> {
+        let labels = self.check(features, weight, labels)?;
+        let reduced = self.loss.reduction() != Reduction::None;
+        let divisor = self.divisor(&labels);
+        let pass = Pass {
+            loss: self.of_part.clone(),
+            labels,
+            features: UnitRows::of(&features.detach())?,
+            weight: UnitRows::of(&weight.detach())?,
+            rows_at_once: self
+                .rows_at_once
+                .unwrap_or_else(|| (LOGITS_AT_ONCE / self.loss.classes().max(1)).max(LEAST_ROWS)),
+        };
+        // Of a batch that is not reduced they wait for the upstream gradient.
+        let wanted = [features, weight].map(|tensor| tensor.track_op());
+        let now = wanted.map(|wanted| wanted && reduced);
+        let Parts {
+            loss,
+            counted_rows,
+            row_losses,
+            hits,
+            gradients,
+        } = pass.run(Upstream::Scalar(1.0 / divisor), now)?;
+        let value = match reduced {
+            true => Tensor::new(loss / divisor, &Device::Cpu)?.to_dtype(row_losses.dtype())?,
+            false => row_losses.clone(),
+        };
+        let op = CosineOp {
+            pass,
+            reduced,
+            divisor,
+            value,
+            wanted,
+            types: [features.dtype(), weight.dtype()],
+            gradients,
+        };
+        Ok(RowOutput {
+            loss: features.apply_op2(weight, op)?,
+            row_losses,
+            hits,
+            counted_rows,
+        })
+    }
+
+    /// What a reduced loss is divided by: 1 but for a mean with weights.
+    fn divisor(&self, labels: &[i64]) -> f64 {
+        if self.loss.reduction() != Reduction::Mean {
+            return 1.0;
+        }
+        let targets = self.loss.table().targets();
+        let counted = labels
+            .iter()
+            .filter(|label| Some(**label) != self.loss.ignore_label());
+        let total: f64 = counted
+            .filter_map(|&label| targets.get(usize::try_from(label).ok()?))
+            .map(|target| target.weight)
+            .sum();
+        if total > 0.0 { total } else { 1.0 }
+    }
+
+    /// Checks all tensors, and every label before anything is computed.
+    fn check(&self, features: &Tensor, weight: &Tensor, labels: &Tensor) -> Result<Vec<i64>> {
+        for (name, tensor) in [
+            ("features", features),
+            ("weight", weight),
+            ("labels", labels),
+        ] {
+            check_device(name, tensor)?;
+        }
+        let classes = self.loss.classes();
+        let (rows, width) = match *features.dims() {
+            [rows, width] => (rows, width),
+            _ => bail!(
+                "the features have shape {:?}: expected [N, D]",
+                features.dims()
+            ),
+        };
+        if *weight.dims() != [classes, width] {
+            bail!(
+                "the weight has shape {:?}: features [{rows}, {width}] and {classes} classes need [{classes}, {width}]",
+                weight.dims()
+            );
+        }
+        let kind = |dtype| match dtype {
+            DType::F64 => Ok(DType::F64),
+            DType::F32 | DType::F16 | DType::BF16 => Ok(DType::F32),
+            other => bail!(
+                "the features or the weight are {}: expected f32, f64, f16 or bf16",
+                other.as_str()
+            ),
+        };
+        if kind(features.dtype())? != kind(weight.dtype())? {
+            bail!(
+                "the features are {} and the weight {}: one of them is f64",
+                features.dtype().as_str(),
+                weight.dtype().as_str()
+            );
+        }
+        let labels = labels_of(labels, rows, &format!("features [{rows}, {width}]"))?;
+        let is_class = |label: i64| usize::try_from(label).is_ok_and(|label| label < classes);
+        let bad = labels
+            .iter()
+            .position(|&label| !is_class(label) && Some(label) != self.loss.ignore_label());
+        if let Some(row) = bad {
+            return Err(Error::wrap(ala_loss::Error::Label {
+                row,
+                label: labels[row].into(),
+                classes,
+            }));
+        }
+        Ok(labels)
+    }
+}
+
+/// A batch, and how it is taken apart.
+struct Pass {
+    loss: Loss,
+    labels: Vec<i64>,
+    features: UnitRows,
+    weight: UnitRows,
+    rows_at_once: usize,
+}
+
+/// What the parts of a batch come to.
+struct Parts {
+    /// The sum of the rows' losses.
+    loss: f64,
+    counted_rows: usize,
+    row_losses: Tensor,
+    hits: Vec<bool>,
+    /// With respect to features and weight as they were given, in the type that is computed in.
+    gradients: [Option<Tensor>; 2],
+}
+
+impl Pass {
+    /// `wanted`: whether a gradient with respect to the features, to the weight.
+    fn run(&self, upstream: Upstream<f64, &[f64]>, wanted: [bool; 2]) -> Result<Parts> {
+        let (features, weight) = (&self.features.unit, &self.weight.unit);
+        let rows = self.labels.len();
+        let towards_logits = weight.t()?;
+        let (mut loss, mut counted_rows) = (0.0, 0);
+        let (mut row_losses, mut hits) = (Vec::new(), Vec::with_capacity(rows));
+        let mut of_features = Vec::new();
+        let mut of_weight: Option<Tensor> = None;
+        for begin in (0..rows).step_by(self.rows_at_once) {
+            let count = self.rows_at_once.min(rows - begin);
+            let part = features.narrow(0, begin, count)?;
+            // Becomes the gradient in place.
+            let logits = part.matmul(&towards_logits)?;
+            let op = PartOp {
+                loss: &self.loss,
+                labels: &self.labels[begin..begin + count],
+                upstream: match upstream {
+                    Upstream::PerRow(upstream) => Upstream::PerRow(&upstream[begin..begin + count]),
+                    other => other,
+                },
+                over: wanted.contains(&true),
+                done: Mutex::new(None),
+            };
+            logits.inplace_op1(&op)?;
+            let Ok(Some(done)) = op.done.into_inner() else {
+                bail!("a part of the batch was not evaluated");
+            };
+            loss += done.summary.loss;
+            counted_rows += done.summary.counted_rows;
+            row_losses.push(done.row_losses);
+            hits.extend(done.hits);
+            if wanted[0] {
+                of_features.push(logits.matmul(weight)?);
+            }
+            if wanted[1] {
+                let more = logits.t()?.matmul(&part)?;
+                of_weight = Some(match of_weight {
+                    Some(sum) => (sum + more)?,
+                    None => more,
+                });
+            }
+        }
+        let row_losses = match row_losses.is_empty() {
+            true => Tensor::zeros(0, features.dtype(), &Device::Cpu)?,
+            false => Tensor::cat(&row_losses, 0)?,
+        };
+        let of_features = match (wanted[0], of_features.is_empty()) {
+            (false, _) => None,
+            (true, true) => Some(features.zeros_like()?),
+            (true, false) => Some(self.features.backward(&Tensor::cat(&of_features, 0)?)?),
+        };
+        let of_weight = match (wanted[1], of_weight) {
+            (false, _) => None,
+            (true, None) => Some(weight.zeros_like()?),
+            (true, Some(sum)) => Some(self.weight.backward(&sum)?),
+        };
+        Ok(Parts {
+            loss,
+            counted_rows,
+            row_losses,
+            hits,
+            gradients: [of_features, of_weight],
+        })
+    }
+}
+
+/// Loss of a part's logits, and their gradient over them where it is wanted.
+struct PartOp<'a> {
+    loss: &'a Loss,
+    labels: &'a [i64],
+    upstream: Upstream<f64, &'a [f64]>,
+    over: bool,
+    done: Mutex<Option<Done>>,
+}
+
+struct Done {
+    summary: Summary,
+    row_losses: Tensor,
+    hits: Vec<bool>,
+}
+
+impl PartOp<'_> {
+    fn evaluate<T>(&self, logits: &mut [T]) -> Result<()>
+    where
+        T: CpuElement<Real: WithDType> + WithDType,
+    {
+        let rows = self.labels.len();
+        let each: Vec<T::Real>;
+        let upstream = match self.upstream {
+            Upstream::One => Upstream::One,
+            Upstream::Scalar(factor) => Upstream::Scalar(factor),
+            Upstream::PerRow(factors) => {
+                each = factors
+                    .iter()
+                    .map(|&f| <T::Real as Real>::from_f64(f))
+                    .collect();
+                Upstream::PerRow(&each[..])
+            }
+        };
+        let options = Options::new().upstream(upstream);
+        let mut row_losses = vec![<T::Real as Real>::from_f64(0.0); rows];
+        let mut hits = vec![false; rows];
+        let outputs = Outputs::new().row_losses(&mut row_losses).hits(&mut hits);
+        let summary = match self.over {
+            true => self
+                .loss
+                .evaluate_in_place(logits, self.labels, &options, outputs),
+            false => self
+                .loss
+                .evaluate_into(logits, self.labels, &options, outputs),
+        };
+        let done = Done {
+            summary: summary.map_err(Error::wrap)?,
+            row_losses: Tensor::from_vec(row_losses, rows, &Device::Cpu)?,
+            hits,
+        };
+        *self
+            .done
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(done);
+        Ok(())
+    }
+}
+
+impl InplaceOp1 for PartOp<'_> {
+    fn name(&self) -> &'static str {
+        "ala-loss-in-place"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let Some((begin, end)) = layout.contiguous_offsets() else {
+            bail!("a product of matrices is not contiguous");
+        };
+        match storage {
+            CpuStorage::F32(logits) => self.evaluate(&mut logits[begin..end]),
+            CpuStorage::F64(logits) => self.evaluate(&mut logits[begin..end]),
+            other => bail!("logits are {}: expected f32 or f64", other.dtype().as_str()),
+        }
+    }
+}
+
+/// The loss, which is computed already, as an operation of features and weight.
+struct CosineOp {
+    pass: Pass,
+    reduced: bool,
+    divisor: f64,
+    value: Tensor,
+    /// Which of features and weight are differentiated.
+    wanted: [bool; 2],
+    types: [DType; 2],
+    /// For an upstream gradient of 1, where the loss is reduced.
+    gradients: [Option<Tensor>; 2],
+}
+
+impl CustomOp2 for CosineOp {
+    fn name(&self) -> &'static str {
+        "ala-cosine-loss"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _features: &CpuStorage,
+        _of_features: &Layout,
+        _weight: &CpuStorage,
+        _of_weight: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (storage, _) = self.value.storage_and_layout();
+        match &*storage {
+            Storage::Cpu(storage) => Ok((storage.clone(), self.value.shape().clone())),
+            _ => bail!("the loss is not on the CPU"),
+        }
+    }
+
+    fn bwd(
+        &self,
+        _features: &Tensor,
+        _weight: &Tensor,
+        _loss: &Tensor,
+        upstream: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let upstream = upstream
+            .flatten_all()?
+            .to_dtype(DType::F64)?
+            .to_vec1::<f64>()?;
+        let [of_features, of_weight] = match (self.reduced, &upstream[..]) {
+            (true, &[factor]) if factor.is_finite() => {
+                let scaled = |gradient: &Option<Tensor>| {
+                    let scaled = |gradient: &Tensor| match factor == 1.0 {
+                        true => Ok(gradient.clone()),
+                        false => gradient.affine(factor, 0.0),
+                    };
+                    gradient.as_ref().map(scaled).transpose()
+                };
+                [scaled(&self.gradients[0])?, scaled(&self.gradients[1])?]
+            }
+            // A row that does not count stays 0, whatever arrives.
+            (true, &[factor]) => {
+                let factor = Upstream::Scalar(factor / self.divisor);
+                self.pass.run(factor, self.wanted)?.gradients
+            }
+            (true, other) => bail!(
+                "the upstream gradient of a reduced loss has {} values",
+                other.len()
+            ),
+            (false, each) => {
+                self.pass
+                    .run(Upstream::PerRow(each), self.wanted)?
+                    .gradients
+            }
+        };
+        let rounded = |gradient: Option<Tensor>, dtype| {
+            gradient
+                .map(|gradient| gradient.to_dtype(dtype))
+                .transpose()
+        };
+        let [of_features_type, of_weight_type] = self.types;
+        Ok((
+            rounded(of_features, of_features_type)?,
+            rounded(of_weight, of_weight_type)?,
+        ))
+    }
+}
