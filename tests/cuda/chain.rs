@@ -2,6 +2,7 @@
 //! as those do. They are exact and repeatable, of softcuda's model: `softcuda/src/exec/chain.rs`
 //! says what it takes for dependent, and with which latencies.
 
+use ala_loss::cuda::{Origin, kernels};
 use cudarc::driver::DevicePtr;
 use softcuda::client::SoftCuda;
 use softcuda::exec::Reach;
@@ -9,9 +10,8 @@ use softcuda::exec::Reach;
 use crate::case::{Case, Dtype, Path, Waits, count};
 use crate::device::{Device, device};
 
-/// A shape that keeps no GPU busy for long, and what its launch waits for, at most, of any type. Of
-/// the prebuilt kernels: one compiler orders what does not depend on one another otherwise than
-/// another does, and a few cycles with it.
+/// A shape that keeps no GPU busy for long, and what its launch waits for, at most, of any type, in
+/// nvcc's kernels.
 struct Shape {
     rows: usize,
     classes: usize,
@@ -38,11 +38,21 @@ const SHAPES: [Shape; 7] = [
     shape(256, 10, [1_960, 4_400], 1.56),
     shape(8192, 10, [1_880, 4_820], 1.46),
     shape(1024, 365, [1_840, 4_210], 1.56),
-    shape(256, 1000, [1_790, 4_100], 1.34),
-    shape(1024, 1000, [1_790, 4_220], 1.33),
-    shape(4096, 1000, [1_790, 4_300], 1.32),
-    shape(256, 8142, [2_570, 4_950], OVER_COPY),
+    shape(256, 1000, [1_770, 4_090], 1.34),
+    shape(1024, 1000, [1_770, 4_210], 1.33),
+    shape(4096, 1000, [1_770, 4_290], 1.32),
+    shape(256, 8142, [2_520, 4_900], OVER_COPY),
 ];
+/// The compiler of the prebuilt kernels orders what does not depend on one another otherwise, which
+/// makes chains so much longer, by the number of classes.
+fn longer(classes: usize) -> u64 {
+    let prebuilt = kernels().is_some_and(|kernels| kernels.origin == Origin::Prebuilt);
+    match classes {
+        8142 if prebuilt => 50,
+        1000 if prebuilt => 10,
+        _ => 0,
+    }
+}
 const OVER_COPY: f64 = 1.3;
 
 /// Round trips to global memory until the last gradient is stored: the row and its label at once,
@@ -124,10 +134,13 @@ fn a_gradient_waits_for_two_round_trips_and_the_end_for_four_more() {
             let missed = shape.over_copy > OVER_COPY;
             assert_eq!(ratio > OVER_COPY, missed, "{case:?}: {ratio:.3}");
             assert!(
-                to_gradient.cycles <= shape.to_gradient,
+                to_gradient.cycles <= shape.to_gradient + longer(classes),
                 "{case:?}: {to_gradient:?}"
             );
-            assert!(to_end.cycles <= shape.to_end, "{case:?}: {to_end:?}");
+            assert!(
+                to_end.cycles <= shape.to_end + longer(classes),
+                "{case:?}: {to_end:?}"
+            );
         }
     }
 }
