@@ -99,6 +99,8 @@ typedef struct AlaBlocks {
 #define ALA_OUT_OF_PHASE                                                     \
     32u /* a gradient's row may begin elsewhere in 16 bytes than the logits' \
          */
+/* Nothing is done where upstream[0] is skipped_upstream. Its bit is the cheapest to ask for. */
+#define ALA_SKIP_IF_UPSTREAM 0x80000000u
 
 /* Kernel parameter. Strides are in elements; every pointer is a device address; 0 where something
    is left out. */
@@ -125,10 +127,11 @@ typedef struct AlaParams {
     uint32_t flags;
     float slope; /* of every class off the target, where it is uniform */
     float focal_gamma;
-    float gradient_factor; /* the gradient's scale, divided by the rows where a mean is over all */
-    uint32_t parts;        /* blocks that share a row, where the tier splits rows */
-    uint32_t part_vectors; /* whole 16-byte vectors of a row that each of them takes, at most */
-    uint32_t launch;       /* its number, not that of any other launch that may be under way */
+    float gradient_factor;  /* the gradient's scale, divided by the rows where a mean is over all */
+    uint32_t parts;         /* blocks that share a row, where the tier splits rows */
+    uint32_t part_vectors;  /* whole 16-byte vectors of a row that each of them takes, at most */
+    uint32_t launch;        /* its number, not that of any other launch that may be under way */
+    float skipped_upstream; /* with ALA_SKIP_IF_UPSTREAM */
 } AlaParams;
 
 /* Where the unfused baseline leaves what its steps tell one another. */

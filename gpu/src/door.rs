@@ -151,6 +151,7 @@ unsafe extern "C" fn ala_door_step(
                 loss: None,
                 upstream: Upstream::One,
                 gradient_scale: 1.0,
+                skip_if_upstream: None,
                 overlap: false,
             };
             let stream = stream as sys::CUstream;

@@ -16,6 +16,7 @@ pub const ALA_WEIGHTED: u32 = 4;
 pub const ALA_UPSTREAM_PER_ROW: u32 = 8;
 pub const ALA_FOCAL: u32 = 16;
 pub const ALA_OUT_OF_PHASE: u32 = 32;
+pub const ALA_SKIP_IF_UPSTREAM: u32 = 2147483648;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AlaTarget {
@@ -198,10 +199,11 @@ pub struct AlaParams {
     pub parts: u32,
     pub part_vectors: u32,
     pub launch: u32,
+    pub skipped_upstream: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 168usize];
+    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 176usize];
     ["Alignment of AlaParams"][::core::mem::align_of::<AlaParams>() - 8usize];
     ["Offset of field: AlaParams::logits"][::core::mem::offset_of!(AlaParams, logits) - 0usize];
     ["Offset of field: AlaParams::gradient"][::core::mem::offset_of!(AlaParams, gradient) - 8usize];
@@ -239,6 +241,8 @@ const _: () = {
     ["Offset of field: AlaParams::part_vectors"]
         [::core::mem::offset_of!(AlaParams, part_vectors) - 160usize];
     ["Offset of field: AlaParams::launch"][::core::mem::offset_of!(AlaParams, launch) - 164usize];
+    ["Offset of field: AlaParams::skipped_upstream"]
+        [::core::mem::offset_of!(AlaParams, skipped_upstream) - 168usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

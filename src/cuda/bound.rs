@@ -254,6 +254,7 @@ impl CudaLoss {
             Upstream::PerRow(address) => (Some(address), true),
         };
         self.check_upstream(per_row)?;
+        check_skip(step.skip_if_upstream, &step.upstream)?;
         let element = align_of::<T>() as u64;
         let given = [
             ("logits", Some(step.logits), element),
@@ -365,6 +366,7 @@ impl CudaLoss {
             check_length("loss", Some(loss.len()), 1)?;
             self.check_owner("loss", loss.stream())?;
         }
+        check_skip(options.skip_if_upstream, &options.upstream)?;
         match &options.upstream {
             Upstream::Scalar(upstream) => {
                 check_length("upstream gradient", Some(upstream.len()), 1)?;
@@ -425,6 +427,7 @@ impl CudaLoss {
             loss,
             upstream,
             gradient_scale: options.gradient_scale,
+            skip_if_upstream: options.skip_if_upstream,
             overlap: options.overlap,
         };
         let own = OwnAddresses {
@@ -507,6 +510,14 @@ impl CudaLoss {
             return Err(Error::UpstreamNeedsNoReduction(reduction.name()));
         }
         Ok(())
+    }
+}
+
+/// What is skipped is told by one number on the device.
+fn check_skip<S, R>(skip: Option<f32>, upstream: &Upstream<S, R>) -> Result<(), Error> {
+    match (skip, upstream) {
+        (None, _) | (Some(_), Upstream::Scalar(_)) => Ok(()),
+        _ => Err(CudaError::SkipNeedsScalarUpstream.into()),
     }
 }
 

@@ -19,6 +19,7 @@ pub struct Options<'a> {
     pub(super) stride: Option<usize>,
     pub(super) upstream: Upstream<&'a dyn DevicePtr<f32>>,
     pub(super) gradient_scale: f32,
+    pub(super) skip_if_upstream: Option<f32>,
     pub(super) overlap: bool,
 }
 
@@ -28,6 +29,7 @@ impl Default for Options<'_> {
             stride: None,
             upstream: Upstream::One,
             gradient_scale: 1.0,
+            skip_if_upstream: None,
             overlap: false,
         }
     }
@@ -57,6 +59,35 @@ impl<'a> Options<'a> {
     /// [`upstream`](Self::upstream).
     pub fn gradient_scale(mut self, scale: f32) -> Self {
         self.gradient_scale = scale;
+        self
+    }
+
+    /// Does nothing at all where the upstream gradient is this number, which the device decides: for
+    /// a backward pass whose gradient an earlier launch made already with this number as its
+    /// [`gradient_scale`](Self::gradient_scale). Only with [`Upstream::Scalar`]. A number that is
+    /// not one skips nothing.
+    ///
+    /// ```no_run
+    /// # use std::sync::Arc;
+    /// # use ala_loss::cuda::{CudaLoss, Options, Outputs, Upstream, Workspace};
+    /// # use cudarc::driver::{CudaSlice, CudaStream};
+    /// # fn backward(
+    /// #     loss: &CudaLoss,
+    /// #     stream: &Arc<CudaStream>,
+    /// #     logits: &CudaSlice<f32>,
+    /// #     labels: &CudaSlice<i64>,
+    /// #     upstream: &CudaSlice<f32>,
+    /// #     gradient: &mut CudaSlice<f32>,
+    /// #     workspace: &mut Workspace,
+    /// # ) -> Result<(), ala_loss::Error> {
+    /// // The forward pass wrote `gradient` for an upstream gradient of 1.
+    /// let options = Options::new().upstream(Upstream::Scalar(upstream)).skip_if_upstream(1.0);
+    /// let outputs = Outputs::new().gradient(gradient);
+    /// loss.launch(stream, logits, labels, &options, outputs, workspace)
+    /// # }
+    /// ```
+    pub fn skip_if_upstream(mut self, known: f32) -> Self {
+        self.skip_if_upstream = Some(known);
         self
     }
 

@@ -69,6 +69,9 @@ pub enum CudaError {
         /// Rows of the batch.
         rows: usize,
     },
+    /// A step was to be skipped for an upstream gradient, and has none of one number.
+    #[error("skip_if_upstream compares one number on the device: it needs Upstream::Scalar")]
+    SkipNeedsScalarUpstream,
     /// Two launches were under way in one workspace, or one did not end there.
     #[error(
         "launches met in one workspace, or one did not end in it, so that its results are not to be trusted: give each of them a workspace, and reset this one"

@@ -261,6 +261,7 @@ fn raw_addresses_give_the_same_and_are_checked() {
         loss: None,
         upstream: Upstream::PerRow(each),
         gradient_scale: 1.0,
+        skip_if_upstream: None,
         overlap: false,
     };
     // SAFETY: the slices above outlive the download below, which waits.

@@ -1,7 +1,7 @@
 //! What a step costs in driver calls: launches, and nothing that waits or allocates.
 
-use ala_loss::cuda::{Options, Outputs};
-use ala_loss::{ClassCounts, Loss, Objective, Reduction};
+use ala_loss::cuda::{CudaError, Options, Outputs, Upstream};
+use ala_loss::{ClassCounts, Error, Loss, Objective, Reduction};
 use cudarc::driver::sys;
 
 use crate::device::{Device, Mode, Step, device};
@@ -221,4 +221,121 @@ fn captured(device: &Device, overlap: bool) {
     drop(graph);
     // SAFETY: as above.
     unsafe { device.context.enable_event_tracking() };
+}
+
+/// Of any tier: what an earlier launch left stays to the bit, its result and status too; any other
+/// upstream gradient is applied as if nothing had been said.
+#[test]
+fn a_step_is_skipped_for_the_upstream_gradient_that_its_caller_names() {
+    let device = device();
+    for (rows, classes, ignore) in [
+        (70, 3, false),
+        (70, 3, true),
+        (33, 40, false),
+        (6, 365, true),
+        (5, 1000, false),
+        (3, 8142, true),
+        (2, 70_000, false),
+    ] {
+        let counts =
+            ClassCounts::new((1..=classes as u64).rev().collect::<Vec<_>>()).expect("valid");
+        let builder = Loss::builder(Objective::ala(), &counts);
+        let builder = if ignore {
+            builder.ignore_label(-100)
+        } else {
+            builder
+        };
+        let bound = device.bind(&builder.build().expect("valid"));
+        let logits: Vec<f32> = (0..rows * classes)
+            .map(|i| ((i * 37) % 101) as f32 / 60.0 - 0.8)
+            .collect();
+        let x = device.upload(&logits);
+        // The last label is no class: a launch that is not skipped says so.
+        let labels: Vec<i64> = (0..rows as i64).collect();
+        let labels: Vec<i64> = labels.iter().map(|row| row % classes as i64).collect();
+        let good = device.upload(&labels);
+        let bad = device.upload(&[&labels[..rows - 1], &[classes as i64]].concat());
+        let upstream = device.upload(&[2.5f32]);
+        let mut workspace = bound.workspace(&device.stream, rows).expect("a workspace");
+        let mut step = |labels, known: Option<f32>| {
+            let mut gradient = device.upload(&vec![77.0f32; rows * classes]);
+            let mut losses = device.upload(&vec![77.0f32; rows]);
+            let mut hits = device.upload(&vec![77u8; rows]);
+            let mut loss = device.upload(&[77.0f32]);
+            let outputs = Outputs::new()
+                .gradient(&mut gradient)
+                .row_losses(&mut losses)
+                .hits(&mut hits)
+                .loss(&mut loss);
+            let mut options = Options::new().upstream(Upstream::Scalar(&upstream));
+            if let Some(known) = known {
+                options = options.skip_if_upstream(known);
+            }
+            bound
+                .launch(
+                    &device.stream,
+                    &x,
+                    labels,
+                    &options,
+                    outputs,
+                    &mut workspace,
+                )
+                .expect("launches");
+            let read = workspace.read(&device.stream);
+            let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            let got = (
+                bits(device.download(&gradient)),
+                bits(device.download(&losses)),
+                device.download(&hits),
+                bits(device.download(&loss)),
+            );
+            (read, got)
+        };
+        let (first, plain) = step(&good, None);
+        let first = first.expect("labels are classes");
+        let (read, skipped) = step(&bad, Some(2.5));
+        assert_eq!(read, Ok(first), "{rows} x {classes}");
+        let untouched = 77.0f32.to_bits();
+        assert!(
+            skipped
+                .0
+                .iter()
+                .chain(&skipped.1)
+                .chain(&skipped.3)
+                .all(|&b| b == untouched)
+        );
+        assert!(skipped.2.iter().all(|&hit| hit == 77));
+        for known in [1.0, f32::NAN, -2.5] {
+            let (read, other) = step(&good, Some(known));
+            assert_eq!(read, Ok(first), "{rows} x {classes}");
+            assert!(other == plain, "{rows} x {classes}, not {known}");
+        }
+        let (read, _) = step(&bad, Some(1.0));
+        assert!(read.is_err(), "{rows} x {classes}");
+    }
+}
+
+#[test]
+fn a_skip_needs_one_number_to_look_at() {
+    let device = device();
+    let bound = device.bind(&loss(Reduction::None, false));
+    let x = device.upload(&[0.5f32; 6]);
+    let y = device.upload(&[0i64, 1]);
+    let each = device.upload(&[1.0f32; 2]);
+    let mut workspace = bound.workspace(&device.stream, 2).expect("a workspace");
+    for upstream in [Upstream::One, Upstream::PerRow(&each as _)] {
+        let options = Options::new().upstream(upstream).skip_if_upstream(1.0);
+        let refused = bound.launch(
+            &device.stream,
+            &x,
+            &y,
+            &options,
+            Outputs::new(),
+            &mut workspace,
+        );
+        assert_eq!(
+            refused,
+            Err(Error::Cuda(CudaError::SkipNeedsScalarUpstream))
+        );
+    }
 }

@@ -898,6 +898,7 @@ fn raw_launches_of_several_blocks() {
                 loss: None,
                 upstream: Upstream::Scalar(address(upstream.device_ptr(&stream))),
                 gradient_scale: 0.5,
+                skip_if_upstream: None,
                 overlap: false,
             };
             // SAFETY: every buffer outlives the wait below.
