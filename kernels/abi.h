@@ -115,6 +115,7 @@ typedef struct AlaParams {
     uint64_t row_losses; /* float[rows]; never 0 */
     uint64_t hits;       /* uint8_t[rows], or 0 */
     uint64_t loss;       /* float, or 0: AlaState::loss once more */
+    uint64_t divisor;    /* float, or 0: where ala_count leaves what a mean divides by */
     uint64_t state;      /* AlaState */
     uint64_t blocks;     /* AlaBlocks */
     uint64_t rows;

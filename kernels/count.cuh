@@ -35,6 +35,10 @@ __device__ void count_rows(const AlaParams& p) {
         state.total_weight = all.weight;
         state.counted_rows = all.counted;
         state.blocks_done = 0;
+        if (p.divisor != 0) {
+            const double weight = all.weight > 0.0 ? all.weight : 1.0;
+            *reinterpret_cast<float*>(p.divisor) = static_cast<float>(weight);
+        }
     }
 }
 

@@ -183,6 +183,7 @@ pub struct AlaParams {
     pub row_losses: u64,
     pub hits: u64,
     pub loss: u64,
+    pub divisor: u64,
     pub state: u64,
     pub blocks: u64,
     pub rows: u64,
@@ -203,7 +204,7 @@ pub struct AlaParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 176usize];
+    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 184usize];
     ["Alignment of AlaParams"][::core::mem::align_of::<AlaParams>() - 8usize];
     ["Offset of field: AlaParams::logits"][::core::mem::offset_of!(AlaParams, logits) - 0usize];
     ["Offset of field: AlaParams::gradient"][::core::mem::offset_of!(AlaParams, gradient) - 8usize];
@@ -217,32 +218,33 @@ const _: () = {
         [::core::mem::offset_of!(AlaParams, row_losses) - 56usize];
     ["Offset of field: AlaParams::hits"][::core::mem::offset_of!(AlaParams, hits) - 64usize];
     ["Offset of field: AlaParams::loss"][::core::mem::offset_of!(AlaParams, loss) - 72usize];
-    ["Offset of field: AlaParams::state"][::core::mem::offset_of!(AlaParams, state) - 80usize];
-    ["Offset of field: AlaParams::blocks"][::core::mem::offset_of!(AlaParams, blocks) - 88usize];
-    ["Offset of field: AlaParams::rows"][::core::mem::offset_of!(AlaParams, rows) - 96usize];
+    ["Offset of field: AlaParams::divisor"][::core::mem::offset_of!(AlaParams, divisor) - 80usize];
+    ["Offset of field: AlaParams::state"][::core::mem::offset_of!(AlaParams, state) - 88usize];
+    ["Offset of field: AlaParams::blocks"][::core::mem::offset_of!(AlaParams, blocks) - 96usize];
+    ["Offset of field: AlaParams::rows"][::core::mem::offset_of!(AlaParams, rows) - 104usize];
     ["Offset of field: AlaParams::logits_stride"]
-        [::core::mem::offset_of!(AlaParams, logits_stride) - 104usize];
+        [::core::mem::offset_of!(AlaParams, logits_stride) - 112usize];
     ["Offset of field: AlaParams::gradient_stride"]
-        [::core::mem::offset_of!(AlaParams, gradient_stride) - 112usize];
+        [::core::mem::offset_of!(AlaParams, gradient_stride) - 120usize];
     ["Offset of field: AlaParams::ignore_label"]
-        [::core::mem::offset_of!(AlaParams, ignore_label) - 120usize];
-    ["Offset of field: AlaParams::classes"][::core::mem::offset_of!(AlaParams, classes) - 128usize];
+        [::core::mem::offset_of!(AlaParams, ignore_label) - 128usize];
+    ["Offset of field: AlaParams::classes"][::core::mem::offset_of!(AlaParams, classes) - 136usize];
     ["Offset of field: AlaParams::label_type"]
-        [::core::mem::offset_of!(AlaParams, label_type) - 132usize];
+        [::core::mem::offset_of!(AlaParams, label_type) - 140usize];
     ["Offset of field: AlaParams::reduction"]
-        [::core::mem::offset_of!(AlaParams, reduction) - 136usize];
-    ["Offset of field: AlaParams::flags"][::core::mem::offset_of!(AlaParams, flags) - 140usize];
-    ["Offset of field: AlaParams::slope"][::core::mem::offset_of!(AlaParams, slope) - 144usize];
+        [::core::mem::offset_of!(AlaParams, reduction) - 144usize];
+    ["Offset of field: AlaParams::flags"][::core::mem::offset_of!(AlaParams, flags) - 148usize];
+    ["Offset of field: AlaParams::slope"][::core::mem::offset_of!(AlaParams, slope) - 152usize];
     ["Offset of field: AlaParams::focal_gamma"]
-        [::core::mem::offset_of!(AlaParams, focal_gamma) - 148usize];
+        [::core::mem::offset_of!(AlaParams, focal_gamma) - 156usize];
     ["Offset of field: AlaParams::gradient_factor"]
-        [::core::mem::offset_of!(AlaParams, gradient_factor) - 152usize];
-    ["Offset of field: AlaParams::parts"][::core::mem::offset_of!(AlaParams, parts) - 156usize];
+        [::core::mem::offset_of!(AlaParams, gradient_factor) - 160usize];
+    ["Offset of field: AlaParams::parts"][::core::mem::offset_of!(AlaParams, parts) - 164usize];
     ["Offset of field: AlaParams::part_vectors"]
-        [::core::mem::offset_of!(AlaParams, part_vectors) - 160usize];
-    ["Offset of field: AlaParams::launch"][::core::mem::offset_of!(AlaParams, launch) - 164usize];
+        [::core::mem::offset_of!(AlaParams, part_vectors) - 168usize];
+    ["Offset of field: AlaParams::launch"][::core::mem::offset_of!(AlaParams, launch) - 172usize];
     ["Offset of field: AlaParams::skipped_upstream"]
-        [::core::mem::offset_of!(AlaParams, skipped_upstream) - 168usize];
+        [::core::mem::offset_of!(AlaParams, skipped_upstream) - 176usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

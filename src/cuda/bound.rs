@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, sys};
 
-use super::abi::AlaParams;
+use super::abi::{ALA_COUNTED, ALA_WEIGHTED, AlaParams};
 use super::call::{Options, Outputs};
 use super::element::{CudaElement, CudaLabel};
 use super::error::{CudaError, driver};
@@ -69,7 +69,9 @@ impl Loss {
         }
         let packed = pack::pack(self.table());
         module::check_there(context)?;
-        let stream = context.new_stream().map_err(driver("cuStreamCreate"))?;
+        // Not a stream of its own: as long as there is one, cudarc records an event at every use of
+        // every slice of the context.
+        let stream = context.default_stream();
         let upload = |bytes: &[u8]| {
             stream
                 .clone_htod(bytes)
@@ -216,6 +218,83 @@ impl CudaLoss {
                 unsafe { self.launch_fused::<T>(stream.cu_stream(), parameters, options.overlap) }
             },
         )
+    }
+
+    /// Enqueues what a mean over the rows of these labels is divided by: the weights of those that
+    /// count, added up, or 1 where that is 0. So several launches of
+    /// [`Reduction::Sum`] make one mean, the reciprocal as their
+    /// [`upstream`](Options::upstream) gradient. The loss's own reduction does not matter.
+    ///
+    /// # Errors
+    /// [`Error::Length`] where `divisor` is not one number, and as [`launch`](Self::launch).
+    ///
+    /// ```no_run
+    /// use ala_loss::cuda;
+    /// use ala_loss::{ClassCounts, Loss, Objective};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let context = cuda::context(0)?;
+    /// let stream = context.new_stream()?;
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let loss = Loss::builder(Objective::ala(), &counts).ignore_label(-100).build()?;
+    /// let loss = loss.bind(&context)?;
+    /// let mut workspace = loss.workspace(&stream, 4)?;
+    /// let labels = stream.clone_htod(&[0i64, -100, 1, 0])?;
+    /// let mut divisor = stream.alloc_zeros::<f32>(1)?;
+    /// loss.divisor(&stream, &labels, &mut divisor, &mut workspace)?;
+    /// assert_eq!(stream.clone_dtoh(&divisor)?, [3.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn divisor<L: CudaLabel>(
+        &self,
+        stream: &Arc<CudaStream>,
+        labels: &impl DevicePtr<L>,
+        divisor: &mut impl DevicePtrMut<f32>,
+        workspace: &mut Workspace,
+    ) -> Result<(), Error> {
+        check_length("divisor", Some(divisor.len()), 1)?;
+        self.check_owner("divisor", divisor.stream())?;
+        self.check_owner("labels", labels.stream())?;
+        self.check_stream(stream)?;
+        self.check_context("workspace", &workspace.memory)?;
+        check_capacity(workspace, labels.len())?;
+        self.make_current()?;
+        // That of any type: one that is loaded, if there is one.
+        let loaded = self.kernels.iter().find_map(OnceLock::get);
+        let kernels = match loaded {
+            Some(kernels) => kernels,
+            None => self.kernels_of(ElementType::F32)?,
+        };
+        let mut guards = Guards::default();
+        let rows = labels.len();
+        let labels = guards.keep(labels.device_ptr(stream));
+        let targets = guards.keep(self.targets.device_ptr(stream));
+        let state = guards.keep(workspace.memory.device_ptr_mut(stream));
+        let divisor = guards.keep(divisor.device_ptr_mut(stream));
+        let own = OwnAddresses {
+            targets,
+            others: 0,
+            exact: 0,
+            state,
+            blocks: state + BLOCKS as u64,
+            row_losses: 0,
+        };
+        let step = RawStep {
+            labels,
+            ..RawStep::of_rows(rows)
+        };
+        let parameters = launch::parameters(&self.loss, self.constants, own, &step, L::TYPE);
+        let parameters = AlaParams {
+            divisor,
+            // Weighted, so that rows are counted where each of them counts 1 too.
+            flags: parameters.flags | ALA_COUNTED | ALA_WEIGHTED,
+            ..parameters
+        };
+        // SAFETY: counting reads labels and targets and writes state, blocks and divisor, each of
+        // which was checked, lives in this context, and is kept in order by its guard.
+        unsafe { launch::count(kernels, stream.cu_stream(), &parameters, false)? };
+        Ok(())
     }
 
     /// Enqueues a step given by device addresses on any stream of this context.

@@ -48,6 +48,27 @@ pub struct RawStep {
     pub overlap: bool,
 }
 
+impl RawStep {
+    /// So many rows, and no buffer yet.
+    pub(super) fn of_rows(rows: usize) -> Self {
+        Self {
+            rows,
+            logits: 0,
+            logits_stride: 0,
+            labels: 0,
+            gradient: None,
+            gradient_stride: 0,
+            row_losses: None,
+            hits: None,
+            loss: None,
+            upstream: Upstream::One,
+            gradient_scale: 1.0,
+            skip_if_upstream: None,
+            overlap: false,
+        }
+    }
+}
+
 /// Device addresses that belong to the loss and its workspace.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OwnAddresses {
@@ -107,6 +128,7 @@ pub(super) fn parameters(
         row_losses: step.row_losses.unwrap_or(own.row_losses),
         hits: step.hits.unwrap_or(0),
         loss: step.loss.unwrap_or(0),
+        divisor: 0,
         state: own.state,
         blocks: own.blocks,
         rows: step.rows as u64,

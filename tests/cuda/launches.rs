@@ -339,3 +339,44 @@ fn a_skip_needs_one_number_to_look_at() {
         );
     }
 }
+
+/// Against the sum by hand: three rows of class 0, two of class 2, one ignored, one of no class.
+#[test]
+fn the_divisor_of_several_launches_is_what_one_mean_divides_by() {
+    let device = device();
+    let labels = [0i64, 2, -100, 0, 7, 2, 0];
+    for (weights, expected) in [
+        ([1.0, 1.0, 1.0], 5.0),
+        ([0.5, 9.0, 4.0], 9.5),
+        ([0.0; 3], 1.0),
+    ] {
+        for ignore in [false, true] {
+            let objective = Objective::CrossEntropy;
+            let counts = ClassCounts::new([100, 30, 10]).expect("valid");
+            let builder = Loss::builder(objective, &counts).class_weights(&weights);
+            // Without an ignore label -100 is no class either.
+            let builder = if ignore {
+                builder.ignore_label(-100)
+            } else {
+                builder
+            };
+            let bound = device.bind(&builder.build().expect("valid"));
+            let mut workspace = bound.workspace(&device.stream, 7).expect("a workspace");
+            let labels = device.upload(&labels);
+            let mut divisor = device.upload(&[77.0f32]);
+            bound
+                .divisor(&device.stream, &labels, &mut divisor, &mut workspace)
+                .expect("launches");
+            assert_eq!(device.download(&divisor), [expected]);
+            let mut two = device.upload(&[77.0f32; 2]);
+            let refused = bound.divisor(&device.stream, &labels, &mut two, &mut workspace);
+            assert!(matches!(
+                refused,
+                Err(Error::Length {
+                    name: "divisor",
+                    ..
+                })
+            ));
+        }
+    }
+}

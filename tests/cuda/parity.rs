@@ -4,7 +4,7 @@
 use ala_loss::cuda::instruments::TIERS;
 use ala_loss::cuda::{self, CudaElement, CudaLabel, CudaLoss, Outputs};
 use ala_loss::{
-    ClassCounts, CpuElement, Loss, Objective, Options, Real, Reduction, Upstream, reference,
+    ClassCounts, CpuElement, Error, Loss, Objective, Options, Real, Reduction, Upstream, reference,
 };
 use cudarc::driver::DeviceRepr;
 use half::{bf16, f16};
@@ -292,6 +292,29 @@ fn every_label_type() {
     check::<i32>(&device, |y| y as i32);
     check::<u32>(&device, |y| y as u32);
     check::<i64>(&device, |y| y);
+}
+
+/// Widened without its sign a negative label would be another.
+#[test]
+fn every_label_type_keeps_its_sign() {
+    fn check<L: CudaLabel + DeviceRepr + Default>(device: &Device, labels: [L; 3]) {
+        let counts = ClassCounts::new([9, 3]).expect("valid");
+        let builder = Loss::builder(Objective::CrossEntropy, &counts).ignore_label(-7);
+        let loss = device.bind(&builder.build().expect("valid"));
+        let stream = &device.stream;
+        let x = device.upload(&[0.5f32; 6]);
+        let y = device.upload(&labels);
+        let options = cuda::Options::new();
+        let mut workspace = loss.workspace(stream, 3).expect("a workspace");
+        loss.launch::<f32, L>(stream, &x, &y, &options, Outputs::new(), &mut workspace)
+            .expect("launches");
+        assert!(
+            matches!(workspace.read(stream), Err(Error::Label { row: 2, label, .. }) if label == (-3).into())
+        );
+    }
+    let device = device();
+    check::<i32>(&device, [0, -7, -3]);
+    check::<i64>(&device, [0, -7, -3]);
 }
 
 #[test]
