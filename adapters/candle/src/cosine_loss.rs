@@ -1,9 +1,13 @@
 //! The loss of a cosine classifier from its features and class weights, a few rows of logits at a
 //! time.
 
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 use std::sync::Mutex;
 
 use ala_loss::{CpuElement, Loss, Options, Outputs, Real, Reduction, Summary, Upstream};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp2, DType, Device, Error, InplaceOp1, Layout, Result, Shape, Storage,
@@ -11,10 +15,14 @@ use candle_core::{
 };
 
 use crate::cosine_head::UnitRows;
-use crate::loss_op::{RowOutput, check_device, labels_of};
+#[cfg(feature = "cuda")]
+use crate::cuda::{Bound, DeviceBatch, DeviceFactor, divisor_of};
+use crate::loss_op::{RowOutput, check_devices, check_labels, labels_on_host};
 
 /// Logits that are there at a time, about: 4 MB of `f32`.
 const LOGITS_AT_ONCE: usize = 1 << 20;
+/// 32 MB: the second-level cache of a data centre's GPU holds them from one step to the next.
+const LOGITS_AT_ONCE_ON_A_GPU: usize = 1 << 23;
 /// Fewer rows than these keep a matrix product from being fast.
 const LEAST_ROWS: usize = 32;
 
@@ -37,9 +45,12 @@ const LEAST_ROWS: usize = 32;
 ///
 /// | | shape | data type |
 /// |---|---|---|
-/// | features, weight | `[N, D]`, `[C, D]`, any strides | both f64, or each f32, f16 or bf16, which are computed in f32 |
-/// | labels | `[N]`, any strides | u8, u32, i16, i32, i64 |
+/// | features, weight | `[N, D]`, `[C, D]`, any strides | each f32, f16 or bf16, which are computed in f32; both f64 on the CPU |
+/// | labels | `[N]`, any strides | u8, u32, i32, i64; i16 on the CPU |
 /// | loss | `[]` under `Reduction::Mean` and `Reduction::Sum`, `[N]` under `Reduction::None` | f64 for f64 features, otherwise f32 |
+///
+/// All on the CPU, or on one CUDA device with the feature `cuda`; what
+/// [`CandleLoss`](crate::CandleLoss) says of those holds here too.
 ///
 /// Gradients have the type of what they belong to, and are rounded to it once, after the upstream
 /// gradient. Under `Reduction::None` the cosines are made twice, since weights for each row come
@@ -70,6 +81,9 @@ pub struct CosineLoss {
     /// Of the whole batch's reduction, what a part of it is evaluated with.
     of_part: Loss,
     rows_at_once: Option<usize>,
+    /// The loss of a part.
+    #[cfg(feature = "cuda")]
+    bound: Arc<Bound>,
 }
 
 impl CosineLoss {
@@ -100,6 +114,8 @@ impl CosineLoss {
         };
         Self {
             loss,
+            #[cfg(feature = "cuda")]
+            bound: Arc::new(Bound::new(of_part.clone())),
             of_part,
             rows_at_once: None,
         }
@@ -146,9 +162,9 @@ impl CosineLoss {
     ///
     /// # Errors
     ///
-    /// Tensors on another device than the CPU, of another shape or type than the table above
-    /// allows, or a label that is neither a class nor the ignore label (ala-loss's own message,
-    /// which names the row).
+    /// Tensors on two devices, of another shape or type than the table above allows, or a label
+    /// that is neither a class nor the ignore label (ala-loss's own message, which names the row;
+    /// on CUDA that of an earlier step). What the device reports.
     pub fn forward(&self, features: &Tensor, weight: &Tensor, labels: &Tensor) -> Result<Tensor> {
         Ok(self.forward_rows(features, weight, labels)?.loss)
     }
@@ -169,7 +185,8 @@ impl CosineLoss {
     /// let features = Tensor::new(&[[1f32, 0.0], [0.9, 0.1]], &Device::Cpu)?;
     /// let weight = Tensor::new(&[[1f32, 0.0], [0.0, 1.0]], &Device::Cpu)?;
     /// let labels = Tensor::new(&[0u8, 1], &Device::Cpu)?;
-    /// assert_eq!(loss.forward_rows(&features, &weight, &labels)?.hits, [true, false]);
+    /// let output = loss.forward_rows(&features, &weight, &labels)?;
+    /// assert_eq!(output.hits_on_host()?, [true, false]);
     /// # Ok(())
     /// # }
     /// ```
@@ -179,37 +196,34 @@ impl CosineLoss {
         weight: &Tensor,
         labels: &Tensor,
     ) -> Result<RowOutput> {
-        let labels = self.check(features, weight, labels)?;
-        let reduced = self.loss.reduction() != Reduction::None;
-        let divisor = self.divisor(&labels);
+        self.check_tensors(features, weight, labels)?;
+        let batch = self.batch(labels)?;
         let pass = Pass {
-            loss: self.of_part.clone(),
-            labels,
             features: UnitRows::of(&features.detach())?,
             weight: UnitRows::of(&weight.detach())?,
-            rows_at_once: self
-                .rows_at_once
-                .unwrap_or_else(|| (LOGITS_AT_ONCE / self.loss.classes().max(1)).max(LEAST_ROWS)),
+            rows_at_once: self.rows_at_once.unwrap_or_else(|| {
+                let at_once = match features.device() {
+                    Device::Cpu => LOGITS_AT_ONCE,
+                    _ => LOGITS_AT_ONCE_ON_A_GPU,
+                };
+                (at_once / self.loss.classes().max(1)).max(LEAST_ROWS)
+            }),
+            batch,
         };
+        let reduced = self.loss.reduction() != Reduction::None;
         // Of a batch that is not reduced they wait for the upstream gradient.
         let wanted = [features, weight].map(|tensor| tensor.track_op());
         let now = wanted.map(|wanted| wanted && reduced);
-        let Parts {
+        let Parts { results, gradients } = pass.run(None, now)?;
+        let RowResults {
             loss,
-            counted_rows,
             row_losses,
             hits,
-            gradients,
-        } = pass.run(Upstream::Scalar(1.0 / divisor), now)?;
-        let value = match reduced {
-            true => Tensor::new(loss / divisor, &Device::Cpu)?.to_dtype(row_losses.dtype())?,
-            false => row_losses.clone(),
-        };
+        } = results;
         let op = CosineOp {
             pass,
             reduced,
-            divisor,
-            value,
+            value: if reduced { loss } else { row_losses.clone() },
             wanted,
             types: [features.dtype(), weight.dtype()],
             gradients,
@@ -218,7 +232,57 @@ impl CosineLoss {
             loss: features.apply_op2(weight, op)?,
             row_losses,
             hits,
-            counted_rows,
+        })
+    }
+
+    /// Waits for the device, and tells whether a label of a step there was out of range; on the CPU
+    /// `forward` has told. See [`CandleLoss::check`](crate::CandleLoss::check).
+    ///
+    /// # Errors
+    ///
+    /// The first such label since this was told last, its row counted from the first of those that
+    /// were computed with it; and what the device reports.
+    pub fn check(&self, device: &Device) -> Result<()> {
+        match device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => self.bound.check(device),
+            _ => Ok(()),
+        }
+    }
+
+    /// The labels, and what a reduced loss is divided by. On the CPU every label is checked.
+    fn batch(&self, labels: &Tensor) -> Result<Batch> {
+        #[cfg(feature = "cuda")]
+        if labels.device().is_cuda() {
+            let labels = labels.contiguous()?;
+            let divisor = match self.loss.reduction() {
+                Reduction::Mean => Some(divisor_of(&self.bound, &labels)?),
+                Reduction::Sum | Reduction::None => None,
+            };
+            return Ok(Batch::OnDevice {
+                bound: Arc::clone(&self.bound),
+                reciprocal: divisor.as_ref().map(Tensor::recip).transpose()?,
+                divisor,
+                labels,
+            });
+        }
+        let labels = labels_on_host(labels)?;
+        let classes = self.loss.classes();
+        let is_class = |label: i64| usize::try_from(label).is_ok_and(|label| label < classes);
+        let bad = labels
+            .iter()
+            .position(|&label| !is_class(label) && Some(label) != self.loss.ignore_label());
+        if let Some(row) = bad {
+            return Err(Error::wrap(ala_loss::Error::Label {
+                row,
+                label: labels[row].into(),
+                classes,
+            }));
+        }
+        Ok(Batch::OnHost {
+            divisor: self.divisor(&labels),
+            loss: self.of_part.clone(),
+            labels,
         })
     }
 
@@ -238,15 +302,9 @@ impl CosineLoss {
         if total > 0.0 { total } else { 1.0 }
     }
 
-    /// Checks all tensors, and every label before anything is computed.
-    fn check(&self, features: &Tensor, weight: &Tensor, labels: &Tensor) -> Result<Vec<i64>> {
-        for (name, tensor) in [
-            ("features", features),
-            ("weight", weight),
-            ("labels", labels),
-        ] {
-            check_device(name, tensor)?;
-        }
+    fn check_tensors(&self, features: &Tensor, weight: &Tensor, labels: &Tensor) -> Result<()> {
+        let others = [("weight", weight), ("labels", labels)];
+        check_devices(("features", features), &others)?;
         let classes = self.loss.classes();
         let (rows, width) = match *features.dims() {
             [rows, width] => (rows, width),
@@ -276,50 +334,119 @@ impl CosineLoss {
                 weight.dtype().as_str()
             );
         }
-        let labels = labels_of(labels, rows, &format!("features [{rows}, {width}]"))?;
-        let is_class = |label: i64| usize::try_from(label).is_ok_and(|label| label < classes);
-        let bad = labels
-            .iter()
-            .position(|&label| !is_class(label) && Some(label) != self.loss.ignore_label());
-        if let Some(row) = bad {
-            return Err(Error::wrap(ala_loss::Error::Label {
-                row,
-                label: labels[row].into(),
-                classes,
-            }));
+        if features.device().is_cuda() && features.dtype() == DType::F64 {
+            bail!("the features are f64: on CUDA expected f32, f16 or bf16");
         }
-        Ok(labels)
+        check_labels(labels, rows, &format!("features [{rows}, {width}]"))
     }
+}
+
+/// How the loss of a batch is computed, a part of its rows after the other.
+pub(crate) trait BatchLoss {
+    /// The loss of the rows from `begin` on that have these logits, which become their gradient
+    /// where it is wanted.
+    fn part(&mut self, logits: &Tensor, begin: usize, over: bool) -> Result<()>;
+
+    /// What the parts come to.
+    fn results(self) -> Result<RowResults>;
+}
+
+/// What the parts of a batch come to.
+pub(crate) struct RowResults {
+    /// The sum of the rows' losses over what a reduced loss is divided by, `[]`.
+    pub(crate) loss: Tensor,
+    pub(crate) row_losses: Tensor,
+    pub(crate) hits: Tensor,
+}
+
+/// A batch's labels, and what its loss is divided by.
+enum Batch {
+    OnHost {
+        loss: Loss,
+        labels: Vec<i64>,
+        divisor: f64,
+    },
+    #[cfg(feature = "cuda")]
+    OnDevice {
+        bound: Arc<Bound>,
+        labels: Tensor,
+        /// Of a mean, `[1]`.
+        divisor: Option<Tensor>,
+        reciprocal: Option<Tensor>,
+    },
 }
 
 /// A batch, and how it is taken apart.
 struct Pass {
-    loss: Loss,
-    labels: Vec<i64>,
+    batch: Batch,
     features: UnitRows,
     weight: UnitRows,
     rows_at_once: usize,
 }
 
-/// What the parts of a batch come to.
 struct Parts {
-    /// The sum of the rows' losses.
-    loss: f64,
-    counted_rows: usize,
-    row_losses: Tensor,
-    hits: Vec<bool>,
+    results: RowResults,
     /// With respect to features and weight as they were given, in the type that is computed in.
     gradients: [Option<Tensor>; 2],
 }
 
 impl Pass {
-    /// `wanted`: whether a gradient with respect to the features, to the weight.
-    fn run(&self, upstream: Upstream<f64, &[f64]>, wanted: [bool; 2]) -> Result<Parts> {
+    /// `upstream`: one number where the loss is reduced, else one for each row; 1 where there is
+    /// none. `wanted`: whether a gradient with respect to the features, to the weight.
+    fn run(&self, upstream: Option<&Tensor>, wanted: [bool; 2]) -> Result<Parts> {
+        match &self.batch {
+            Batch::OnHost {
+                loss,
+                labels,
+                divisor,
+            } => {
+                let upstream = match upstream {
+                    Some(upstream) => upstream.to_dtype(DType::F64)?.to_vec1::<f64>()?,
+                    None => vec![1.0],
+                };
+                let upstream = match (loss.reduction(), &upstream[..]) {
+                    (_, &[factor]) => Upstream::Scalar(factor / divisor),
+                    (Reduction::None, each) => Upstream::PerRow(each),
+                    (_, other) => bail!(
+                        "the upstream gradient of a reduced loss has {} values",
+                        other.len()
+                    ),
+                };
+                let batch = HostBatch {
+                    loss,
+                    labels,
+                    upstream,
+                    divisor: *divisor,
+                    sum: 0.0,
+                    row_losses: Vec::new(),
+                    hits: Vec::with_capacity(labels.len()),
+                    dtype: self.features.unit.dtype(),
+                };
+                self.run_on(batch, wanted)
+            }
+            #[cfg(feature = "cuda")]
+            Batch::OnDevice {
+                bound,
+                labels,
+                divisor,
+                reciprocal,
+            } => {
+                let factor = match (upstream, reciprocal) {
+                    (Some(each), _) => DeviceFactor::PerRow(each),
+                    (None, Some(reciprocal)) => DeviceFactor::Scalar(reciprocal),
+                    (None, None) => DeviceFactor::One,
+                };
+                let parts = labels.elem_count().div_ceil(self.rows_at_once);
+                let batch = DeviceBatch::new(bound, labels, factor, divisor.as_ref(), parts)?;
+                self.run_on(batch, wanted)
+            }
+        }
+    }
+
+    fn run_on(&self, mut batch: impl BatchLoss, wanted: [bool; 2]) -> Result<Parts> {
         let (features, weight) = (&self.features.unit, &self.weight.unit);
-        let rows = self.labels.len();
+        let rows = features.dim(0)?;
         let towards_logits = weight.t()?;
-        let (mut loss, mut counted_rows) = (0.0, 0);
-        let (mut row_losses, mut hits) = (Vec::new(), Vec::with_capacity(rows));
         let mut of_features = Vec::new();
         let mut of_weight: Option<Tensor> = None;
         for begin in (0..rows).step_by(self.rows_at_once) {
@@ -327,24 +454,7 @@ impl Pass {
             let part = features.narrow(0, begin, count)?;
             // Becomes the gradient in place.
             let logits = part.matmul(&towards_logits)?;
-            let op = PartOp {
-                loss: &self.loss,
-                labels: &self.labels[begin..begin + count],
-                upstream: match upstream {
-                    Upstream::PerRow(upstream) => Upstream::PerRow(&upstream[begin..begin + count]),
-                    other => other,
-                },
-                over: wanted.contains(&true),
-                done: Mutex::new(None),
-            };
-            logits.inplace_op1(&op)?;
-            let Ok(Some(done)) = op.done.into_inner() else {
-                bail!("a part of the batch was not evaluated");
-            };
-            loss += done.summary.loss;
-            counted_rows += done.summary.counted_rows;
-            row_losses.push(done.row_losses);
-            hits.extend(done.hits);
+            batch.part(&logits, begin, wanted.contains(&true))?;
             if wanted[0] {
                 of_features.push(logits.matmul(weight)?);
             }
@@ -356,10 +466,6 @@ impl Pass {
                 });
             }
         }
-        let row_losses = match row_losses.is_empty() {
-            true => Tensor::zeros(0, features.dtype(), &Device::Cpu)?,
-            false => Tensor::cat(&row_losses, 0)?,
-        };
         let of_features = match (wanted[0], of_features.is_empty()) {
             (false, _) => None,
             (true, true) => Some(features.zeros_like()?),
@@ -371,11 +477,58 @@ impl Pass {
             (true, Some(sum)) => Some(self.weight.backward(&sum)?),
         };
         Ok(Parts {
-            loss,
-            counted_rows,
-            row_losses,
-            hits,
+            results: batch.results()?,
             gradients: [of_features, of_weight],
+        })
+    }
+}
+
+/// The loss of a batch on the CPU.
+struct HostBatch<'a> {
+    loss: &'a Loss,
+    labels: &'a [i64],
+    upstream: Upstream<f64, &'a [f64]>,
+    divisor: f64,
+    sum: f64,
+    row_losses: Vec<Tensor>,
+    hits: Vec<u8>,
+    /// Of the row losses.
+    dtype: DType,
+}
+
+impl BatchLoss for HostBatch<'_> {
+    fn part(&mut self, logits: &Tensor, begin: usize, over: bool) -> Result<()> {
+        let range = begin..begin + logits.dim(0)?;
+        let op = PartOp {
+            loss: self.loss,
+            labels: &self.labels[range.clone()],
+            upstream: match self.upstream {
+                Upstream::PerRow(upstream) => Upstream::PerRow(&upstream[range]),
+                other => other,
+            },
+            over,
+            done: Mutex::new(None),
+        };
+        logits.inplace_op1(&op)?;
+        let Ok(Some(done)) = op.done.into_inner() else {
+            bail!("a part of the batch was not evaluated");
+        };
+        self.sum += done.summary.loss;
+        self.row_losses.push(done.row_losses);
+        self.hits.extend(done.hits.into_iter().map(u8::from));
+        Ok(())
+    }
+
+    fn results(self) -> Result<RowResults> {
+        let row_losses = match self.row_losses.is_empty() {
+            true => Tensor::zeros(0, self.dtype, &Device::Cpu)?,
+            false => Tensor::cat(&self.row_losses, 0)?,
+        };
+        let loss = Tensor::new(self.sum / self.divisor, &Device::Cpu)?;
+        Ok(RowResults {
+            loss: loss.to_dtype(row_losses.dtype())?,
+            hits: Tensor::from_vec(self.hits, self.labels.len(), &Device::Cpu)?,
+            row_losses,
         })
     }
 }
@@ -459,13 +612,45 @@ impl InplaceOp1 for PartOp<'_> {
 struct CosineOp {
     pass: Pass,
     reduced: bool,
-    divisor: f64,
     value: Tensor,
     /// Which of features and weight are differentiated.
     wanted: [bool; 2],
     types: [DType; 2],
     /// For an upstream gradient of 1, where the loss is reduced.
     gradients: [Option<Tensor>; 2],
+}
+
+impl CosineOp {
+    /// The gradients of a loss that is reduced, for the upstream gradient `[1]`.
+    fn scaled(&self, upstream: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        let [of_features, of_weight] = &self.gradients;
+        if upstream.device().is_cuda() {
+            // Nobody asks the device what the number is.
+            let scale =
+                |gradient: &Tensor| gradient.broadcast_mul(&upstream.to_dtype(gradient.dtype())?);
+            let of_features = of_features.as_ref().map(|gradient| {
+                // A row that does not count stays 0, whatever arrives.
+                let product = scale(gradient)?;
+                gradient
+                    .ne(0f64)?
+                    .where_cond(&product, &gradient.zeros_like()?)
+            });
+            let of_weight = of_weight.as_ref().map(scale);
+            return Ok([of_features.transpose()?, of_weight.transpose()?]);
+        }
+        let factor = upstream.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        if !factor[0].is_finite() {
+            return Ok(self.pass.run(Some(upstream), self.wanted)?.gradients);
+        }
+        let scale = |gradient: &Option<Tensor>| {
+            let scaled = |gradient: &Tensor| match factor[0] == 1.0 {
+                true => Ok(gradient.clone()),
+                false => gradient.affine(factor[0], 0.0),
+            };
+            gradient.as_ref().map(scaled).transpose()
+        };
+        Ok([scale(of_features)?, scale(of_weight)?])
+    }
 }
 
 impl CustomOp2 for CosineOp {
@@ -487,6 +672,21 @@ impl CustomOp2 for CosineOp {
         }
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        _features: &CudaStorage,
+        _of_features: &Layout,
+        _weight: &CudaStorage,
+        _of_weight: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (storage, layout) = self.value.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, self.value.shape().clone())),
+            _ => bail!("the loss is not on the device"),
+        }
+    }
+
     fn bwd(
         &self,
         _features: &Tensor,
@@ -494,41 +694,17 @@ impl CustomOp2 for CosineOp {
         _loss: &Tensor,
         upstream: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let upstream = upstream
-            .flatten_all()?
-            .to_dtype(DType::F64)?
-            .to_vec1::<f64>()?;
-        let [of_features, of_weight] = match (self.reduced, &upstream[..]) {
-            (true, &[factor]) if factor.is_finite() => {
-                let scaled = |gradient: &Option<Tensor>| {
-                    let scaled = |gradient: &Tensor| match factor == 1.0 {
-                        true => Ok(gradient.clone()),
-                        false => gradient.affine(factor, 0.0),
-                    };
-                    gradient.as_ref().map(scaled).transpose()
-                };
-                [scaled(&self.gradients[0])?, scaled(&self.gradients[1])?]
-            }
-            // A row that does not count stays 0, whatever arrives.
-            (true, &[factor]) => {
-                let factor = Upstream::Scalar(factor / self.divisor);
-                self.pass.run(factor, self.wanted)?.gradients
-            }
-            (true, other) => bail!(
-                "the upstream gradient of a reduced loss has {} values",
-                other.len()
-            ),
-            (false, each) => {
-                self.pass
-                    .run(Upstream::PerRow(each), self.wanted)?
-                    .gradients
-            }
+        let upstream = upstream.flatten_all()?.contiguous()?;
+        let gradients = match self.reduced {
+            true => self.scaled(&upstream)?,
+            false => self.pass.run(Some(&upstream), self.wanted)?.gradients,
         };
         let rounded = |gradient: Option<Tensor>, dtype| {
             gradient
                 .map(|gradient| gradient.to_dtype(dtype))
                 .transpose()
         };
+        let [of_features, of_weight] = gradients;
         let [of_features_type, of_weight_type] = self.types;
         Ok((
             rounded(of_features, of_features_type)?,

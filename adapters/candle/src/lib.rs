@@ -2,6 +2,9 @@
 
 mod cosine_head;
 mod cosine_loss;
+mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod loss_op;
 
 pub use cosine_head::CosineHead;

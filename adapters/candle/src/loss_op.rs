@@ -1,19 +1,20 @@
-//! The loss as a candle operation: the gradient is made in the forward pass and handed out in the
-//! backward pass.
+//! The loss as an operation over candle tensors: what its calls check, and what they give.
 
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use ala_loss::{CpuElement, Loss, Options, Outputs, Real, Reduction, Upstream};
-use candle_core::{
-    CpuStorage, CustomOp1, DType, Device, Error, Layout, Result, Shape, Storage, Tensor, WithDType,
-    bail,
-};
+use ala_loss::Loss;
+use candle_core::{DType, Device, Layout, Result, Tensor, bail};
 
-/// A [`Loss`] over candle tensors on the CPU, differentiable with respect to the logits.
+use crate::cpu::CpuOp;
+#[cfg(feature = "cuda")]
+use crate::cuda::{Bound, CudaOp};
+
+/// A [`Loss`] over candle tensors, differentiable with respect to the logits: on the CPU, and on
+/// CUDA devices with the feature `cuda`.
 ///
 /// Loss and gradient are computed in one pass over the logits, in [`forward`](Self::forward); the
-/// backward pass only multiplies the kept gradient by the upstream one. Logits that track no
-/// variable cost no gradient.
+/// backward pass hands out what was kept. Logits that track no variable cost no gradient.
 ///
 /// **The margin losses take cosines that are not yet scaled** (the output of
 /// [`CosineHead`](crate::CosineHead)): the loss multiplies by `s` itself.
@@ -22,19 +23,35 @@ use candle_core::{
 ///
 /// | | shape | data type |
 /// |---|---|---|
-/// | logits | `[N, C]`, any strides | f32, f64, f16, bf16 |
-/// | labels | `[N]`, any strides | u8, u32, i16, i32, i64 |
+/// | logits | `[N, C]`, any strides | f32, f16, bf16; f64 on the CPU |
+/// | labels | `[N]`, any strides, on the same device | u8, u32, i32, i64; i16 on the CPU |
 /// | loss | `[]` under `Reduction::Mean` and `Reduction::Sum`, `[N]` under `Reduction::None` | f64 for f64 logits, otherwise f32 |
 /// | gradient | `[N, C]` | that of the logits |
 ///
 /// Rows may lie apart (a `narrow` over the classes): they are read where they are. Logits whose
 /// classes are not neighbours in memory (a transposed tensor) are copied first.
 ///
-/// # 16-bit logits
+/// # Upstream gradients and the loss scale
 ///
-/// Their gradient is rounded once, after the upstream gradient has been applied. Where that is not
-/// 1 (a loss scale of mixed-precision training, say) the backward pass therefore computes the
-/// gradient anew: a product of what was rounded already would have lost whatever underflowed.
+/// The gradient of 16-bit logits is rounded once, after the upstream gradient has been applied: a
+/// product of what was rounded already would have lost whatever underflowed. Where the upstream
+/// gradient is not what the gradient was made for, the backward pass therefore makes it anew. Who
+/// multiplies the loss by a number (the loss scale of mixed-precision training, `1 / k` under
+/// gradient accumulation) says so with [`loss_scale`](Self::loss_scale) and pays nothing for it.
+///
+/// # CUDA
+///
+/// The step runs on the device's own stream, on the tensors where they lie, and **waits for
+/// nothing**: loss, row losses and hits are tensors on the device. So a label out of range is not
+/// known when `forward` returns. Its row has loss NaN, the reduced loss is NaN, and its gradient is
+/// 0; [`check`](Self::check) waits and tells, and a later `forward` or backward pass tells as soon
+/// as it is known. Whether the upstream gradient is the one that the gradient was made for is
+/// decided on the device too.
+///
+/// The first step on a device binds the loss to it (which waits once), and the first of a larger
+/// batch makes a larger workspace (which waits too). What came before a graph is captured therefore
+/// needs one step of each type and size. Clones share what is bound. Gradients are the same bits
+/// from step to step, but not those of the CPU: see ala-loss.
 ///
 /// # Example
 ///
@@ -57,6 +74,9 @@ use candle_core::{
 #[derive(Clone, Debug)]
 pub struct CandleLoss {
     loss: Loss,
+    loss_scale: f64,
+    #[cfg(feature = "cuda")]
+    bound: Arc<Bound>,
 }
 
 /// What [`CandleLoss::forward_rows`] returns.
@@ -67,12 +87,36 @@ pub struct RowOutput {
     pub loss: Tensor,
     /// Each row's weighted loss before reduction, `[N]`; not differentiable.
     pub row_losses: Tensor,
-    /// Whether the row's largest logit is its label's, `[N]`, as for
-    /// [`Accuracy::from_hits`](ala_loss::metrics::Accuracy::from_hits). The logits given are
-    /// compared, without margin.
-    pub hits: Vec<bool>,
-    /// Rows that were not ignored.
-    pub counted_rows: usize,
+    /// 1 where the row's largest logit is its label's, else 0, `[N]`, u8, on the logits' device.
+    /// The logits given are compared, without margin. 0 for a row that is ignored.
+    pub hits: Tensor,
+}
+
+impl RowOutput {
+    /// The hits as [`Accuracy::from_hits`](ala_loss::metrics::Accuracy::from_hits) takes them.
+    /// Waits for the device.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective};
+    /// # use ala_loss_candle::CandleLoss;
+    /// # use candle_core::{Device, Tensor};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let loss = CandleLoss::new(Loss::builder(Objective::ala(), &counts).build()?);
+    /// let cosines = Tensor::new(&[[0.9f32, 0.1], [0.8, 0.2]], &Device::Cpu)?;
+    /// let output = loss.forward_rows(&cosines, &Tensor::new(&[0u8, 1], &Device::Cpu)?)?;
+    /// assert_eq!(output.hits_on_host()?, [true, false]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn hits_on_host(&self) -> Result<Vec<bool>> {
+        let hits = self.hits.to_vec1::<u8>()?;
+        Ok(hits.into_iter().map(|hit| hit == 1).collect())
+    }
 }
 
 impl CandleLoss {
@@ -89,7 +133,73 @@ impl CandleLoss {
     /// # }
     /// ```
     pub fn new(loss: Loss) -> Self {
-        Self { loss }
+        Self {
+            #[cfg(feature = "cuda")]
+            bound: Arc::new(Bound::new(loss.clone())),
+            loss,
+            loss_scale: 1.0,
+        }
+    }
+
+    /// The upstream gradient to expect: what the loss is multiplied by before `backward`. 1 where
+    /// it is not set. Another one is right too, and costs one more pass.
+    ///
+    /// # Errors
+    ///
+    /// A scale that is not finite and positive as an `f32`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Loss, Objective};
+    /// use ala_loss_candle::CandleLoss;
+    /// use candle_core::{DType, Device, Tensor, Var};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let loss = Loss::builder(Objective::ala(), &counts).build()?;
+    /// let loss = CandleLoss::new(loss).loss_scale(1024.0)?;
+    /// let logits = Var::zeros((4, 2), DType::F16, &Device::Cpu)?;
+    /// let labels = Tensor::new(&[0u8, 1, 0, 0], &Device::Cpu)?;
+    /// let gradients = (loss.forward(&logits, &labels)? * 1024.0)?.backward()?;
+    /// # let _ = gradients;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn loss_scale(mut self, scale: f64) -> Result<Self> {
+        let rounded = scale as f32;
+        if !(rounded.is_finite() && rounded > 0.0) {
+            bail!("the loss scale is {scale}: it must be finite and positive as an f32");
+        }
+        self.loss_scale = scale;
+        Ok(self)
+    }
+
+    /// Waits for the device, and tells whether a label of a step there was out of range; on the CPU
+    /// `forward` has told.
+    ///
+    /// # Errors
+    ///
+    /// The first such label since this was told last (ala-loss's own message, which names its row),
+    /// and what the device reports.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective};
+    /// # use ala_loss_candle::CandleLoss;
+    /// # use candle_core::Device;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let loss = CandleLoss::new(Loss::builder(Objective::ala(), &counts).build()?);
+    /// loss.check(&Device::Cpu)?; // once an epoch, say
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn check(&self, device: &Device) -> Result<()> {
+        match device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => self.bound.check(device),
+            _ => Ok(()),
+        }
     }
 
     /// The loss that this op computes.
@@ -112,9 +222,9 @@ impl CandleLoss {
     ///
     /// # Errors
     ///
-    /// Tensors on another device than the CPU, of another shape or type than the table above
-    /// allows, or a label that is neither a class nor the ignore label (ala-loss's own message,
-    /// which names the row).
+    /// Tensors on two devices, of another shape or type than the table above allows, or a label
+    /// that is neither a class nor the ignore label (ala-loss's own message, which names the row;
+    /// on CUDA that of an earlier step). What the device reports.
     ///
     /// # Example
     ///
@@ -161,7 +271,7 @@ impl CandleLoss {
     /// let loss = CandleLoss::new(Loss::builder(Objective::ala(), &counts).build()?);
     /// let cosines = Tensor::new(&[[0.9f32, 0.1], [0.8, 0.2]], &Device::Cpu)?;
     /// let output = loss.forward_rows(&cosines, &Tensor::new(&[0u8, 1], &Device::Cpu)?)?;
-    /// assert_eq!(output.hits, [true, false]);
+    /// assert_eq!(output.hits.to_vec1::<u8>()?, [1, 0]);
     /// assert_eq!(output.row_losses.dims(), [2]);
     /// # Ok(())
     /// # }
@@ -170,8 +280,7 @@ impl CandleLoss {
         let (loss, kept) = self.apply(logits, labels, true)?;
         let Some(Kept {
             row_losses: Some(row_losses),
-            hits,
-            counted_rows,
+            hits: Some(hits),
             ..
         }) = kept.get().cloned()
         else {
@@ -181,7 +290,6 @@ impl CandleLoss {
             loss,
             row_losses,
             hits,
-            counted_rows,
         })
     }
 
@@ -191,27 +299,36 @@ impl CandleLoss {
         labels: &Tensor,
         keep_rows: bool,
     ) -> Result<(Tensor, Arc<OnceLock<Kept>>)> {
-        let labels = self.check(logits, labels)?;
+        check_devices(("logits", logits), &[("labels", labels)])?;
+        self.check_shapes(logits, labels)?;
         let logits = if rows_are_slices(logits.layout()) {
             logits.clone()
         } else {
             logits.contiguous()?
         };
         let kept = Arc::new(OnceLock::new());
-        let op = LossOp {
-            loss: self.loss.clone(),
-            labels,
-            keep_gradient: logits.track_op(),
-            keep_rows,
-            kept: Arc::clone(&kept),
+        let loss = match logits.device() {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => logits.apply_op1(CudaOp::new(
+                &self.bound,
+                (&logits, labels),
+                self.loss_scale as f32,
+                keep_rows,
+                &kept,
+            )?)?,
+            _ => logits.apply_op1(CpuOp {
+                loss: self.loss.clone(),
+                labels: labels_on_host(labels)?,
+                loss_scale: self.loss_scale,
+                keep_gradient: logits.track_op(),
+                keep_rows,
+                kept: Arc::clone(&kept),
+            })?,
         };
-        Ok((logits.apply_op1(op)?, kept))
+        Ok((loss, kept))
     }
 
-    /// Checks both tensors and returns the labels as integers that every label type fits into.
-    fn check(&self, logits: &Tensor, labels: &Tensor) -> Result<Vec<i64>> {
-        check_device("logits", logits)?;
-        check_device("labels", labels)?;
+    fn check_shapes(&self, logits: &Tensor, labels: &Tensor) -> Result<()> {
         let classes = self.loss.classes();
         let (rows, found) = match *logits.dims() {
             [rows, found] => (rows, found),
@@ -225,35 +342,59 @@ impl CandleLoss {
                 "the logits have shape [{rows}, {found}], but the loss was built for {classes} classes"
             );
         }
-        labels_of(labels, rows, &format!("logits [{rows}, {classes}]"))
+        check_labels(labels, rows, &format!("logits [{rows}, {classes}]"))
     }
 }
 
-pub(crate) fn check_device(name: &str, tensor: &Tensor) -> Result<()> {
-    if tensor.device().is_cpu() {
-        return Ok(());
+type Named<'a> = (&'a str, &'a Tensor);
+
+/// All on one device, which this build computes on.
+pub(crate) fn check_devices((name, first): Named<'_>, others: &[Named<'_>]) -> Result<()> {
+    for (other, tensor) in others {
+        if !tensor.device().same_device(first.device()) {
+            bail!(
+                "the {name} are on {:?} and the {other} on {:?}: move one of them with to_device",
+                first.device().location(),
+                tensor.device().location()
+            );
+        }
     }
-    bail!(
-        "ala-loss-candle computes on the CPU, but the {name} are on {:?}: move them with to_device",
-        tensor.device().location()
-    )
+    match first.device() {
+        Device::Cpu => Ok(()),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => Ok(()),
+        device => bail!(
+            "the {name} are on {:?}: this build of ala-loss-candle computes on {}",
+            device.location(),
+            match cfg!(feature = "cuda") {
+                true => "the CPU and on CUDA devices",
+                false => "the CPU; its feature `cuda` adds CUDA devices",
+            }
+        ),
+    }
 }
 
-/// Labels as integers that every label type fits into; `of` is what they are the labels of.
-pub(crate) fn labels_of(labels: &Tensor, rows: usize, of: &str) -> Result<Vec<i64>> {
+/// `of` is what they are the labels of.
+pub(crate) fn check_labels(labels: &Tensor, rows: usize, of: &str) -> Result<()> {
     if *labels.dims() != [rows] {
         bail!(
             "the labels have shape {:?}: {of} need [{rows}]",
             labels.dims()
         );
     }
-    match labels.dtype() {
-        DType::U8 | DType::U32 | DType::I16 | DType::I32 | DType::I64 => {}
-        other => bail!(
+    match (labels.dtype(), labels.device()) {
+        (DType::U8 | DType::U32 | DType::I32 | DType::I64, _) => Ok(()),
+        (DType::I16, Device::Cpu) => Ok(()),
+        (DType::I16, _) => bail!("the labels are i16: on CUDA they are u8, u32, i32 or i64"),
+        (other, _) => bail!(
             "the labels are {}: expected u8, u32, i16, i32 or i64",
             other.as_str()
         ),
     }
+}
+
+/// Labels as integers that every label type fits into.
+pub(crate) fn labels_on_host(labels: &Tensor) -> Result<Vec<i64>> {
     labels.to_dtype(DType::I64)?.to_vec1()
 }
 
@@ -263,224 +404,31 @@ fn rows_are_slices(layout: &Layout) -> bool {
     (dims[1] == 1 || stride[1] == 1) && (dims[0] <= 1 || stride[0] >= dims[1])
 }
 
-/// Results of the forward pass that outlive it.
-#[derive(Clone, Debug)]
-struct Kept {
-    /// `[N, C]` for an upstream gradient of 1.
-    gradient: Option<Tensor>,
-    /// The logits, where another upstream gradient computes again: a variable may hold others by
-    /// then.
-    logits: Option<Tensor>,
-    row_losses: Option<Tensor>,
-    hits: Vec<bool>,
-    counted_rows: usize,
-}
-
-struct LossOp {
-    loss: Loss,
-    labels: Vec<i64>,
-    keep_gradient: bool,
-    keep_rows: bool,
-    kept: Arc<OnceLock<Kept>>,
-}
-
-/// An element type that both crates know.
-trait Logit: CpuElement<Real: WithDType> + WithDType {}
-impl<T: CpuElement<Real: WithDType> + WithDType> Logit for T {}
-
-/// Calls a generic method on the storage's elements.
-macro_rules! by_element {
-    ($storage:expr, $elements:ident => $call:expr) => {
-        match $storage {
-            CpuStorage::F32($elements) => $call,
-            CpuStorage::F64($elements) => $call,
-            CpuStorage::F16($elements) => $call,
-            CpuStorage::BF16($elements) => $call,
-            other => bail!(
-                "the logits are {}: expected f32, f64, f16 or bf16",
-                candle_core::backend::BackendStorage::dtype(other).as_str()
-            ),
-        }
-    };
-}
-
-impl LossOp {
-    fn forward<T: Logit>(&self, storage: &[T], layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (rows, classes) = layout.shape().dims2()?;
-        let (logits, stride) = row_slices(storage, layout)?;
-        let reduction = self.loss.reduction();
-        let mut gradient = vec![
-            T::ZERO;
-            if self.keep_gradient {
-                rows * classes
-            } else {
-                0
-            }
-        ];
-        let mut row_losses = Vec::new();
-        let mut hits = Vec::new();
-        let mut outputs = Outputs::new();
-        if self.keep_gradient {
-            outputs = outputs.gradient(&mut gradient);
-        }
-        if self.keep_rows || reduction == Reduction::None {
-            row_losses.resize(rows, <T::Real as Real>::from_f64(0.0));
-            outputs = outputs.row_losses(&mut row_losses);
-        }
-        if self.keep_rows {
-            hits.resize(rows, false);
-            outputs = outputs.hits(&mut hits);
-        }
-        let options = Options::new().stride(stride);
-        let summary = self
-            .loss
-            .evaluate_into(logits, &self.labels, &options, outputs)
-            .map_err(Error::wrap)?;
-
-        let kept = Kept {
-            gradient: self
-                .keep_gradient
-                .then(|| Tensor::from_vec(gradient, (rows, classes), &Device::Cpu))
-                .transpose()?,
-            logits: (self.keep_gradient && is_16_bit(T::DTYPE))
-                .then(|| {
-                    let rows = (0..rows).flat_map(|row| &logits[row * stride..][..classes]);
-                    Tensor::from_vec(
-                        rows.copied().collect(),
-                        (self.labels.len(), classes),
-                        &Device::Cpu,
-                    )
-                })
-                .transpose()?,
-            row_losses: self
-                .keep_rows
-                .then(|| Tensor::from_slice(&row_losses, rows, &Device::Cpu))
-                .transpose()?,
-            hits,
-            counted_rows: summary.counted_rows,
-        };
-        if self.kept.set(kept).is_err() {
-            bail!("the forward pass of one loss op ran twice");
-        }
-        Ok(match reduction {
-            Reduction::None => (T::Real::to_cpu_storage_owned(row_losses), Shape::from(rows)),
-            Reduction::Mean | Reduction::Sum => (
-                T::Real::to_cpu_storage_owned(vec![<T::Real as Real>::from_f64(summary.loss)]),
-                Shape::from(()),
-            ),
-        })
-    }
-
-    /// The kept gradient times the upstream one. A row that does not count stays 0, whatever
-    /// arrives.
-    fn scaled(&self, gradient: &Tensor, upstream: &[f64]) -> Result<Tensor> {
-        if let (true, &[factor]) = (self.loss.reduction() != Reduction::None, upstream)
-            && factor.is_finite()
-        {
-            return gradient.affine(factor, 0.0);
-        }
-        let of_row = |(row, label): (usize, &i64)| {
-            let weight = |class: usize| self.loss.table().targets()[class].weight;
-            let counts = Some(*label) != self.loss.ignore_label()
-                && usize::try_from(*label).is_ok_and(|class| weight(class) > 0.0);
-            match (counts, upstream.get(row).or(upstream.first())) {
-                (true, Some(&factor)) => factor,
-                _ => 0.0,
-            }
-        };
-        let factors: Vec<f64> = self.labels.iter().enumerate().map(of_row).collect();
-        let factors = Tensor::from_vec(factors, (self.labels.len(), 1), &Device::Cpu)?;
-        gradient.broadcast_mul(&factors.to_dtype(gradient.dtype())?)
-    }
-
-    /// The gradient with the upstream one applied before the rounding to `T`.
-    fn recompute<T: Logit>(
-        &self,
-        storage: &[T],
-        layout: &Layout,
-        upstream: &[T::Real],
-    ) -> Result<Tensor> {
-        let (rows, classes) = layout.shape().dims2()?;
-        let (logits, stride) = row_slices(storage, layout)?;
-        let mut gradient = vec![T::ZERO; rows * classes];
-        let upstream = match (self.loss.reduction(), upstream) {
-            (Reduction::None, rows) => Upstream::PerRow(rows),
-            (_, [scalar]) => Upstream::Scalar(Real::to_f64(*scalar)),
-            (_, other) => bail!(
-                "the upstream gradient of a reduced loss has {} values",
-                other.len()
-            ),
-        };
-        let options = Options::new().stride(stride).upstream(upstream);
-        let outputs = Outputs::new().gradient(&mut gradient);
-        self.loss
-            .evaluate_into(logits, &self.labels, &options, outputs)
-            .map_err(Error::wrap)?;
-        Tensor::from_vec(gradient, (rows, classes), &Device::Cpu)
-    }
-}
-
-fn is_16_bit(dtype: DType) -> bool {
-    matches!(dtype, DType::F16 | DType::BF16)
-}
-
-/// The elements from the first row's start to the last row's end, and the distance of two rows'
-/// starts.
-fn row_slices<'a, T>(storage: &'a [T], layout: &Layout) -> Result<(&'a [T], usize)> {
+/// Where an `[N, C]` layout whose rows are slices has them: from the first row's start to the last
+/// row's end, and the distance of two rows' starts.
+pub(crate) fn row_range(layout: &Layout) -> Result<(Range<usize>, usize)> {
     let (rows, classes) = layout.shape().dims2()?;
     // The stride of a single row or of none is whatever the tensor came from.
-    let stride = if rows <= 1 {
-        classes
-    } else {
-        layout.stride()[0]
+    let stride = match rows {
+        0 | 1 => classes,
+        _ => layout.stride()[0],
     };
     let start = layout.start_offset();
     let length = match rows {
         0 => 0,
         _ => (rows - 1) * stride + classes,
     };
-    Ok((&storage[start..start + length], stride))
+    Ok((start..start + length, stride))
 }
 
-impl CustomOp1 for LossOp {
-    fn name(&self) -> &'static str {
-        "ala-loss"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        by_element!(storage, logits => self.forward(logits, layout))
-    }
-
-    fn bwd(&self, _logits: &Tensor, _loss: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
-        let Some(kept) = self.kept.get() else {
-            bail!("the forward pass kept nothing");
-        };
-        let Some(gradient) = &kept.gradient else {
-            bail!("the forward pass kept no gradient");
-        };
-        let upstream_values = upstream
-            .flatten_all()?
-            .to_dtype(DType::F64)?
-            .to_vec1::<f64>()?;
-        if upstream_values.iter().all(|&value| value == 1.0) {
-            return Ok(Some(gradient.clone()));
-        }
-        let gradient = match &kept.logits {
-            Some(logits) => {
-                let upstream = upstream.flatten_all()?.to_vec1::<f32>()?;
-                let (storage, layout) = logits.storage_and_layout();
-                match &*storage {
-                    Storage::Cpu(CpuStorage::F16(logits)) => {
-                        self.recompute(logits, layout, &upstream)?
-                    }
-                    Storage::Cpu(CpuStorage::BF16(logits)) => {
-                        self.recompute(logits, layout, &upstream)?
-                    }
-                    _ => bail!("the logits that were kept are no 16-bit tensor on the CPU"),
-                }
-            }
-            None => self.scaled(gradient, &upstream_values)?,
-        };
-        Ok(Some(gradient))
-    }
+/// Results of the forward pass that outlive it.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    /// `[N, C]`, for an upstream gradient of the loss scale.
+    pub(crate) gradient: Option<Tensor>,
+    /// The logits, where another upstream gradient computes again: a variable may hold others by
+    /// then.
+    pub(crate) logits: Option<Tensor>,
+    pub(crate) row_losses: Option<Tensor>,
+    pub(crate) hits: Option<Tensor>,
 }

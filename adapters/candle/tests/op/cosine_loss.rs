@@ -127,10 +127,7 @@ fn rows_tell_what_the_loss_op_tells() -> Outcome {
     let found = CosineLoss::new(loss)
         .rows_at_once(4)
         .forward_rows(&features, &weight, &labels)?;
-    assert_eq!(
-        (found.hits, found.counted_rows),
-        (expected.hits, expected.counted_rows)
-    );
+    assert_eq!(found.hits_on_host()?, expected.hits_on_host()?);
     assert_close(
         &found.row_losses.to_vec1::<f64>()?,
         &expected.row_losses.to_vec1::<f64>()?,

@@ -97,10 +97,11 @@ fn hits_feed_the_metrics() -> Outcome {
     }
     let logits = Tensor::from_vec(best, (ROWS, CLASSES), &Device::Cpu)?;
     let output = loss.forward_rows(&logits, &labels()?)?;
-    assert_eq!(output.hits, [false, true, true, true, true, true]);
+    let hits = output.hits_on_host()?;
+    assert_eq!(hits, [false, true, true, true, true, true]);
     let accuracy = Accuracy::from_hits(
         &LABELS,
-        &output.hits,
+        &hits,
         loss.loss().counts().expect("of an objective"),
         GroupThresholds::default(),
     )?;

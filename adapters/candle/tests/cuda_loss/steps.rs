@@ -1,0 +1,144 @@
+//! What a step costs in calls of the driver.
+
+use ala_loss::{Objective, Reduction};
+use ala_loss_candle::{CandleLoss, CosineLoss};
+use candle_core::{DType, Device, Tensor, Var};
+
+use crate::cases::{CLASSES, LABELS, Outcome, ROWS, counted, device, loss, soft, values, variable};
+
+/// What waits.
+const WAITS: [&str; 9] = [
+    "cuCtxSynchronize",
+    "cuStreamSynchronize",
+    "cuEventSynchronize",
+    "cuMemcpyHtoD_v2",
+    "cuMemcpyDtoH_v2",
+    "cuMemAlloc_v2",
+    "cuMemFree_v2",
+    "cuMemHostAlloc",
+    "cuModuleLoadData",
+];
+
+/// A call with what it costs: driver calls by name.
+fn calls<const N: usize>(
+    names: [&str; N],
+    step: impl FnOnce() -> Outcome,
+) -> Result<[u64; N], Box<dyn std::error::Error>> {
+    let soft = soft().expect("asked by who knows that it is there");
+    let before = names.map(|name| soft.driver_calls(name));
+    step()?;
+    let after = names.map(|name| soft.driver_calls(name));
+    Ok(std::array::from_fn(|i| after[i] - before[i]))
+}
+
+fn cosine_variables(device: &Device) -> candle_core::Result<(Var, Var)> {
+    Ok((
+        variable(&values(ROWS * 3, 31), (ROWS, 3), DType::F32, device)?,
+        variable(&values(CLASSES * 3, 32), (CLASSES, 3), DType::F32, device)?,
+    ))
+}
+
+#[test]
+fn nothing_waits_in_a_step() -> Outcome {
+    if soft().is_none() {
+        return Ok(());
+    }
+    let device = device();
+    let labels = Tensor::new(&LABELS, &device)?;
+    for reduction in [Reduction::Mean, Reduction::Sum, Reduction::None] {
+        let op = CandleLoss::new(counted(Objective::ala(), reduction));
+        let cosine = CosineLoss::new(counted(Objective::ala(), reduction)).rows_at_once(4);
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let logits = variable(&values(ROWS * CLASSES, 30), (ROWS, CLASSES), dtype, &device)?;
+            let (features, weight) = cosine_variables(&device)?;
+            let step = || -> Outcome {
+                let value = (op.forward_rows(&logits, &labels)?.loss * 3.0)?;
+                value.sum_all()?.backward()?;
+                let value = cosine.forward_rows(&features, &weight, &labels)?.loss;
+                value.sum_all()?.backward()?;
+                Ok(())
+            };
+            // Binds, loads and allocates.
+            step()?;
+            step()?;
+            assert_eq!(
+                calls(WAITS, step)?,
+                [0; WAITS.len()],
+                "{reduction:?} {dtype:?}"
+            );
+        }
+        op.check(&device)?;
+        cosine.check(&device)?;
+    }
+    Ok(())
+}
+
+/// One launch forward and one backward, which the device ends at once where the gradient is the one
+/// that was kept; two each where a mean counts first.
+#[test]
+fn a_step_is_two_launches() -> Outcome {
+    if soft().is_none() {
+        return Ok(());
+    }
+    let device = device();
+    let labels = Tensor::new(&LABELS, &device)?;
+    let logits = variable(
+        &values(ROWS * CLASSES, 33),
+        (ROWS, CLASSES),
+        DType::F32,
+        &device,
+    )?;
+    for (loss, launches) in [
+        (loss(Objective::ala(), Reduction::Mean), 1),
+        (loss(Objective::ala(), Reduction::Sum), 1),
+        (counted(Objective::ala(), Reduction::Mean), 2),
+    ] {
+        let op = CandleLoss::new(loss);
+        op.forward(&logits, &labels)?.backward()?;
+        let counted = calls(["cuLaunchKernel"], || {
+            op.forward(&logits, &labels)?;
+            Ok(())
+        })?;
+        assert_eq!(counted, [launches]);
+        // candle's own: the loss's ones, the logits' zeros and their sum with the gradient.
+        let value = op.forward(&logits, &labels)?;
+        let own = calls(["cuLaunchKernel"], || {
+            let value = logits.sum_all()?;
+            value.backward()?;
+            Ok(())
+        })?;
+        let with = calls(["cuLaunchKernel"], || {
+            value.backward()?;
+            Ok(())
+        })?;
+        assert!(with[0] <= launches + own[0], "{with:?}, {own:?}");
+    }
+    Ok(())
+}
+
+/// Kernels are loaded once a device, tables uploaded once an op: clones share them.
+#[test]
+fn a_loss_is_bound_once_a_device() -> Outcome {
+    if soft().is_none() {
+        return Ok(());
+    }
+    let device = device();
+    let op = CandleLoss::new(loss(Objective::ala(), Reduction::Mean));
+    let logits = variable(
+        &values(ROWS * CLASSES, 34),
+        (ROWS, CLASSES),
+        DType::F32,
+        &device,
+    )?;
+    let labels = Tensor::new(&LABELS, &device)?;
+    op.forward(&logits, &labels)?;
+    op.forward(&logits, &labels)?;
+    let names = ["cuMemAllocAsync", "cuCtxSynchronize", "cuStreamSynchronize"];
+    let counted = calls(names, || {
+        op.clone().forward(&logits, &labels)?;
+        Ok(())
+    })?;
+    // Gradient and loss.
+    assert_eq!(counted, [2, 0, 0]);
+    Ok(())
+}
