@@ -203,7 +203,6 @@ const BF16: u32 = 14;
 ///
 /// As cuBLAS says: scalars of the type of the sum in host memory, matrices in the device's.
 #[unsafe(no_mangle)]
-#[expect(clippy::too_many_arguments, reason = "cuBLAS' own")]
 pub unsafe extern "C" fn cublasGemmStridedBatchedEx(
     handle: usize,
     operation_a: u32,
@@ -268,7 +267,6 @@ macro_rules! strided_batched {
         ///
         /// As cuBLAS says: scalars in host memory, matrices in the device's.
         #[unsafe(no_mangle)]
-        #[expect(clippy::too_many_arguments, reason = "cuBLAS' own")]
         pub unsafe extern "C" fn $name(
             handle: usize,
             operation_a: u32,

@@ -132,7 +132,7 @@ pub extern "C" fn curandSetGeneratorOffset(generator: usize, offset: u64) -> Sta
 }
 
 macro_rules! generate {
-    ($($name:ident of $ty:ty: |$generator:ident $(, $parameter:ident)*| $pair:expr, of $unit:literal;)*) => {$(
+    ($($name:ident of $ty:ty: |$generator:ident $(, $parameter:ident)*| $drawn:expr, of $unit:literal;)*) => {$(
         /// Writes `count` numbers to device memory.
         ///
         /// # Safety
@@ -141,10 +141,11 @@ macro_rules! generate {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(generator: usize, to: usize, count: usize $(, $parameter: $ty)*) -> Status {
             with(generator, |$generator| {
-                if count % $unit != 0 {
+                let draws = count / $unit;
+                if draws * $unit != count {
                     return Err(Status::LengthNotMultiple);
                 }
-                let numbers: Vec<$ty> = (0..count / $unit).flat_map(|_| $pair).collect();
+                let numbers: Vec<$ty> = (0..draws).flat_map(|_| $drawn).collect();
                 // SAFETY: as the caller says.
                 unsafe { $generator.send(to, &numbers) }
             })

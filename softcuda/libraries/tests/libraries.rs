@@ -1,4 +1,5 @@
-//! Products and random numbers on the driver in software, through the C interface that candle calls.
+//! Products and random numbers on the driver in software, through the C interface that candle
+//! calls.
 #![allow(clippy::unwrap_used)] // a test may panic
 
 use cudarc::driver::sys::{self, CUresult, CUstream};
