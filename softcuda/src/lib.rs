@@ -18,14 +18,14 @@
 //!   driver.
 #![warn(missing_docs)]
 // What only the driver's calls tell of the device.
-#![cfg_attr(not(feature = "driver"), allow(dead_code))]
+#![cfg_attr(not(driver), allow(dead_code))]
 
 #[cfg(unix)]
 pub mod client;
 mod code;
 pub mod counters;
 pub mod device;
-#[cfg(feature = "driver")]
+#[cfg(driver)]
 mod driver;
 pub mod exec;
 pub mod fatbin;

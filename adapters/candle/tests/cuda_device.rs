@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW, SGD};
-use softcuda::client::SoftCuda;
+use softcuda_client::client::SoftCuda;
 
 /// The device, one for all tests: tensors of two do not meet.
 fn cuda() -> &'static Device {
