@@ -41,6 +41,14 @@ impl SoftCuda {
         Ok(Self { library: Box::leak(Box::new(library)) })
     }
 
+    /// The driver that the program is linked with or was started with, if that is this one.
+    pub fn linked() -> Option<Self> {
+        let program = Library::this();
+        // SAFETY: the symbol is only looked for.
+        unsafe { program.get::<extern "C" fn()>(b"softcuda_reset") }.ok()?;
+        Some(Self { library: Box::leak(Box::new(program)) })
+    }
+
     /// Finds the library where Cargo puts it: beside the running test program, or in `deps` next to
     /// an example.
     pub fn locate() -> Option<PathBuf> {

@@ -17,12 +17,15 @@
 //! - [`fatbin`], `driver`: images, and the driver's calls; [`client`]: what a test asks the loaded
 //!   driver.
 #![warn(missing_docs)]
+// What only the driver's calls tell of the device.
+#![cfg_attr(not(driver), allow(dead_code))]
 
 #[cfg(unix)]
 pub mod client;
 mod code;
 pub mod counters;
 pub mod device;
+#[cfg(driver)]
 mod driver;
 pub mod exec;
 pub mod fatbin;

@@ -110,12 +110,15 @@ struct Format(u32, i32, i32);
 const F16: Format = Format(11, -14, 15);
 const BF16: Format = Format(8, -126, 127);
 const F32: Format = Format(24, -126, 127);
+const F64: Format = Format(53, -1022, 1023);
 
-/// `.rn` and `.rp`.
+/// `.rn`, `.rp`, `.rm` and `.rz`.
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
     Nearest,
     Up,
+    Down,
+    Zero,
 }
 
 /// The bits of `n * 2^e` rounded, by integer arithmetic; `n` is not 0.
@@ -132,6 +135,8 @@ fn round(n: i128, e: i32, Format(digits, least, most): Format, mode: Mode) -> u6
     let up = match mode {
         Mode::Nearest => rest > half || rest == half && kept & 1 == 1,
         Mode::Up => !sign && rest != 0,
+        Mode::Down => sign && rest != 0,
+        Mode::Zero => false,
     };
     kept += u128::from(up);
     // Adding the biased exponent to the significand with its hidden bit carries over where rounding
@@ -140,10 +145,14 @@ fn round(n: i128, e: i32, Format(digits, least, most): Format, mode: Mode) -> u6
     let mut magnitude = (exponent << (digits - 1)) + kept as u64;
     let infinity = ((most - least + 2) as u64) << (digits - 1);
     if magnitude >= infinity {
-        let stays = mode == Mode::Up && sign;
+        let stays = mode == Mode::Zero || mode == Mode::Up && sign || mode == Mode::Down && !sign;
         magnitude = if stays { infinity - 1 } else { infinity };
     }
-    let width = if infinity > 0xffff { 32 } else { 16 };
+    let width = match infinity {
+        0..=0xffff => 16,
+        0x1_0000..=0xffff_ffff => 32,
+        _ => 64,
+    };
     magnitude | u64::from(sign) << (width - 1)
 }
 
@@ -200,6 +209,10 @@ fn single_precision_arithmetic_rounds_once_in_every_mode() {
         ("mul.rp.f32", 2, times, Mode::Up),
         ("fma.rn.f32", 3, fused, Mode::Nearest),
         ("fma.rp.f32", 3, fused, Mode::Up),
+        ("add.rn.f32", 2, sum, Mode::Nearest),
+        ("mul.rn.f32", 2, times, Mode::Nearest),
+        ("add.rz.f32", 2, sum, Mode::Zero),
+        ("fma.rm.f32", 3, fused, Mode::Down),
     ];
     for (name, operands, exactly, mode) in cases {
         let got = eval(name, &[32; 4][..operands + 1], &rows);
@@ -224,11 +237,47 @@ fn single_precision_edges_follow_ieee_and_give_one_nan() {
     };
     two("add.f32", |a, b| a + b);
     two("sub.f32", |a, b| a - b);
+    two("sub.rn.f32", |a, b| a - b);
     two("mul.f32", |a, b| a * b);
     // Well within the two units that the hardware may be off.
     two("div.full.f32", |a, b| a / b);
+    two("div.approx.f32", |a, b| a / b);
+    two("div.rn.f32", |a, b| a / b);
+    let one = |name: &str, f: fn(f64) -> f64| {
+        check(name, &[32, 32], &inputs, |a, _, _| canonical(f(double(single(a))) as f32));
+    };
+    one("rcp.rn.f32", |a| 1.0 / a);
+    one("sqrt.rn.f32", f64::sqrt);
+    one("sqrt.approx.f32", f64::sqrt);
+    one("rsqrt.approx.f32", |a| 1.0 / a.sqrt());
+    check("rcp.approx.ftz.f32", &[32, 32], &inputs, |a, _, _| {
+        canonical(flush((1.0 / double(flush(single(a)))) as f32))
+    });
+    check("sqrt.approx.ftz.f32", &[32, 32], &inputs, |a, _, _| canonical(flush(single(a)).sqrt()));
+    check("copysign.f32", &[32, 32, 32], &inputs, |a, b, _| (a & 0x8000_0000) | (b & 0x7fff_ffff));
     check("abs.f32", &[32, 32], &inputs, |a, _, _| a & 0x7fff_ffff);
     check("neg.f32", &[32, 32], &inputs, |a, _, _| (a ^ 0x8000_0000) & 0xffff_ffff);
+}
+
+#[test]
+fn terms_that_cancel_give_the_zero_of_the_direction() {
+    let one = 1.0f32.to_bits();
+    let rows = [[one, one, one | 1 << 31], [0, one, 0], [1 << 31, one, 0], [0, one, 1 << 31]];
+    let rows = rows.map(|row| row.map(u64::from));
+    assert_eq!(eval("fma.rm.f32", &[32; 4], &rows), [1 << 31, 0, 1 << 31, 1 << 31]);
+    assert_eq!(eval("fma.rp.f32", &[32; 4], &rows), [0; 4]);
+}
+
+#[test]
+fn the_smallest_is_the_largest_of_what_is_negated() {
+    let negated = |x: u64| x ^ 0x8000_0000;
+    let inputs = f32_inputs();
+    let flipped: Vec<[u64; 3]> = inputs.iter().map(|row| row.map(negated)).collect();
+    let want = eval("max.f32", &[32; 3], &flipped);
+    for ((got, want), row) in eval("min.f32", &[32; 3], &inputs).into_iter().zip(want).zip(&inputs) {
+        let nan = single(want).is_nan();
+        assert!(if nan { got == want } else { got == negated(want) }, "min.f32 of {row:x?}: {got:#x}");
+    }
 }
 
 #[test]
@@ -297,6 +346,71 @@ fn the_largest_of_two_halves_is_taken_in_each_half_alone() {
 }
 
 #[test]
+fn halves_are_added_multiplied_and_compared_with_one_rounding() {
+    let edges = [0, 0x8000, 1, 0x03ff, 0x0400, 0x3c00, 0x3f80, 0x3c01, 0x7bff, 0x7c00, 0xfc00, 0x7e01, 0x7f7f, 0x7f80];
+    let inputs = triples(&edges, 6000);
+    for (ty, format) in [("f16", F16), ("bf16", BF16)] {
+        let value = |bits: u64| half_value(bits & 0xffff, format);
+        // Exactly, or as IEEE has it where a number is not finite or the sum is a zero.
+        let of = |a: f64, b: f64, c: f64| {
+            let ieee = a.mul_add(b, c);
+            if ![a, b, c].iter().all(|x| x.is_finite()) || ieee == 0.0 && (a * b == 0.0 || a * b == -c) {
+                return Some(half_bits(ieee, format));
+            }
+            let ((n, e), (m, f)) = (exact(a), exact(b));
+            let (n, e) = exact_sum((n * m, e + f), exact(c))?;
+            Some(round(n, e, format, Mode::Nearest))
+        };
+        let compare = |name: &str, widths: &[u32], want: &dyn Fn(u64, u64, u64) -> Option<u64>| {
+            let mut compared = 0;
+            for (got, &[a, b, c]) in eval(name, widths, &inputs).into_iter().zip(&inputs) {
+                if let Some(want) = want(a, b, c) {
+                    assert_eq!(got, want, "{name} of {a:#x}, {b:#x}, {c:#x}: {got:#x}, not {want:#x}");
+                    compared += 1;
+                }
+            }
+            assert!(compared > inputs.len() / 3, "{name}: only {compared} compared");
+        };
+        compare(&format!("fma.rn.{ty}"), &[16; 4], &|a, b, c| of(value(a), value(b), value(c)));
+        if ty == "bf16" {
+            compare("fma.rn.bf16x2", &[32; 4], &|a, b, c| {
+                let upper = of(value(a >> 16), value(b >> 16), value(c >> 16))?;
+                Some(upper << 16 | of(value(a), value(b), value(c))?)
+            });
+        } else {
+            compare("add.f16", &[16; 3], &|a, b, _| of(value(a), 1.0, value(b)));
+            compare("sub.f16", &[16; 3], &|a, b, _| of(value(b), -1.0, value(a)));
+            compare("mul.f16", &[16; 3], &|a, b, _| {
+                let (a, b) = (value(a), value(b));
+                of(a, b, if (a * b).is_sign_negative() { -0.0 } else { 0.0 })
+            });
+        }
+        for (name, larger) in [("max.NaN", true), ("min.NaN", false)] {
+            compare(&format!("{name}.{ty}"), &[16; 3], &|a, b, _| {
+                let (x, y) = (value(a), value(b));
+                let less = x < y || x == y && x.is_sign_negative();
+                let chosen = if less == larger { b } else { a };
+                Some(if x.is_nan() || y.is_nan() { 0x7fff } else { chosen & 0xffff })
+            });
+        }
+        compare(&format!("neg.{ty}"), &[16; 2], &|a, _, _| Some((a ^ 0x8000) & 0xffff));
+        compare(&format!("abs.{ty}"), &[16; 2], &|a, _, _| Some(a & 0x7fff));
+    }
+    let value = |bits: u64| half_value(bits & 0xffff, F16);
+    check("set.eq.f16.f16", &[16; 3], &inputs, |a, b, _| if value(a) == value(b) { 0x3c00 } else { 0 });
+    check("setp.lt.f16", &[1, 16, 16], &inputs, |a, b, _| (value(a) < value(b)).into());
+    check("setp.neu.f16", &[1, 16, 16], &inputs, |a, b, _| (value(a) != value(b)).into());
+    let one = |holds| if holds { 1.0f32.to_bits().into() } else { 0 };
+    let singles = f32_inputs();
+    check("set.eq.f32.f32", &[32; 3], &singles, |a, b, _| one(single(a) == single(b)));
+    check("set.neu.f32.f32", &[32; 3], &singles, |a, b, _| one(single(a) != single(b)));
+    check("set.lt.f32.f32", &[32; 3], &singles, |a, b, _| one(single(a) < single(b)));
+    check("set.le.f32.f32", &[32; 3], &singles, |a, b, _| one(single(a) <= single(b)));
+    check("set.gt.f32.f32", &[32; 3], &singles, |a, b, _| one(single(a) > single(b)));
+    check("set.ge.f32.f32", &[32; 3], &singles, |a, b, _| one(single(a) >= single(b)));
+}
+
+#[test]
 fn conversions_between_floats_round_to_nearest() {
     let mut values: Vec<f64> = F32_EDGES.map(|bits| f64::from(f32::from_bits(bits))).to_vec();
     // Ties of the narrower formats, and their neighbours.
@@ -313,6 +427,13 @@ fn conversions_between_floats_round_to_nearest() {
         let of = |a: u64| half_bits(single(a).into(), format);
         check(&format!("cvt.rn.{ty}.f32"), &[16, 32], &rows, |a, _, _| of(a));
         check(&format!("cvt.rn.{ty}x2.f32"), &[32, 32, 32], &rows, |a, b, _| of(a) << 16 | of(b));
+    }
+    // What only the lower half of a double tells from a tie.
+    let near_ties = [1.0 + 2f64.powi(-11), 1.0 + 3.0 * 2f64.powi(-11), 65520.0, 1.5 * 2f64.powi(-24)];
+    let beside = near_ties.iter().flat_map(|&x| [x.next_up(), x.next_down(), -x.next_up()]);
+    let near_ties: Vec<[u64; 3]> = beside.map(|x| [x.to_bits(), 0, 0]).collect();
+    for rows in [&doubles, &near_ties] {
+        check("cvt.rn.f16.f64", &[16, 64], rows, |a, _, _| half_bits(f64::from_bits(a), F16));
     }
     check("cvt.f64.f32", &[64, 32], &rows, |a, _, _| f64::from(single(a)).to_bits());
     check("cvt.rn.f32.f64", &[32, 64], &doubles, |a, _, _| match f64::from_bits(a) {
@@ -346,6 +467,114 @@ fn conversions_of_integers_cut_and_extend() {
     check("cvt.rn.f64.u16", &[64, 16], &integers, |a, _, _| f64::from(a as u16).to_bits());
 }
 
+/// The bits of an integer rounded.
+fn rounded(n: i128, format: Format, mode: Mode) -> u64 {
+    if n == 0 { 0 } else { round(n, 0, format, mode) }
+}
+
+#[test]
+fn integers_become_floats_with_one_rounding() {
+    let edges = [0, 1, 0x7ff, 0x801, 0xfff_ffff, 0x1ff_ffff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 63, u64::MAX];
+    let rows = triples(&edges, 2000);
+    for (flag, mode) in [("rn", Mode::Nearest), ("rp", Mode::Up), ("rm", Mode::Down), ("rz", Mode::Zero)] {
+        check(&format!("cvt.{flag}.f32.s32"), &[32, 32], &rows, |a, _, _| rounded((a as i32).into(), F32, mode));
+        check(&format!("cvt.{flag}.f32.u32"), &[32, 32], &rows, |a, _, _| rounded((a as u32).into(), F32, mode));
+    }
+    let near = |n: i128, format| rounded(n, format, Mode::Nearest);
+    check("cvt.rn.f32.s64", &[32, 64], &rows, |a, _, _| near((a as i64).into(), F32));
+    check("cvt.rn.f32.u16", &[32, 16], &rows, |a, _, _| near((a as u16).into(), F32));
+    check("cvt.rn.f64.s64", &[64, 64], &rows, |a, _, _| near((a as i64).into(), F64));
+    check("cvt.rn.f64.u32", &[64, 32], &rows, |a, _, _| near((a as u32).into(), F64));
+    check("cvt.rn.f16.s32", &[16, 32], &rows, |a, _, _| near((a as i32).into(), F16));
+    check("cvt.rn.f16.u32", &[16, 32], &rows, |a, _, _| near((a as u32).into(), F16));
+}
+
+/// The whole number at or below `x` in magnitude, and whether something was cut off.
+fn cut(x: f64) -> (i128, bool) {
+    let (n, e) = exact(x);
+    match e {
+        0.. if e < 70 => (n << e, false),
+        0.. => (if n > 0 { i128::MAX } else { -i128::MAX }, false),
+        -126..=-1 => (n / (1 << -e), n % (1 << -e) != 0),
+        _ => (0, n != 0),
+    }
+}
+
+#[test]
+fn floats_are_cut_to_integers_and_clamped() {
+    let mut values: Vec<f64> = F32_EDGES.map(|bits| f64::from(f32::from_bits(bits))).to_vec();
+    values.extend([0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 0.99, -0.99, 2.3e9, 4.4e9, -2.3e9, 1e19, -1e19, 1.9e19, 300.7]);
+    let mut source = Random(9);
+    values.extend((0..2000).map(|_| (source.next() as i32 as f64) / 2f64.powi((source.next() % 40) as i32)));
+    let singles: Vec<[u64; 3]> = values.iter().map(|&x| [(x as f32).to_bits().into(), 0, 0]).collect();
+    let doubles: Vec<[u64; 3]> = values.iter().map(|&x| [x.to_bits(), 0, 0]).collect();
+    let halves: Vec<[u64; 3]> = (0..0x1_0000).map(|bits| [bits, 0, 0]).collect();
+    let to = |x: f64, nan: i128, least: i128, most: i128| match x {
+        x if x.is_nan() => nan,
+        x if x.is_infinite() => {
+            if x > 0.0 {
+                most
+            } else {
+                least
+            }
+        }
+        x => cut(x).0.clamp(least, most),
+    };
+    let (long, word) = (i128::from(i64::MIN), i128::from(u32::MAX));
+    let wide = |a: u64| f64::from(single(a));
+    check("cvt.rzi.s32.f32", &[32, 32], &singles, |a, _, _| {
+        (to(wide(a), 0, i32::MIN.into(), i32::MAX.into()) as u32).into()
+    });
+    check("cvt.rzi.u32.f32", &[32, 32], &singles, |a, _, _| to(wide(a), 0, 0, word) as u64);
+    check("cvt.rzi.s64.f32", &[64, 32], &singles, |a, _, _| to(wide(a), long, long, i64::MAX.into()) as u64);
+    check("cvt.rzi.s64.f64", &[64, 64], &doubles, |a, _, _| to(f64::from_bits(a), long, long, i64::MAX.into()) as u64);
+    check("cvt.rzi.u32.f64", &[32, 64], &doubles, |a, _, _| to(f64::from_bits(a), 1 << 31, 0, word) as u64);
+    check("cvt.rzi.u32.f16", &[32, 16], &halves, |a, _, _| to(half_value(a, F16), 0, 0, word) as u64);
+}
+
+#[test]
+fn floats_are_rounded_to_whole_numbers_and_saturated() {
+    let mut values: Vec<f64> = F32_EDGES.map(|bits| f64::from(f32::from_bits(bits))).to_vec();
+    values.extend([0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 0.99, -0.99, 8_388_607.5, -8_388_607.5, 1e-30, 0.25]);
+    let mut source = Random(13);
+    values.extend((0..2000).map(|_| f64::from((source.next() as i32 as f32) / 2f32.powi((source.next() % 40) as i32))));
+    let singles: Vec<[u64; 3]> = values.iter().map(|&x| [(x as f32).to_bits().into(), 0, 0]).collect();
+    let doubles: Vec<[u64; 3]> = values.iter().map(|&x| [x.to_bits(), 0, 0]).collect();
+    // The whole number beside what is cut off, by the direction; a zero keeps its sign.
+    let whole = |x: f64, flag: &str| {
+        if !x.is_finite() || x.abs() > 1e15 {
+            return x;
+        }
+        let (n, inexact) = cut(x);
+        let twice = cut(2.0 * x);
+        let away = match flag {
+            "rmi" => inexact && x < 0.0,
+            "rpi" => inexact && x > 0.0,
+            "rni" => inexact && twice.0 & 1 != 0 && (twice.1 || n & 1 != 0),
+            _ => false,
+        };
+        let n = n + i128::from(away) * if x < 0.0 { -1 } else { 1 };
+        (n as f64).abs().copysign(x)
+    };
+    for flag in ["rmi", "rpi", "rni", "rzi"] {
+        check(&format!("cvt.{flag}.f32.f32"), &[32, 32], &singles, |a, _, _| {
+            canonical(whole(single(a).into(), flag) as f32)
+        });
+        if flag == "rni" {
+            continue;
+        }
+        for (got, [a, ..]) in eval(&format!("cvt.{flag}.f64.f64"), &[64, 64], &doubles).into_iter().zip(&doubles) {
+            let (got, want) = (f64::from_bits(got), whole(f64::from_bits(*a), flag));
+            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{flag}: {got}, not {want}");
+        }
+    }
+    check("cvt.sat.f32.f32", &[32, 32], &singles, |a, _, _| match single(a) {
+        x if x >= 1.0 => 1.0f32.to_bits().into(),
+        x if x > 0.0 => a,
+        _ => 0,
+    });
+}
+
 #[test]
 fn double_precision_is_ieee() {
     let edges = [0.0f64, -0.0, 1.0, -1.0, 1e308, 5e-324, f64::INFINITY, f64::NEG_INFINITY, 0.1, 1.0 / 3.0];
@@ -361,6 +590,39 @@ fn double_precision_is_ieee() {
     near("sub.f64", |a, b, _| a - b);
     near("div.rn.f64", |a, b, _| a / b);
     near("fma.rn.f64", f64::mul_add);
+    near("add.rn.f64", |a, b, _| a + b);
+    near("mul.f64", |a, b, _| a * b);
+    near("mul.rn.f64", |a, b, _| a * b);
+    let ordered = |a: f64, b: f64| a < b || a == b && a.is_sign_negative();
+    let pairs: Vec<[u64; 3]> = triples(&[edges.map(f64::to_bits).as_slice(), &[f64::NAN.to_bits()]].concat(), 0);
+    for (name, larger) in [("max.f64", true), ("min.f64", false)] {
+        for (got, &[a, b, _]) in eval(name, &[64; 3], &pairs).into_iter().zip(&pairs) {
+            let (x, y) = (f64::from_bits(a), f64::from_bits(b));
+            let second = x.is_nan() || !y.is_nan() && ordered(x, y) == larger;
+            let want = if second { b } else { a };
+            assert!(got == want || f64::from_bits(want).is_nan() && f64::from_bits(got).is_nan(), "{name} of {x}, {y}");
+        }
+    }
+    for (name, want) in [("sqrt.rn.f64", f64::sqrt as fn(f64) -> f64), ("rcp.rn.f64", |a| 1.0 / a)] {
+        for (got, [a, ..]) in eval(name, &[64, 64], &inputs).into_iter().zip(&inputs) {
+            let (got, want) = (f64::from_bits(got), want(f64::from_bits(*a)));
+            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{name}: {got:e}, not {want:e}");
+        }
+    }
+    // Exponents near each other, so that a sum is exact in 127 bits.
+    let mut source = Random(17);
+    let near_one = |x: u64| (x & !(0x7ff << 52)) | (1000 + (x >> 20) % 60) << 52;
+    let close: Vec<[u64; 3]> = (0..4000).map(|_| [source.next(), source.next(), 0].map(near_one)).collect();
+    for (got, &[a, b, _]) in eval("add.rz.f64", &[64; 3], &close).into_iter().zip(&close) {
+        let sum = exact_sum(exact(f64::from_bits(a)), exact(f64::from_bits(b)));
+        if let Some((n, e)) = sum.filter(|sum| sum.0 != 0) {
+            assert_eq!(got, round(n, e, F64, Mode::Zero), "add.rz.f64 of {a:#x}, {b:#x}");
+        }
+    }
+    let most = [[f64::MAX.to_bits(), 1e300f64.to_bits(), 0], [(-f64::MAX).to_bits(), (-1e300f64).to_bits(), 0]];
+    assert_eq!(eval("add.rz.f64", &[64; 3], &most), [f64::MAX.to_bits(), (-f64::MAX).to_bits()]);
+    check("neg.f64", &[64, 64], &inputs, |a, _, _| a ^ 1 << 63);
+    check("copysign.f64", &[64; 3], &inputs, |a, b, _| (a & 1 << 63) | (b & !(1 << 63)));
     check("abs.f64", &[64, 64], &inputs, |a, _, _| a & !(1 << 63));
 }
 
@@ -370,8 +632,14 @@ fn approximations_are_within_two_units_and_exact_where_it_matters() {
     let rows: Vec<[u64; 3]> =
         (0..4000).map(|_| [u64::from(((source.next() as i32) as f32 / 2e7).to_bits()), 0, 0]).collect();
     type Reference = fn(f64) -> f64;
-    let cases: [(&str, Reference); 2] = [("ex2.approx.ftz.f32", f64::exp2), ("lg2.approx.ftz.f32", f64::log2)];
+    let cases: [(&str, Reference); 4] = [
+        ("ex2.approx.ftz.f32", f64::exp2),
+        ("lg2.approx.ftz.f32", f64::log2),
+        ("ex2.approx.f32", f64::exp2),
+        ("lg2.approx.f32", f64::log2),
+    ];
     for (name, reference) in cases {
+        let flush = |x: f32| if name.contains("ftz") { flush(x) } else { x };
         for (got, [a, ..]) in eval(name, &[32, 32], &rows).into_iter().zip(&rows) {
             let (got, want) = (single(got), flush(reference(single(*a).into()) as f32));
             let distance = (i64::from(got.to_bits()) - i64::from(want.to_bits())).abs();
@@ -398,6 +666,21 @@ fn approximations_are_within_two_units_and_exact_where_it_matters() {
         ],
     );
     special("ex2.approx.ftz.f32", &[(-126.0, f32::MIN_POSITIVE), (128.0, infinity)]);
+    special("ex2.approx.f32", &[(-130.0, 2f32.powi(-130)), (128.0, infinity)]);
+    special("lg2.approx.f32", &[(2f32.powi(-140), -140.0), (0.0, -infinity), (-1.0, f32::NAN)]);
+    // A reciprocal to begin with: 20 bits of it, and zeros behind them.
+    let mut source = Random(19);
+    let normal = (0..2000).map(|_| [(source.next() & !(0x7ff << 52)) | (1023 - 300 + source.next() % 600) << 52, 0, 0]);
+    let rows: Vec<[u64; 3]> = normal.collect();
+    for (got, [a, ..]) in eval("rcp.approx.ftz.f64", &[64, 64], &rows).into_iter().zip(&rows) {
+        let off = (f64::from_bits(got) * f64::from_bits(*a) - 1.0).abs();
+        assert!(off < 2f64.powi(-19) && got as u32 == 0, "rcp.approx.ftz.f64 of {a:#x}: {got:#x}");
+    }
+    let edges = [(0.0, f64::INFINITY), (-0.0, -f64::INFINITY), (-f64::INFINITY, -0.0), (1e-310, f64::INFINITY)];
+    for (x, want) in edges {
+        let got = eval("rcp.approx.ftz.f64", &[64, 64], &[[x.to_bits(), 0, 0]]);
+        assert_eq!(got, [want.to_bits()], "rcp.approx.ftz.f64 of {x}");
+    }
     special(
         "lg2.approx.ftz.f32",
         &[(0.0, -infinity), (-1.0, f32::NAN), (8.0, 3.0), (infinity, infinity), (1e-40, -infinity)],
@@ -415,6 +698,9 @@ fn integer_products_quotients_and_extremes_are_exact() {
         rows.iter().copied().filter(|row| row[1] as u32 != 0 && row[1] & 0xffff != 0).collect();
     check("div.u32", &[32; 3], &nonzero, |a, b, _| (a as u32 / b as u32).into());
     check("div.u64", &[64; 3], &nonzero, |a, b, _| a / b);
+    check("div.u16", &[16; 3], &nonzero, |a, b, _| (a as u16 / b as u16).into());
+    check("div.s64", &[64; 3], &nonzero, |a, b, _| (a as i64).wrapping_div(b as i64) as u64);
+    check("rem.u64", &[64; 3], &nonzero, |a, b, _| a % b);
     check("rem.u32", &[32; 3], &nonzero, |a, b, _| (a as u32 % b as u32).into());
     check("mul.wide.u32", &[64, 32, 32], &rows, |a, b, _| a as u32 as u64 * b as u32 as u64);
     check("sub.s16", &[16; 3], &rows, |a, b, _| a.wrapping_sub(b) & 0xffff);
@@ -431,6 +717,7 @@ fn shifts_clamp_and_bits_are_combined() {
     check("shl.b32", &[32; 3], &rows, |a, n, _| if amount(n) > 31 { 0 } else { (a as u32) << amount(n) }.into());
     check("shl.b64", &[64, 64, 32], &rows, |a, n, _| if amount(n) > 63 { 0 } else { a << amount(n) });
     check("shr.u32", &[32; 3], &rows, |a, n, _| if amount(n) > 31 { 0 } else { (a as u32) >> amount(n) }.into());
+    check("shr.u64", &[64, 64, 32], &rows, |a, n, _| if amount(n) > 63 { 0 } else { a >> amount(n) });
     check("shr.s32", &[32; 3], &rows, |a, n, _| (((a as i32) >> amount(n).min(31)) as u32).into());
     check("not.b16", &[16; 2], &rows, |a, _, _| !a & 0xffff);
     check("xor.b32", &[32; 3], &rows, |a, b, _| (a ^ b) & 0xffff_ffff);
@@ -441,7 +728,9 @@ fn shifts_clamp_and_bits_are_combined() {
 fn comparisons_treat_nan_as_unordered_and_integers_by_sign() {
     type Holds = fn(Option<std::cmp::Ordering>) -> bool;
     use std::cmp::Ordering::*;
-    let cases: [(&str, Holds); 12] = [
+    let cases: [(&str, Holds); 14] = [
+        ("equ", |o| matches!(o, None | Some(Equal))),
+        ("ltu", |o| matches!(o, None | Some(Less))),
         ("eq", |o| o == Some(Equal)),
         ("ne", |o| matches!(o, Some(Less | Greater))),
         ("lt", |o| o == Some(Less)),

@@ -227,8 +227,8 @@ fn what_is_not_modelled_is_named_when_a_lane_comes_to_it() {
         "cp.async.wait_group 0",
         "ld.u32 %r1, [%d0]",
         "ld.local.u32 %r1, [%d0]",
-        "add.rz.f32 %f1, %f2, %f3",
-        "cvt.rzi.s32.f32 %r1, %f1",
+        "add.rm.f32 %f1, %f2, %f3",
+        "cvt.rzi.s16.f32 %h1, %f1",
         "redux.sync.add.u32 %r1, %r0, -1",
         "mov.u32 %r1, %laneid",
     ];
@@ -302,4 +302,49 @@ fn launches_that_cannot_be_are_refused() {
     device.dynamic_shared = 228 * 1024;
     assert!(matches!(device.run("k", 1, 32, &[0]), Err(Fault::BadLaunch { .. })));
     assert!(matches!(device.run("absent", 1, 32, &[0]), Err(Fault::BadLaunch { .. })));
+}
+
+#[test]
+fn a_failed_assert_stops_the_kernel_and_one_that_holds_does_not() {
+    // As nvcc compiles `assert(x <= 30)`; the strings are addresses that nothing reads.
+    let body = "ld.param.u64 %d1, [out]; ld.param.u64 %d2, [most]; cvt.u64.u32 %d3, %r0; setp.le.u64 %p1, %d3, %d2;
+        @%p1 bra $holds;
+        cvta.global.u64 %d4, %d1;
+        {
+        .param .b64 param0;
+        st.param.b64 [param0+0], %d4;
+        .param .b32 param1;
+        st.param.b32 [param1+0], 63;
+        call.uni
+        __assertfail,
+        (
+        param0,
+        param1
+        );
+        }
+        $holds:
+        mul.wide.u32 %d5, %r0, 4; add.u64 %d1, %d1, %d5; st.global.u32 [%d1], %r0;";
+    for order in ORDERS {
+        let mut device = Device::kernel(".param .u64 out, .param .u64 most", body);
+        device.order = order;
+        let out = device.space(128);
+        device.run("k", 1, 32, &[out, 31]).unwrap();
+        assert_eq!(device.u32s(out, 32), (0..32).collect::<Vec<_>>());
+        let found = device.run("k", 1, 32, &[out, 30]).unwrap_err();
+        assert!(matches!(found, Fault::Trap { .. }), "{found}");
+        assert!(found.to_string().contains("__assertfail"), "{found}");
+    }
+}
+
+#[test]
+fn other_calls_and_what_they_return_are_unsupported() {
+    for call in ["call.uni (value), other, (param0)", "ld.param.b32 %r2, [value+0]", "call.uni other, (param0)"] {
+        let body = format!(
+            "{{ .param .b64 param0; st.param.b64 [param0+0], %d0; .param .b32 value; {call}; }} add.u32 %r1, %r0, 1;"
+        );
+        let found = Device::kernel(".param .u64 out", &format!("ld.param.u64 %d0, [out]; {body}"));
+        let mut device = found;
+        let found = device.run("k", 1, 1, &[0]).unwrap_err();
+        assert!(found.to_string().contains("unsupported instruction"), "{found}");
+    }
 }

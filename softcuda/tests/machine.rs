@@ -407,3 +407,8 @@ fn blocks_of_three_dimensions_are_numbered_as_cuda_does() {
         assert_eq!(device.u32s(out, 240), (0..240).collect::<Vec<_>>());
     }
 }
+
+#[test]
+fn a_warp_has_the_size_that_its_name_tells() {
+    assert_eq!(warp("mov.u32 %r9, WARP_SZ;").0, each(|_| 32));
+}

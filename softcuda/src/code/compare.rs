@@ -1,4 +1,5 @@
 //! Comparisons: `setp`.
+use super::float::Half;
 use super::row::{CompareFn, Row};
 use crate::ptx::Ty;
 
@@ -28,6 +29,7 @@ pub(super) fn lookup(ty: Ty) -> Option<CompareFn> {
         Ty::S32 => compare!(|x| x as i32),
         Ty::U64 | Ty::B64 => compare!(|x| x),
         Ty::S64 => compare!(|x| x as i64),
+        Ty::F16 => compare!(|x| <half::f16 as Half>::value(x)),
         Ty::F32 => compare!(|x| f32::from_bits(x as u32)),
         Ty::F64 => compare!(|x| f64::from_bits(x)),
         _ => return None,
@@ -48,6 +50,8 @@ pub(super) fn accepted(name: &str) -> Option<u8> {
         "le" => LESS | EQUAL,
         "gt" => GREATER,
         "ge" => GREATER | EQUAL,
+        "equ" => EQUAL | UNORDERED,
+        "ltu" => LESS | UNORDERED,
         "neu" => LESS | GREATER | UNORDERED,
         "leu" => LESS | EQUAL | UNORDERED,
         "gtu" => GREATER | UNORDERED,

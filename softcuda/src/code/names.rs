@@ -17,6 +17,8 @@ enum Symbol {
         ty: Ty,
     },
     Address(u64),
+    /// Where a caller puts an argument.
+    Argument,
 }
 
 /// Names declared between a pair of braces. A family is known by its prefix.
@@ -78,13 +80,19 @@ impl<'m> Names<'m> {
         self.scopes.pop();
     }
 
-    /// A declaration of registers or of a shared variable.
+    /// A declaration of registers, of a shared variable or of an argument of a call.
     pub(super) fn declare(&mut self, text: &str) -> Result<(), Fault> {
         if let Some(rest) = text.strip_prefix(".reg") {
             return self.declare_registers(rest).ok_or_else(|| Fault::bad_module(text));
         }
-        let variable = Variable::parse(text).filter(|_| text.starts_with(".shared"));
-        let variable = variable.ok_or_else(|| Fault::bad_module(text))?;
+        let known = text.starts_with(".shared") || text.starts_with(".param");
+        let variable = Variable::parse(text).filter(|_| known).ok_or_else(|| Fault::bad_module(text))?;
+        if text.starts_with(".param") {
+            if let Some(scope) = self.scopes.last_mut() {
+                scope.names.insert(variable.name, Symbol::Argument);
+            }
+            return Ok(());
+        }
         let at = self.place_shared(&variable).ok_or_else(|| Fault::bad_module(text))?;
         if let Some(scope) = self.scopes.last_mut() {
             scope.names.insert(variable.name, Symbol::Address(at));
@@ -169,8 +177,15 @@ impl<'m> Names<'m> {
     fn register(&self, name: &str) -> Option<(u32, Ty)> {
         match self.scoped(name)? {
             Symbol::Register { first, ty, .. } => Some((first, ty)),
-            Symbol::Address(_) => None,
+            Symbol::Address(_) | Symbol::Argument => None,
         }
+    }
+
+    /// Whether an address operand is that of a call's argument.
+    pub(super) fn is_argument(&self, text: &str) -> bool {
+        let inner = text.trim_start_matches('[').trim_end_matches(']');
+        let name = inner.split('+').next().unwrap_or_default().trim();
+        matches!(self.scoped(name), Some(Symbol::Argument))
     }
 
     /// The row that an operand is written to, and its register's type.

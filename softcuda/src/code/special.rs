@@ -34,6 +34,7 @@ pub(super) fn lookup(name: &str) -> Option<Special> {
         "%ctaid.z" => |at, _| at.ctaid[2],
         "%nctaid.x" => |at, _| at.grid[0],
         "%nctaid.y" => |at, _| at.grid[1],
+        "WARP_SZ" => |_, _| WARP,
         "%nctaid.z" => |at, _| at.grid[2],
         _ => return None,
     })

@@ -41,6 +41,7 @@ codes! {
     NoBinaryForGpu = 209, "ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device";
     InvalidPtx = 218, "ERROR_INVALID_PTX", "a PTX JIT compilation failed";
     UnsupportedPtxVersion = 222, "ERROR_UNSUPPORTED_PTX_VERSION", "the provided PTX was compiled with an unsupported toolchain";
+    FileNotFound = 301, "ERROR_FILE_NOT_FOUND", "file not found";
     InvalidHandle = 400, "ERROR_INVALID_HANDLE", "invalid resource handle";
     IllegalState = 401, "ERROR_ILLEGAL_STATE", "the operation cannot be performed in the present state";
     NotFound = 500, "ERROR_NOT_FOUND", "named symbol not found";

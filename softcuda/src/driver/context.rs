@@ -154,6 +154,11 @@ calls! {
         Ok(())
     }
 
+    /// Of a context that a program created, and there is no call for that here.
+    Init: fn cuCtxDestroy_v2(state, _context: Handle) {
+        Err(state.refuse(Code::InvalidContext, "the primary context is released, not destroyed"))
+    }
+
     Context: fn cuCtxGetDevice(_, place: Out<c_int>) {
         place.set(DEVICE)
     }

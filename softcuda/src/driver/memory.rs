@@ -195,6 +195,18 @@ calls! {
         state.submit(stream, work)
     }
 
+    /// Between contexts, of which there is one.
+    Context: fn cuMemcpyPeerAsync(
+        state, to: u64, to_context: Handle, from: u64, from_context: Handle, bytes: usize, stream: Handle,
+    ) {
+        if [to_context, from_context].iter().any(|&context| context != current()) {
+            return Err(Code::InvalidContext);
+        }
+        let stream = state.stream(stream)?;
+        let work = state.copy("cuMemcpyPeerAsync", to, from, bytes)?;
+        state.submit(stream, work)
+    }
+
     Context: fn cuMemsetD8_v2(state, at: u64, value: u8, count: usize) {
         let work = state.set("cuMemsetD8_v2", at, value, count)?;
         state.synchronously("a synchronous set", work)

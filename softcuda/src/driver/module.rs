@@ -9,7 +9,7 @@ use super::state::State;
 use crate::device::{current_sm, driver_version, newest_ptx};
 use crate::exec::LoadedModule;
 use crate::ptx::Module;
-use std::ffi::c_int;
+use std::ffi::{CString, c_int};
 use std::sync::Arc;
 
 impl State {
@@ -42,6 +42,15 @@ impl State {
 }
 
 calls! {
+    /// Of PTX only: a fat binary may hold a NUL, where the text that is read here ends.
+    Context: fn cuModuleLoad(state, module: Out<Handle>, path: Host) {
+        let path = path.text()?;
+        let contents = std::fs::read(&path).map_err(|_| state.refuse(Code::FileNotFound, format!("no file {path}")))?;
+        let text = CString::new(contents)
+            .map_err(|_| state.refuse(Code::NotSupported, format!("{path} is not PTX")))?;
+        state.load(module, Host::of(&text))
+    }
+
     Context: fn cuModuleLoadData(state, module: Out<Handle>, image: Host) {
         state.load(module, image)
     }

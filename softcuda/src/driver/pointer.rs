@@ -40,6 +40,11 @@ pub struct Host(usize);
 impl Host {
     pub const NULL: Self = Self(0);
 
+    /// Where a text of ours is, which outlives its use.
+    pub fn of(text: &CStr) -> Self {
+        Self(text.as_ptr().addr())
+    }
+
     pub fn address(self) -> usize {
         self.0
     }

@@ -71,3 +71,13 @@ pub fn copy_at_once(to: &mut [f32], from: u64) -> Result<(), DriverError> {
     // SAFETY: the slice is the destination, the address a device allocation of the same size.
     unsafe { result::memcpy_dtoh_sync(to, from) }
 }
+
+#[test]
+fn a_driver_that_is_loaded_is_found_as_one_that_is_linked() -> Test {
+    let (soft, _one) = instrument();
+    let linked = SoftCuda::linked().expect("its names are the program's");
+    CudaContext::new(0)?;
+    assert_eq!(linked.driver_calls("cuInit"), soft.driver_calls("cuInit"));
+    assert!(linked.driver_calls("cuInit") > 0);
+    Ok(())
+}

@@ -299,3 +299,16 @@ fn images_without_readable_ptx_are_refused_with_a_reason() -> Test {
     assert_eq!(code(module.get_global("absent", &stream)), CUresult::CUDA_ERROR_NOT_FOUND);
     Ok(())
 }
+
+#[test]
+fn a_module_is_loaded_from_a_file_of_ptx() -> Test {
+    let (soft, _one) = instrument();
+    let context = CudaContext::new(0)?;
+    let folder = env!("CARGO_MANIFEST_DIR");
+    let load = |file: &str| context.load_module(Ptx::from_file(format!("{folder}/tests/kernels/{file}")));
+    load("driver.ptx")?.load_function("axpy")?;
+    assert_eq!(code(load("absent.ptx")), CUresult::CUDA_ERROR_FILE_NOT_FOUND);
+    assert_eq!(code(load("driver.fatbin")), CUresult::CUDA_ERROR_NOT_SUPPORTED);
+    assert!(soft.last_fault().is_some_and(|why| why.contains("is not PTX")));
+    Ok(())
+}

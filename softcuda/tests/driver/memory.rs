@@ -130,3 +130,26 @@ fn leaks_double_frees_and_foreign_frees_are_seen() -> Test {
     assert_eq!(soft.live_allocations(), 1, "a destroyed context does not hide what it took along");
     Ok(())
 }
+
+#[test]
+fn copies_between_contexts_need_the_one_that_there_is() -> Test {
+    let (_soft, _one) = instrument();
+    let context = CudaContext::new(0)?;
+    let stream = context.new_stream()?;
+    let from = stream.clone_htod(&[1u32, 2, 3])?;
+    let to = stream.alloc_zeros::<u32>(3)?;
+    let copy = |context_of_source| {
+        let ((to, _to), (from, _from)) = (to.device_ptr(&stream), from.device_ptr(&stream));
+        // SAFETY: both hold three numbers; a wrong context is refused.
+        unsafe { sys::cuMemcpyPeerAsync(to, context.cu_ctx(), from, context_of_source, 12, stream.cu_stream()) }
+    };
+    assert_eq!(copy(std::ptr::null_mut()), CUresult::CUDA_ERROR_INVALID_CONTEXT);
+    assert_eq!(copy(context.cu_ctx()), CUresult::CUDA_SUCCESS);
+    let copied = stream.clone_dtoh(&to)?;
+    stream.synchronize()?;
+    assert_eq!(copied, [1, 2, 3]);
+    // SAFETY: it is refused.
+    let destroyed = unsafe { sys::cuCtxDestroy_v2(context.cu_ctx()) };
+    assert_eq!(destroyed, CUresult::CUDA_ERROR_INVALID_CONTEXT);
+    Ok(stream.synchronize()?)
+}
