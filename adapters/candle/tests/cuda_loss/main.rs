@@ -6,5 +6,4 @@ mod cases;
 mod cosine_loss;
 mod errors;
 mod gradient;
-mod steps;
 mod streams;
