@@ -49,7 +49,7 @@ fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
     let chart = OutputFile::at(options.out.join("accuracy_by_class.svg"))?;
     let json = options.json.as_ref().map(OutputFile::at).transpose()?;
 
-    let tasks = Tasks::load(options)?;
+    let tasks = Tasks::load(options, &options.device.open()?)?;
     let methods = options.distinct_methods();
     let recipe = Recipe {
         steps: options.steps,
@@ -367,6 +367,14 @@ mod tests {
         fs::create_dir_all(folder.path().join("out/accuracy_by_class.svg")).expect("writable");
         let error = output_of(folder.path(), "--data /no/such/folder").expect_err("a folder");
         assert!(error.contains("accuracy_by_class.svg"), "{error}");
+    }
+
+    #[test]
+    #[cfg(not(feature = "cuda"))]
+    fn a_build_without_cuda_says_so() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        let error = output_of(folder.path(), "--device cuda:1").expect_err("no CUDA");
+        assert!(error.contains("--features cuda"), "{error}");
     }
 
     #[test]

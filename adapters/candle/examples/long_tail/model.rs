@@ -1,6 +1,7 @@
 //! The network: two hidden layers and a head for images, a head alone for features.
 
-use ala_loss_candle::CosineHead;
+use ala_loss::Loss;
+use ala_loss_candle::{CandleLoss, CosineHead, CosineLoss};
 use candle_core::{Device, Module, Result, Tensor, Var};
 use candle_nn::Linear;
 use rand::{RngExt, SeedableRng};
@@ -14,8 +15,21 @@ pub(crate) const HIDDEN: [usize; 2] = [256, 128];
 /// A network and its variables.
 pub(crate) struct Network {
     hidden: Vec<Linear>,
-    head: Box<dyn Module>,
+    classifier: Classifier,
     variables: Vec<Var>,
+}
+
+enum Classifier {
+    Linear(Linear),
+    Cosine(CosineHead),
+}
+
+/// A loss over a network's last features.
+pub(crate) enum NetworkLoss {
+    /// Of logits.
+    Linear(CandleLoss),
+    /// Of features and class weights: the cosines of a batch are never all there.
+    Cosine(CosineLoss),
 }
 
 impl Network {
@@ -27,8 +41,9 @@ impl Network {
         classes: usize,
         head: Head,
         seed: u64,
+        device: &Device,
     ) -> Result<Self> {
-        let mut weights = Weights::new(seed);
+        let mut weights = Weights::new(seed, device);
         let mut layers = Vec::with_capacity(hidden.len());
         let mut inputs = width;
         for &outputs in hidden {
@@ -39,13 +54,16 @@ impl Network {
             inputs = outputs;
         }
         let weight = weights.matrix(classes, inputs)?;
-        let head: Box<dyn Module> = match head {
-            Head::Linear => Box::new(Linear::new(weight, Some(weights.bias(classes, inputs)?))),
-            Head::Cosine => Box::new(CosineHead::from_weight(weight)?),
+        let classifier = match head {
+            Head::Linear => {
+                let bias = weights.bias(classes, inputs)?;
+                Classifier::Linear(Linear::new(weight, Some(bias)))
+            }
+            Head::Cosine => Classifier::Cosine(CosineHead::from_weight(weight)?),
         };
         Ok(Self {
             hidden: layers,
-            head,
+            classifier,
             variables: weights.variables,
         })
     }
@@ -53,33 +71,84 @@ impl Network {
     pub(crate) fn variables(&self) -> Vec<Var> {
         self.variables.clone()
     }
+
+    /// The loss in the form that the network's head asks for.
+    pub(crate) fn loss(&self, loss: Loss) -> NetworkLoss {
+        match self.classifier {
+            Classifier::Linear(_) => NetworkLoss::Linear(CandleLoss::new(loss)),
+            Classifier::Cosine(_) => NetworkLoss::Cosine(CosineLoss::new(loss)),
+        }
+    }
+
+    /// The loss of samples `[N, width]` and labels `[N]`.
+    pub(crate) fn loss_of(
+        &self,
+        loss: &NetworkLoss,
+        samples: &Tensor,
+        labels: &Tensor,
+    ) -> Result<Tensor> {
+        let features = self.features(samples)?;
+        match (loss, &self.classifier) {
+            (NetworkLoss::Cosine(loss), Classifier::Cosine(head)) => {
+                loss.forward(&features, head.weight(), labels)
+            }
+            (NetworkLoss::Linear(loss), _) => loss.forward(&self.logits(&features)?, labels),
+            (NetworkLoss::Cosine(_), Classifier::Linear(_)) => {
+                candle_core::bail!("a loss over cosines for a linear head")
+            }
+        }
+    }
+
+    fn features(&self, samples: &Tensor) -> Result<Tensor> {
+        let mut features = samples.clone();
+        for layer in &self.hidden {
+            features = layer.forward(&features)?.relu()?;
+        }
+        Ok(features)
+    }
+
+    fn logits(&self, features: &Tensor) -> Result<Tensor> {
+        match &self.classifier {
+            Classifier::Linear(head) => head.forward(features),
+            Classifier::Cosine(head) => head.forward(features),
+        }
+    }
+}
+
+impl NetworkLoss {
+    /// Waits for the device, and tells whether a label was out of range.
+    pub(crate) fn check(&self, device: &Device) -> Result<()> {
+        match self {
+            Self::Linear(loss) => loss.check(device),
+            Self::Cosine(loss) => loss.check(device),
+        }
+    }
 }
 
 impl Module for Network {
     /// `[N, width]` to logits, or for a cosine head to unscaled cosines, `[N, C]`.
     fn forward(&self, samples: &Tensor) -> Result<Tensor> {
-        let mut features = samples.clone();
-        for layer in &self.hidden {
-            features = layer.forward(&features)?.relu()?;
-        }
-        self.head.forward(&features)
+        self.logits(&self.features(samples)?)
     }
 }
 
-/// Draws variables from one seeded stream: candle's own generator for the CPU takes no seed.
-struct Weights {
+/// Draws variables from one seeded stream, the same for every device: candle's own generator for the
+/// CPU takes no seed.
+struct Weights<'a> {
     random: ChaCha8Rng,
     variables: Vec<Var>,
+    device: &'a Device,
 }
 
-impl Weights {
-    fn new(seed: u64) -> Self {
+impl<'a> Weights<'a> {
+    fn new(seed: u64, device: &'a Device) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         // Stream 0 draws the long tail.
         random.set_stream(1);
         Self {
             random,
             variables: Vec::new(),
+            device,
         }
     }
 
@@ -96,7 +165,7 @@ impl Weights {
         let values: Vec<f32> = (0..shape.iter().product())
             .map(|_| self.random.random_range(-bound..=bound))
             .collect();
-        let variable = Var::from_vec(values, shape, &Device::Cpu)?;
+        let variable = Var::from_vec(values, shape, self.device)?;
         let tensor = variable.as_tensor().clone();
         self.variables.push(variable);
         Ok(tensor)

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use candle_core::Device;
 use clap::{Parser, ValueEnum};
 
+use crate::Failure;
 use crate::method::Method;
 
 /// Trains one small network a method on long-tailed data and compares the accuracies.
@@ -42,6 +44,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "RATIO", default_value_t = 100.0, value_parser = imbalance)]
     pub(crate) imbalance: f64,
 
+    /// Where to train: cpu, cuda, or cuda:N for another than the first GPU. CUDA needs a build with
+    /// `--features cuda`. Figures on a GPU differ in the last digits, which training makes grow.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = place)]
+    pub(crate) device: Place,
+
     /// Folder for the chart, made if it is missing.
     #[arg(long, value_name = "DIR", default_value = "target/long_tail")]
     pub(crate) out: PathBuf,
@@ -77,6 +84,29 @@ pub(crate) struct Options {
     /// What --data or --labels and --test-labels call the first class, 1 where they count from 1.
     #[arg(long, value_name = "N", default_value_t = 0, requires = "samples")]
     pub(crate) first_label: u32,
+}
+
+/// What `--device` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+impl Place {
+    pub(crate) fn open(self) -> Result<Device, Failure> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(_) if !cfg!(feature = "cuda") => Err(
+                "this program was built without CUDA: build it with --features cuda, for which \
+                 candle needs nvcc"
+                    .into(),
+            ),
+            Self::Cuda(ordinal) => Device::new_cuda(ordinal)
+                .map_err(|error| format!("cannot open GPU {ordinal}: {error}").into()),
+        }
+    }
 }
 
 /// Where the samples come from.
@@ -130,6 +160,18 @@ impl Options {
     }
 }
 
+fn place(text: &str) -> Result<Place, String> {
+    let ordinal = match text.split_once(':') {
+        None if text == "cpu" => return Ok(Place::Cpu),
+        None if text == "cuda" => Some(0),
+        Some(("cuda", ordinal)) => ordinal.parse().ok(),
+        _ => None,
+    };
+    ordinal
+        .map(Place::Cuda)
+        .ok_or_else(|| "must be cpu, cuda or cuda:N".to_owned())
+}
+
 fn scale(text: &str) -> Result<f64, String> {
     number(text, "a finite number above 0", |value| value > 0.0)
 }
@@ -178,6 +220,19 @@ mod tests {
             "--methods softmax",
         ] {
             assert!(parse(arguments).is_err(), "{arguments} was accepted");
+        }
+    }
+
+    #[test]
+    fn devices_are_the_cpu_and_gpus_by_number() {
+        let device = |text: &str| parse(&format!("--device {text}")).map(|options| options.device);
+        assert_eq!(device("cpu"), Ok(Place::Cpu));
+        assert_eq!(device("cuda"), Ok(Place::Cuda(0)));
+        assert_eq!(device("cuda:3"), Ok(Place::Cuda(3)));
+        for text in [
+            "gpu", "cuda:", "cuda:-1", "cuda:x", "cpu:0", "CUDA", "cuda:1:2",
+        ] {
+            assert_eq!(device(text), Err(ErrorKind::ValueValidation), "{text}");
         }
     }
 

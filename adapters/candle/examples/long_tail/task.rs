@@ -38,8 +38,8 @@ pub(crate) enum Tasks {
 }
 
 impl Tasks {
-    /// Reads the samples that the options name.
-    pub(crate) fn load(options: &Options) -> Result<Self, Failure> {
+    /// Reads the samples that the options name, and puts tensors on the device.
+    pub(crate) fn load(options: &Options, device: &Device) -> Result<Self, Failure> {
         let split = match options.source() {
             Source::Embedded => data::embedded()?,
             Source::Idx(folder) => data::from_idx_dir(&folder, options.first_label)?,
@@ -62,10 +62,10 @@ impl Tasks {
                     ZeroCounts::Reject,
                 )?;
                 return Ok(Self::Features(Box::new(Task {
-                    train_labels: labels(&split.train)?,
-                    train: features(split.train)?,
+                    train_labels: labels(&split.train, device)?,
+                    train: features(split.train, device)?,
                     test_labels: split.test.labels.clone(),
-                    test: features(split.test)?,
+                    test: features(split.test, device)?,
                     counts,
                     groups: Groups::FIELD,
                     hidden: &[],
@@ -75,9 +75,17 @@ impl Tasks {
         Ok(Self::Images {
             pool: split.train,
             test_labels: split.test.labels.clone(),
-            test: features(split.test)?,
+            test: features(split.test, device)?,
             imbalance: options.imbalance,
         })
+    }
+
+    /// Where the tasks' tensors are.
+    pub(crate) fn device(&self) -> &Device {
+        match self {
+            Self::Images { test, .. } => test.device(),
+            Self::Features(task) => task.test.device(),
+        }
     }
 
     /// The task of one seed: the same for every method.
@@ -93,8 +101,8 @@ impl Tasks {
                 let (train, counts) = data::long_tailed(pool, *imbalance, seed)?;
                 let groups = Groups::by_rank(&counts);
                 Ok(Task {
-                    train_labels: labels(&train)?,
-                    train: features(train)?,
+                    train_labels: labels(&train, test.device())?,
+                    train: features(train, test.device())?,
                     test: test.clone(),
                     test_labels: test_labels.clone(),
                     counts: ClassCounts::new(counts)?,
@@ -140,13 +148,13 @@ impl Groups {
     }
 }
 
-fn features(samples: Samples) -> candle_core::Result<Tensor> {
+fn features(samples: Samples, device: &Device) -> candle_core::Result<Tensor> {
     let rows = samples.labels.len();
-    Tensor::from_vec(samples.features, (rows, samples.width), &Device::Cpu)
+    Tensor::from_vec(samples.features, (rows, samples.width), device)
 }
 
-fn labels(samples: &Samples) -> candle_core::Result<Tensor> {
-    Tensor::from_slice(&samples.labels, samples.labels.len(), &Device::Cpu)
+fn labels(samples: &Samples, device: &Device) -> candle_core::Result<Tensor> {
+    Tensor::from_slice(&samples.labels, samples.labels.len(), device)
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::f64::consts::PI;
 
 use ala_loss::metrics::Accuracy;
-use ala_loss_candle::CandleLoss;
 use candle_core::{D, Device, Module, Tensor};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use rand::SeedableRng;
@@ -24,6 +23,8 @@ const WEIGHT_DECAY: f64 = 0.01;
 /// over threads, since the trials already use every core.
 const TEST_CHUNK: usize = 250;
 
+const GPU_STEPS_BETWEEN_LOOKS: u64 = 50;
+
 /// What is the same for every trial of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recipe {
@@ -33,18 +34,37 @@ pub(crate) struct Recipe {
 
 /// Trains a network from the seed's weights and returns its accuracy on the test samples.
 ///
-/// `after_step` is called after each step and ends the training early by returning `false`.
+/// `after_step` is called after each step with its loss, and ends the training early by returning
+/// `false`.
 pub(crate) fn train(
     task: &Task,
     method: Method,
     seed: u64,
     recipe: Recipe,
-    mut after_step: impl FnMut() -> bool,
+    after_step: impl FnMut(&Tensor) -> bool,
 ) -> Result<Accuracy, Failure> {
+    let network = fit(task, method, seed, recipe, after_step)?;
+    let predictions = predict(&network, &task.test)?;
+    Ok(Accuracy::from_predictions(
+        &task.test_labels,
+        &predictions,
+        &task.counts,
+        task.groups.thresholds()?,
+    )?)
+}
+
+fn fit(
+    task: &Task,
+    method: Method,
+    seed: u64,
+    recipe: Recipe,
+    mut after_step: impl FnMut(&Tensor) -> bool,
+) -> Result<Network, Failure> {
     let width = task.train.dim(D::Minus1)?;
     let classes = task.counts.classes();
-    let network = Network::new(width, task.hidden, classes, method.head(), seed)?;
-    let loss = CandleLoss::new(method.loss(&task.counts, recipe.scale)?);
+    let device = task.train.device();
+    let network = Network::new(width, task.hidden, classes, method.head(), seed, device)?;
+    let loss = network.loss(method.loss(&task.counts, recipe.scale)?);
     let mut optimizer = AdamW::new(
         network.variables(),
         ParamsAdamW {
@@ -56,11 +76,13 @@ pub(crate) fn train(
     for step in 0..recipe.steps {
         let progress = step as f64 / recipe.steps as f64;
         optimizer.set_learning_rate(LEARNING_RATE * 0.5 * (1.0 + (PI * progress).cos()));
-        let batch = batches.next_batch()?;
+        let batch = batches.next_batch(device)?;
         let samples = task.train.index_select(&batch, 0)?;
         let labels = task.train_labels.index_select(&batch, 0)?;
-        let value = loss.forward(&network.forward(&samples)?, &labels)?;
-        if !value.to_scalar::<f32>()?.is_finite() {
+        let value = network.loss_of(&loss, &samples, &labels)?;
+        // To look at it waits for a GPU, which would have nothing to do meanwhile.
+        let look = device.is_cpu() || step % GPU_STEPS_BETWEEN_LOOKS == 0;
+        if look && !value.to_scalar::<f32>()?.is_finite() {
             return Err(format!(
                 "{} with seed {seed}: the loss is no longer finite at step {step}; try a smaller --scale",
                 method.name()
@@ -68,17 +90,12 @@ pub(crate) fn train(
             .into());
         }
         optimizer.backward_step(&value)?;
-        if !after_step() {
+        if !after_step(&value) {
             break;
         }
     }
-    let predictions = predict(&network, &task.test)?;
-    Ok(Accuracy::from_predictions(
-        &task.test_labels,
-        &predictions,
-        &task.counts,
-        task.groups.thresholds()?,
-    )?)
+    loss.check(device)?;
+    Ok(network)
 }
 
 /// The class with the largest logit: no method adjusts its logits at test time.
@@ -117,7 +134,7 @@ impl Batches {
         }
     }
 
-    fn next_batch(&mut self) -> candle_core::Result<Tensor> {
+    fn next_batch(&mut self, device: &Device) -> candle_core::Result<Tensor> {
         let mut batch = Vec::with_capacity(BATCH);
         while batch.len() < BATCH {
             if self.used == self.order.len() {
@@ -128,7 +145,7 @@ impl Batches {
             batch.extend_from_slice(&self.order[self.used..self.used + taken]);
             self.used += taken;
         }
-        Tensor::from_vec(batch, BATCH, &Device::Cpu)
+        Tensor::from_vec(batch, BATCH, device)
     }
 }
 
@@ -142,7 +159,9 @@ mod tests {
         let mut batches = Batches::new(rows, 7);
         let mut seen: Vec<u32> = Vec::new();
         for _ in 0..3 {
-            let batch = batches.next_batch().expect("indices make a tensor");
+            let batch = batches
+                .next_batch(&Device::Cpu)
+                .expect("indices make a tensor");
             assert_eq!(batch.dims(), [BATCH]);
             seen.extend(batch.to_vec1::<u32>().expect("indices are u32"));
         }
@@ -154,7 +173,62 @@ mod tests {
 
     #[test]
     fn fewer_samples_than_a_batch_still_fill_it() {
-        let batch = Batches::new(5, 0).next_batch().expect("five samples");
+        let batch = Batches::new(5, 0)
+            .next_batch(&Device::Cpu)
+            .expect("five samples");
         assert_eq!(batch.dims(), [BATCH]);
+    }
+
+    /// With every kind of head and loss, from the same weights on the same batches: the losses of
+    /// the first steps, and that the last network predicts the same.
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn a_gpu_trains_as_the_cpu_does() {
+        use softcuda_client::client::SoftCuda;
+
+        use crate::options::Options;
+        use crate::task::Tasks;
+        use clap::Parser;
+
+        if let Some(soft) = SoftCuda::linked() {
+            // candle reads what it has downloaded without waiting.
+            soft.set_prompt_downloads(true);
+        }
+        let recipe = Recipe {
+            steps: 3,
+            scale: 30.0,
+        };
+        let trained = |device: &Device, method: Method| {
+            let options = Options::parse_from(["long_tail"]);
+            let tasks = Tasks::load(&options, device).expect("embedded");
+            let mut task = tasks.of_seed(1).expect("embedded");
+            // In software a product of matrices takes its time.
+            task.hidden = &[32, 16];
+            task.test = task.test.narrow(0, 0, 64).expect("there are more");
+            let mut losses = Vec::new();
+            let network = fit(&task, method, 1, recipe, |loss| {
+                losses.push(f64::from(loss.to_scalar::<f32>().expect("one number")));
+                true
+            });
+            let network = network.expect("trains");
+            (losses, predict(&network, &task.test).expect("predicts"))
+        };
+        let gpu = Device::new_cuda(0).expect("a CUDA device");
+        for method in [Method::BalancedSoftmax, Method::Ala] {
+            let (expected, predicted) = trained(&Device::Cpu, method);
+            let (found, also) = trained(&gpu, method);
+            for (step, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                // AdamW divides gradients by their size, and so makes their last digits grow.
+                let tolerance = [1e-5, 1e-3, 1e-2][step];
+                let difference = (found - expected).abs();
+                assert!(
+                    difference <= tolerance * expected,
+                    "{step}: {found}, not {expected}"
+                );
+            }
+            assert!(expected[2] < expected[0], "nothing is learnt: {expected:?}");
+            let same = predicted.iter().zip(&also).filter(|(a, b)| a == b).count();
+            assert!(same >= 60, "{same} of 64");
+        }
     }
 }

@@ -1,23 +1,28 @@
 //! Every method with every seed, one trial a core.
 
-use std::io::{IsTerminal, Write};
+use std::fmt::Write;
+use std::io::{IsTerminal, Write as _};
 use std::num::NonZero;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use candle_core::Device;
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use crate::Failure;
 use crate::method::Method;
 use crate::report::Trial;
 use crate::task::Tasks;
-use crate::training::{Recipe, train};
+use crate::training::{BATCH, Recipe, train};
 
 /// Runs all trials and returns them ordered by seed, then by method.
 ///
 /// Each trial stays on one thread: its matrices are too small to gain from two, and the order of
 /// its operations, hence its result, does not depend on how many cores there are.
+///
+/// On a GPU one trial runs after the other.
 pub(crate) fn run(
     tasks: &Tasks,
     methods: &[Method],
@@ -32,9 +37,11 @@ pub(crate) fn run(
     let progress = Progress::new(plan.len(), recipe.steps);
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
-    let workers = thread::available_parallelism()
-        .map_or(1, NonZero::get)
-        .min(plan.len());
+    let workers = match tasks.device() {
+        Device::Cpu => thread::available_parallelism().map_or(1, NonZero::get),
+        _ => 1,
+    }
+    .min(plan.len());
 
     let work = || -> Result<(), Failure> {
         // candle's matrix products run on the rayon pool they are called from.
@@ -46,15 +53,16 @@ pub(crate) fn run(
                     break;
                 };
                 progress.started(index, method, seed);
+                let begin = Instant::now();
                 let trial = tasks.of_seed(seed).and_then(|task| {
-                    let accuracy = train(&task, method, seed, recipe, || {
+                    let accuracy = train(&task, method, seed, recipe, |_| {
                         progress.stepped();
                         !failed.load(Ordering::Relaxed)
                     })?;
                     Ok(Trial::new(method, seed, &task.counts, &accuracy))
                 });
                 match &trial {
-                    Ok(trial) => progress.finished(trial),
+                    Ok(trial) => progress.finished(trial, begin.elapsed()),
                     Err(_) => failed.store(true, Ordering::Relaxed),
                 }
                 *results[index]
@@ -92,15 +100,21 @@ struct Progress {
     bar: ProgressBar,
     lines: bool,
     trials: usize,
+    steps: u64,
     done: AtomicUsize,
 }
 
 impl Progress {
     fn new(trials: usize, steps: u64) -> Self {
         let style = ProgressStyle::with_template(
-            "{elapsed_precise} [{bar:32}] {percent:>3}% eta {eta} {msg}",
+            "{elapsed_precise} [{bar:32}] {percent:>3}% eta {eta} {images} {msg}",
         )
         .unwrap_or_else(|_| ProgressStyle::default_bar())
+        // Of all trials that run side by side.
+        .with_key("images", |state: &ProgressState, text: &mut dyn Write| {
+            let images = state.per_sec() * BATCH as f64;
+            let _ = write!(text, "{images:.0} images/s");
+        })
         .progress_chars("=> ");
         // indicatif draws nothing where standard error is not a terminal.
         let bar = ProgressBar::new(trials as u64 * steps).with_style(style);
@@ -108,6 +122,7 @@ impl Progress {
             bar,
             lines: !std::io::stderr().is_terminal(),
             trials,
+            steps,
             done: AtomicUsize::new(0),
         }
     }
@@ -125,18 +140,20 @@ impl Progress {
         self.bar.inc(1);
     }
 
-    fn finished(&self, trial: &Trial) {
+    /// `took`: with the preparation and the test.
+    fn finished(&self, trial: &Trial, took: Duration) {
         let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
         if self.lines {
             // Not eprintln, which panics where nobody reads any more; the results matter more than
             // these lines.
             let _ = writeln!(
                 std::io::stderr(),
-                "[{done}/{}] {}, seed {}: {:.1} %",
+                "[{done}/{}] {}, seed {}: {:.1} %, {:.0} images/s",
                 self.trials,
                 trial.method,
                 trial.seed,
-                trial.overall
+                trial.overall,
+                (self.steps * BATCH as u64) as f64 / took.as_secs_f64()
             );
         }
     }
