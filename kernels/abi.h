@@ -99,8 +99,6 @@ typedef struct AlaBlocks {
 #define ALA_OUT_OF_PHASE                                                     \
     32u /* a gradient's row may begin elsewhere in 16 bytes than the logits' \
          */
-/* Nothing is done where upstream[0] is skipped_upstream. Its bit is the cheapest to ask for. */
-#define ALA_SKIP_IF_UPSTREAM 0x80000000u
 
 /* Kernel parameter. Strides are in elements; every pointer is a device address; 0 where something
    is left out. */
@@ -132,7 +130,8 @@ typedef struct AlaParams {
     uint32_t parts;         /* blocks that share a row, where the tier splits rows */
     uint32_t part_vectors;  /* whole 16-byte vectors of a row that each of them takes, at most */
     uint32_t launch;        /* its number, not that of any other launch that may be under way */
-    float skipped_upstream; /* with ALA_SKIP_IF_UPSTREAM */
+    float skipped_upstream; /* nothing is done where upstream[0] is this; NaN is never */
+    uint32_t sure_rows;     /* rows, at most 2^32 - 1; 0 where skipped_upstream is a number */
 } AlaParams;
 
 /* Where the unfused baseline leaves what its steps tell one another. */

@@ -9,6 +9,9 @@ namespace ala {
 template <int THREADS>
 __device__ void count_rows(const AlaParams& p) {
     __shared__ bool last;
+    if (is_skipped(p)) {
+        return;
+    }
     AlaTotals mine = no_rows();
     const uint64_t step = static_cast<uint64_t>(gridDim.x) * THREADS;
 #pragma unroll 4

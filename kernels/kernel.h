@@ -23,18 +23,10 @@ __device__ __forceinline__ void overlap_with_neighbours() {
 #endif
 }
 
-// A kernel returns at once where the caller has what the step would write, made for the upstream
-// gradient that came. All blocks find the same, so that none waits for another. Asked for by a
-// function it would cost every thread of every step four instructions more.
 #define KERNEL(name, threads, ...)                                                              \
     extern "C" __global__ void __launch_bounds__(threads, (HALF_AN_SM + threads - 1) / threads) \
         name(const __grid_constant__ AlaParams p) {                                             \
         overlap_with_neighbours();                                                              \
-        if (static_cast<int32_t>(p.flags) < 0) { /* ALA_SKIP_IF_UPSTREAM */                     \
-            if (*reinterpret_cast<const float*>(p.upstream) == p.skipped_upstream) {            \
-                return;                                                                         \
-            }                                                                                   \
-        }                                                                                       \
         __VA_ARGS__(p);                                                                         \
     }
 

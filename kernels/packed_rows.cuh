@@ -227,52 +227,62 @@ __device__ void packed_rows(const AlaParams& p) {
     const uint32_t all_rows = static_cast<uint32_t>(p.rows);
     const uint32_t step = gridDim.x * blockDim.x;
     constexpr uint32_t LINE = LINE_BYTES / sizeof(T);
-    for (uint32_t first = blockIdx.x * blockDim.x; first < all_rows; first += step) {
-        const uint32_t rows = min(all_rows - first, blockDim.x);
-        const bool live = threadIdx.x < rows;
-        const uint32_t row = first + threadIdx.x;
-        const int64_t label = live ? read_label(p, row) : 0;
-
-        const T* logits = logits_row<T>(p, first);
-        const Span span = split(logits, rows * classes);
-        const Tile places(tile, classes, span.head);
-        // The next whole tile's lines come to L2 while this one is solved, one a thread. Asked for
-        // behind this one's loads ptxas spills for sm_100.
-        if (first + step + blockDim.x <= all_rows) {
-            const uint32_t place = thread_again() * LINE;
-            if (place < blockDim.x * classes) {
-                prefetch(logits_row<T>(p, first + step) + place);
-            }
+    uint32_t first = blockIdx.x * blockDim.x;
+    bool some = first < p.sure_rows;
+    if (!some) {
+        if (is_skipped(p)) {
+            return;
         }
-        copy_in(logits, span, places);
-        // The tile is whole before any thread reads its row, which others loaded.
-        __syncthreads();
+        some = first < all_rows;
+    }
+    if (some) {
+        do {
+            const uint32_t rows = min(all_rows - first, blockDim.x);
+            const bool live = threadIdx.x < rows;
+            const uint32_t row = first + threadIdx.x;
+            const int64_t label = live ? read_label(p, row) : 0;
 
-        // 1 to 7, a row a thread.
-        float* own = places.row(threadIdx.x);
-        if (live && !has_target(p, label)) {
-            report_row_without_target(p, row);
-            for (uint32_t j = 0; j < classes; j++) {
-                own[j] = 0.0f;
+            const T* logits = logits_row<T>(p, first);
+            const Span span = split(logits, rows * classes);
+            const Tile places(tile, classes, span.head);
+            // The next whole tile's lines come to L2 while this one is solved, one a thread. Asked
+            // for behind this one's loads ptxas spills for sm_100.
+            if (first + step + blockDim.x <= all_rows) {
+                const uint32_t place = thread_again() * LINE;
+                if (place < blockDim.x * classes) {
+                    prefetch(logits_row<T>(p, first + step) + place);
+                }
             }
-        } else if (live) {
-            float x[ELEMENTS];
-            solve_in_tile(p, map, row, static_cast<uint32_t>(label), own, x, mine);
-        }
-        // The gradients are whole before any thread stores some of another's row.
-        __syncthreads();
-
-        // 7: the gradients go to memory.
-        if (p.gradient != 0) {
-            T* gradient = gradient_row<T>(p, first);
-            if ((p.flags & ALA_OUT_OF_PHASE) == 0) {
-                copy_out(gradient, span, places, true);
-            } else {
-                copy_out(gradient, split(gradient, rows * classes), places, false);
-            }
-            // The tile is stored before the next one is loaded over it.
+            copy_in(logits, span, places);
+            // The tile is whole before any thread reads its row, which others loaded.
             __syncthreads();
-        }
+
+            // 1 to 7, a row a thread.
+            float* own = places.row(threadIdx.x);
+            if (live && !has_target(p, label)) {
+                report_row_without_target(p, row);
+                for (uint32_t j = 0; j < classes; j++) {
+                    own[j] = 0.0f;
+                }
+            } else if (live) {
+                float x[ELEMENTS];
+                solve_in_tile(p, map, row, static_cast<uint32_t>(label), own, x, mine);
+            }
+            // The gradients are whole before any thread stores some of another's row.
+            __syncthreads();
+
+            // 7: the gradients go to memory.
+            if (p.gradient != 0) {
+                T* gradient = gradient_row<T>(p, first);
+                if ((p.flags & ALA_OUT_OF_PHASE) == 0) {
+                    copy_out(gradient, span, places, true);
+                } else {
+                    copy_out(gradient, split(gradient, rows * classes), places, false);
+                }
+                // The tile is stored before the next one is loaded over it.
+                __syncthreads();
+            }
+        } while ((first += step) < all_rows);
     }
     // 8: the rows' losses become one number. No thread reads the tile any more.
     __syncthreads();

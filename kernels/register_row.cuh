@@ -429,134 +429,144 @@ __device__ void register_row(const AlaParams& p) {
     // 64 bits.
     const uint32_t rows = static_cast<uint32_t>(p.rows);
     uint32_t turn = 0;
-    for (uint32_t first = blockIdx.x * rows_at_once; first < rows;
-         first += gridDim.x * rows_at_once) {
-        // Lanes without a row go along for the shuffles of the warp's other rows, as with a row of
-        // no classes.
-        const uint32_t row = first + row_in_block;
-        const bool live = BLOCK || row < rows;
-        int64_t label = 0;
-        if (leader && live) {
-            label = read_label(p, row);
+    uint32_t first = blockIdx.x * rows_at_once;
+    bool some = first < p.sure_rows;
+    if (!some) {
+        if (is_skipped(p)) {
+            return;
         }
-
-        // The row's loads do not wait for its label.
-        const T* row_logits = logits_row<T>(p, row);
-        const LanePlace<Shape> place =
-            lane_place<Map::ORDERED, Shape>(row_logits, live ? p.classes : 0, lane);
-        typename Shape::Logits logits;
-        load_row(place, row_logits, logits);
-
-        // The next row's lines come to L2 meanwhile, one a lane. Rows of few lanes have few
-        // elements to pay for it.
-        if constexpr (LANES > 4) {
-            constexpr uint32_t LINE = LINE_BYTES / sizeof(T);
-            static_assert(LANES * LINE >= LANES * ELEMENTS, "a line a lane is the row");
-            const uint32_t next = row + gridDim.x * rows_at_once;
-            if (next < rows && lane * LINE < p.classes) {
-                prefetch(logits_row<T>(p, next) + lane * LINE);
+        some = first < rows;
+    }
+    if (some) {
+        do {
+            // Lanes without a row go along for the shuffles of the warp's other rows, as with a row
+            // of no classes.
+            const uint32_t row = first + row_in_block;
+            const bool live = BLOCK || row < rows;
+            int64_t label = 0;
+            if (leader && live) {
+                label = read_label(p, row);
             }
-        }
 
-        // No classes.
-        constexpr uint32_t NO_TARGET = 0xffffffffu;
-        constexpr uint32_t NO_ROW = NO_TARGET - 1;
-        const uint32_t target_class =
-            has_target(p, label) ? static_cast<uint32_t>(label) : NO_TARGET;
-        const uint32_t y = from_leader<TEAM>(live ? target_class : NO_ROW);
-        if (y == NO_TARGET) {
-            if constexpr (BLOCK) {
-                // Every thread's loads are done before another writes over them, where the gradient
-                // is in place.
-                __syncthreads();
-                skip_row<T>(p, row, lane, LANES);
-                // The whole block: no one waits at the barrier below.
-                continue;
-            } else if (lane == 0) {
-                // The gradient follows below, with those of the warp's other rows.
-                report_row_without_target(p, row);
-            }
-        }
-        const bool valid = BLOCK || y < NO_ROW;
-        // They come while the row is worked on.
-        TargetArriving<T> arriving;
-        if (leader && valid) {
-            arriving.ask(p, y, row_logits, target_in_shared());
-        }
-        const uint32_t target_place =
-            Map::ORDERED ? opaque(y - place.first_class) : y - place.first_class;
-        const bool owner = owns<Shape>(target_place);
-        take_target_out<Shape>(target_place, logits);
+            // The row's loads do not wait for its label.
+            const T* row_logits = logits_row<T>(p, row);
+            const LanePlace<Shape> place =
+                lane_place<Map::ORDERED, Shape>(row_logits, live ? p.classes : 0, lane);
+            typename Shape::Logits logits;
+            load_row(place, row_logits, logits);
 
-        // 1 and 3: the exponents off the target, and the team's maximum.
-        const float pivot = reduce_team<Max, TEAM>(lane_max(map, place, y, logits));
-        if constexpr (!COPIES_WITHOUT_REGISTERS) {
-            if (leader) {
-                arriving.put(target_in_shared());
-            }
-        }
-
-        // 4 and 5: the lane's exponentials and the team's sum, then the row's maximum.
-        typename Shape::Exponentials exponentials;
-        const float sum = lane_exponentials(map, place, pivot, logits, exponentials, edges);
-        MaxSum all = {pivot, reduce_team<Sum, TEAM>(sum)};
-        if constexpr (COPIES_WITHOUT_REGISTERS) {
-            // Before the barrier: behind it another warp may store its gradient over the logit.
-            if (leader) {
-                arriving.put(target_in_shared());
-            }
-        }
-        if constexpr (BLOCK) {
-            if (leader) {
-                slots[turn].put(threadIdx.x / WARP, all);
-            }
-            // All warps' values are in their slots before any warp reads them.
-            __syncthreads();
-            all.max = slots[turn].greatest();
-        }
-
-        // 6: the row's hit.
-        if (p.hits != 0) {
-            const float x_target = from_leader<TEAM>(leader && valid ? target_in_shared().x : 0.0f);
-            const bool hit = is_hit<Shape>(p, map, row, lane, valid, y, x_target, all);
-            if (lane == 0 && valid) {
-                write_hit(p, row, hit);
-            }
-        }
-
-        // 5: the row's sum. 2, 6 and 7: the target's exponent, the loss, and what scales the
-        // gradient.
-        if constexpr (BLOCK) {
-            if (leader) {
-                all.sum = slots[turn].sum_against(all.max);
-            }
-        }
-        RowGradient scales = {left_row(), 0.0f};
-        if (leader && valid) {
-            AlaTotals& of_row = totals[BLOCK ? 0 : thread_again() / LANES];
-            scales = solve(p, map, row, lane == 0, y, target_in_shared(), all, of_row);
-        }
-        turn ^= 1;
-        const float row_scale = from_leader<TEAM>(scales.scale);
-        const float at_target = from_leader<TEAM>(scales.at_target);
-        if constexpr (!BLOCK) {
-            // Every lane's loads are done before another writes over them, where the gradient is in
-            // place.
-            __syncwarp();
-        }
-
-        // 7: its gradient. All but few rows need not look at the bits.
-        if (row_scale != row_scale) {
-            if (is_left(row_scale)) {
-                // Solved later, without a target, or without a gradient.
-                if (!BLOCK && y == NO_TARGET && p.gradient != 0) {
-                    zero_gradient<T>(p, opaque(row), lane, LANES);
+            // The next row's lines come to L2 meanwhile, one a lane. Rows of few lanes have few
+            // elements to pay for it.
+            if constexpr (LANES > 4) {
+                constexpr uint32_t LINE = LINE_BYTES / sizeof(T);
+                static_assert(LANES * LINE >= LANES * ELEMENTS, "a line a lane is the row");
+                const uint32_t next = row + gridDim.x * rows_at_once;
+                if (next < rows && lane * LINE < p.classes) {
+                    prefetch(logits_row<T>(p, next) + lane * LINE);
                 }
-                continue;
             }
-        }
-        const float scale = BLOCK ? row_scale * exp2_fast(pivot - all.max) : row_scale;
-        store_gradient(p, map, place, row, y, owner, scale, at_target, exponentials, edges);
+
+            // No classes.
+            constexpr uint32_t NO_TARGET = 0xffffffffu;
+            constexpr uint32_t NO_ROW = NO_TARGET - 1;
+            const uint32_t target_class =
+                has_target(p, label) ? static_cast<uint32_t>(label) : NO_TARGET;
+            const uint32_t y = from_leader<TEAM>(live ? target_class : NO_ROW);
+            if (y == NO_TARGET) {
+                if constexpr (BLOCK) {
+                    // Every thread's loads are done before another writes over them, where the
+                    // gradient is in place.
+                    __syncthreads();
+                    skip_row<T>(p, row, lane, LANES);
+                    // The whole block: no one waits at the barrier below.
+                    continue;
+                } else if (lane == 0) {
+                    // The gradient follows below, with those of the warp's other rows.
+                    report_row_without_target(p, row);
+                }
+            }
+            const bool valid = BLOCK || y < NO_ROW;
+            // They come while the row is worked on.
+            TargetArriving<T> arriving;
+            if (leader && valid) {
+                arriving.ask(p, y, row_logits, target_in_shared());
+            }
+            const uint32_t target_place =
+                Map::ORDERED ? opaque(y - place.first_class) : y - place.first_class;
+            const bool owner = owns<Shape>(target_place);
+            take_target_out<Shape>(target_place, logits);
+
+            // 1 and 3: the exponents off the target, and the team's maximum.
+            const float pivot = reduce_team<Max, TEAM>(lane_max(map, place, y, logits));
+            if constexpr (!COPIES_WITHOUT_REGISTERS) {
+                if (leader) {
+                    arriving.put(target_in_shared());
+                }
+            }
+
+            // 4 and 5: the lane's exponentials and the team's sum, then the row's maximum.
+            typename Shape::Exponentials exponentials;
+            const float sum = lane_exponentials(map, place, pivot, logits, exponentials, edges);
+            MaxSum all = {pivot, reduce_team<Sum, TEAM>(sum)};
+            if constexpr (COPIES_WITHOUT_REGISTERS) {
+                // Before the barrier: behind it another warp may store its gradient over the logit.
+                if (leader) {
+                    arriving.put(target_in_shared());
+                }
+            }
+            if constexpr (BLOCK) {
+                if (leader) {
+                    slots[turn].put(threadIdx.x / WARP, all);
+                }
+                // All warps' values are in their slots before any warp reads them.
+                __syncthreads();
+                all.max = slots[turn].greatest();
+            }
+
+            // 6: the row's hit.
+            if (p.hits != 0) {
+                const float x_target =
+                    from_leader<TEAM>(leader && valid ? target_in_shared().x : 0.0f);
+                const bool hit = is_hit<Shape>(p, map, row, lane, valid, y, x_target, all);
+                if (lane == 0 && valid) {
+                    write_hit(p, row, hit);
+                }
+            }
+
+            // 5: the row's sum. 2, 6 and 7: the target's exponent, the loss, and what scales the
+            // gradient.
+            if constexpr (BLOCK) {
+                if (leader) {
+                    all.sum = slots[turn].sum_against(all.max);
+                }
+            }
+            RowGradient scales = {left_row(), 0.0f};
+            if (leader && valid) {
+                AlaTotals& of_row = totals[BLOCK ? 0 : thread_again() / LANES];
+                scales = solve(p, map, row, lane == 0, y, target_in_shared(), all, of_row);
+            }
+            turn ^= 1;
+            const float row_scale = from_leader<TEAM>(scales.scale);
+            const float at_target = from_leader<TEAM>(scales.at_target);
+            if constexpr (!BLOCK) {
+                // Every lane's loads are done before another writes over them, where the gradient
+                // is in place.
+                __syncwarp();
+            }
+
+            // 7: its gradient. All but few rows need not look at the bits.
+            if (row_scale != row_scale) {
+                if (is_left(row_scale)) {
+                    // Solved later, without a target, or without a gradient.
+                    if (!BLOCK && y == NO_TARGET && p.gradient != 0) {
+                        zero_gradient<T>(p, opaque(row), lane, LANES);
+                    }
+                    continue;
+                }
+            }
+            const float scale = BLOCK ? row_scale * exp2_fast(pivot - all.max) : row_scale;
+            store_gradient(p, map, place, row, y, owner, scale, at_target, exponentials, edges);
+        } while ((first += gridDim.x * rows_at_once) < rows);
     }
     // 8: the rows' losses become one number.
     finish<!BLOCK>(p, totals, rows_at_once, blockIdx.x, [&] {

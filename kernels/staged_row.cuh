@@ -247,6 +247,9 @@ __device__ void staged_row(const AlaParams& p) {
     __shared__ Solution solutions[2];
     // Thread 0's.
     __shared__ AlaTotals totals;
+    if (is_skipped(p)) {
+        return;
+    }
     const Map map(p);
     const uint32_t ticket = take_ticket(p);
     const uint32_t part_of_row = ticket % p.parts;

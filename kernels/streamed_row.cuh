@@ -109,6 +109,9 @@ __device__ void streamed_row(const AlaParams& p) {
     __shared__ WarpSlots<THREADS / WARP> slots;
     // Thread 0's.
     __shared__ AlaTotals totals;
+    if (is_skipped(p)) {
+        return;
+    }
     const Map map(p);
     if (threadIdx.x == 0) {
         totals = no_rows();

@@ -16,7 +16,6 @@ pub const ALA_WEIGHTED: u32 = 4;
 pub const ALA_UPSTREAM_PER_ROW: u32 = 8;
 pub const ALA_FOCAL: u32 = 16;
 pub const ALA_OUT_OF_PHASE: u32 = 32;
-pub const ALA_SKIP_IF_UPSTREAM: u32 = 2147483648;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AlaTarget {
@@ -201,6 +200,7 @@ pub struct AlaParams {
     pub part_vectors: u32,
     pub launch: u32,
     pub skipped_upstream: f32,
+    pub sure_rows: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -245,6 +245,8 @@ const _: () = {
     ["Offset of field: AlaParams::launch"][::core::mem::offset_of!(AlaParams, launch) - 172usize];
     ["Offset of field: AlaParams::skipped_upstream"]
         [::core::mem::offset_of!(AlaParams, skipped_upstream) - 176usize];
+    ["Offset of field: AlaParams::sure_rows"]
+        [::core::mem::offset_of!(AlaParams, sure_rows) - 180usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

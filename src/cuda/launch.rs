@@ -8,7 +8,7 @@ use cudarc::driver::{result, sys};
 
 use super::abi::{
     ALA_COUNTED, ALA_FOCAL, ALA_HAS_IGNORE, ALA_MOST_BLOCKS, ALA_OUT_OF_PHASE, ALA_REDUCTION_MEAN,
-    ALA_REDUCTION_SUM, ALA_SKIP_IF_UPSTREAM, ALA_UPSTREAM_PER_ROW, ALA_WEIGHTED, AlaParams,
+    ALA_REDUCTION_SUM, ALA_UPSTREAM_PER_ROW, ALA_WEIGHTED, AlaParams,
 };
 use super::error::{CudaError, driver};
 use super::module::{Kernel, Kernels, THREADS};
@@ -106,7 +106,6 @@ pub(super) fn parameters(
         ALA_UPSTREAM_PER_ROW,
         matches!(step.upstream, Upstream::PerRow(_)),
     );
-    set(ALA_SKIP_IF_UPSTREAM, step.skip_if_upstream.is_some());
     // With gamma 0 focal loss is cross-entropy, and 0^0 is not to be taken on the device.
     set(
         ALA_FOCAL,
@@ -153,7 +152,11 @@ pub(super) fn parameters(
         parts: 1,
         part_vectors: 0,
         launch: 0,
-        skipped_upstream: step.skip_if_upstream.unwrap_or(0.0),
+        skipped_upstream: step.skip_if_upstream.unwrap_or(f32::NAN),
+        sure_rows: match step.skip_if_upstream {
+            Some(_) => 0,
+            None => u32::try_from(step.rows).unwrap_or(u32::MAX),
+        },
     }
 }
 
