@@ -59,6 +59,14 @@ pub enum Fault {
     UninitialisedRegister { register: String, site: Site },
     #[error("use after free: {access} of {bytes} bytes at {address:#x}, {near}{site}")]
     UseAfterFree { address: u64, bytes: u64, access: Access, near: String, site: Site },
+    #[error(
+        "use before allocation: {access} of {bytes} bytes at {address:#x}, {near}{site}; no launch of its graph came so far"
+    )]
+    UseBeforeAllocation { address: u64, bytes: u64, access: Access, near: String, site: Site },
+    #[error(
+        "unordered use: {access} of {bytes} bytes at {address:#x}, {near}{site}; nothing orders it after the graph's allocation and before its free"
+    )]
+    UnorderedUse { address: u64, bytes: u64, access: Access, near: String, site: Site },
     #[error("shared-memory race: {access} at shared address {address:#x}{site}; not ordered after a {other}{earlier}")]
     SharedRace { address: u64, access: Access, other: Access, earlier: Site, site: Site },
     #[error("global-memory race: {access} at {address:#x}, {near}{site}; not ordered after a {other}{earlier}")]
@@ -93,6 +101,10 @@ pub enum Fault {
     OutOfMemory { wanted: u64, free: u64 },
     #[error("free of {address:#x}, which is not the start of a live allocation")]
     InvalidFree { address: u64 },
+    #[error("unordered free of {address:#x}: nothing orders it after the graph's allocation")]
+    UnorderedFree { address: u64 },
+    #[error("allocated twice: the {bytes} bytes at {address:#x}, which a graph allocates, are not free yet")]
+    StillAllocated { address: u64, bytes: u64 },
 }
 
 impl Fault {
@@ -117,6 +129,8 @@ impl Fault {
             | UninitialisedRead { site, .. }
             | UninitialisedRegister { site, .. }
             | UseAfterFree { site, .. }
+            | UseBeforeAllocation { site, .. }
+            | UnorderedUse { site, .. }
             | SharedRace { site, .. }
             | GlobalRace { site, .. }
             | NotReadOnly { site, .. }
@@ -130,7 +144,12 @@ impl Fault {
             | Unsupported { site, .. } => {
                 site.0.get_or_insert_with(|| Box::new(place));
             }
-            BadLaunch { .. } | BadModule { .. } | OutOfMemory { .. } | InvalidFree { .. } => {}
+            BadLaunch { .. }
+            | BadModule { .. }
+            | OutOfMemory { .. }
+            | InvalidFree { .. }
+            | UnorderedFree { .. }
+            | StillAllocated { .. } => {}
         }
         self
     }

@@ -55,11 +55,23 @@ impl Bits {
     }
 }
 
+/// Where an allocation stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Life {
+    /// Its address is known, its memory was not given out yet.
+    Reserved,
+    Live,
+    /// Live, but not for the work that runs: nothing orders that work with the allocation or the
+    /// free.
+    Withheld,
+    Freed,
+}
+
 #[derive(Debug)]
 pub(crate) struct Allocation {
     base: u64,
     size: u64,
-    live: bool,
+    life: Life,
     pub(crate) bytes: Vec<u8>,
     written: Bits,
     /// Sectors touched by the launch under way: read, written. Empty before the first touch.
@@ -80,8 +92,8 @@ pub struct Memory {
     capacity: u64,
     used: u64,
     next: u64,
-    /// Sorted by address, as addresses are never reused; freed ones stay, without their bytes, to
-    /// be recognised.
+    /// Sorted by address, as no two get the same; freed ones stay, without their bytes, to be
+    /// recognised.
     allocations: Vec<Allocation>,
     touched: Vec<usize>,
 }
@@ -99,32 +111,74 @@ impl Memory {
         if bytes == 0 || bytes > free {
             return Err(Fault::OutOfMemory { wanted: bytes, free });
         }
+        let base = self.reserve(bytes)?;
+        self.give(base)?;
+        Ok(base)
+    }
+
+    /// The address of an allocation that `give` makes later, once or again and again with a free
+    /// between.
+    pub(crate) fn reserve(&mut self, bytes: u64) -> Result<u64, Fault> {
+        if bytes == 0 || bytes > self.capacity {
+            return Err(Fault::OutOfMemory { wanted: bytes, free: self.capacity });
+        }
         let base = self.next;
         self.next += bytes.next_multiple_of(ALIGNMENT) + GUARD;
-        self.used += bytes;
         self.allocations.push(Allocation {
             base,
             size: bytes,
-            live: true,
-            bytes: vec![0; bytes as usize],
-            written: Bits::new(bytes),
+            life: Life::Reserved,
+            bytes: Vec::new(),
+            written: Bits::default(),
             sectors: Default::default(),
         });
         Ok(base)
     }
 
+    /// Makes the allocation of a reserved address, with no byte written.
+    pub(crate) fn give(&mut self, address: u64) -> Result<(), Fault> {
+        let free = self.capacity - self.used;
+        let allocation = self.starting_at(address).ok_or(Fault::InvalidFree { address })?;
+        let size = allocation.size;
+        if matches!(allocation.life, Life::Live | Life::Withheld) {
+            return Err(Fault::StillAllocated { address, bytes: size });
+        }
+        if size > free {
+            return Err(Fault::OutOfMemory { wanted: size, free });
+        }
+        allocation.life = Life::Live;
+        allocation.bytes = vec![0; size as usize];
+        allocation.written = Bits::new(size);
+        self.used += size;
+        Ok(())
+    }
+
+    /// Keeps an allocation, where it is live, from the work that runs next, or ends that.
+    pub(crate) fn withhold(&mut self, address: u64, withheld: bool) {
+        let (from, to) = if withheld { (Life::Live, Life::Withheld) } else { (Life::Withheld, Life::Live) };
+        if let Some(allocation) = self.starting_at(address).filter(|a| a.life == from) {
+            allocation.life = to;
+        }
+    }
+
+    fn starting_at(&mut self, address: u64) -> Option<&mut Allocation> {
+        let index = self.allocations.binary_search_by_key(&address, |a| a.base).ok()?;
+        Some(&mut self.allocations[index])
+    }
+
     /// Frees the allocation that starts at `address`.
     pub fn free(&mut self, address: u64) -> Result<(), Fault> {
-        let found = self.allocations.binary_search_by_key(&address, |a| a.base);
-        match found.ok().map(|index| &mut self.allocations[index]).filter(|a| a.live) {
-            Some(allocation) => {
-                allocation.live = false;
+        match self.starting_at(address) {
+            Some(allocation) if allocation.life == Life::Live => {
+                allocation.life = Life::Freed;
                 allocation.bytes = Vec::new();
                 allocation.written = Bits::default();
-                self.used -= allocation.size;
+                let size = allocation.size;
+                self.used -= size;
                 Ok(())
             }
-            None => Err(Fault::InvalidFree { address }),
+            Some(allocation) if allocation.life == Life::Withheld => Err(Fault::UnorderedFree { address }),
+            _ => Err(Fault::InvalidFree { address }),
         }
     }
 
@@ -175,7 +229,7 @@ impl Memory {
 
     /// Start and size of every live allocation.
     pub fn live(&self) -> Vec<(u64, u64)> {
-        self.allocations.iter().filter(|a| a.live).map(|a| (a.base, a.size)).collect()
+        self.allocations.iter().filter(|a| a.life == Life::Live).map(|a| (a.base, a.size)).collect()
     }
 
     /// Bytes in live allocations.
@@ -255,16 +309,21 @@ impl Memory {
     /// Index and offset of a range that lies in one live allocation. `hint` is the last index
     /// found.
     fn locate(&self, address: u64, bytes: u64, access: Access, hint: &mut usize) -> Result<(usize, usize), Fault> {
-        let holds =
-            |a: &Allocation| a.live && address >= a.base && bytes <= a.size && address - a.base <= a.size - bytes;
+        let holds = |a: &Allocation| {
+            a.life == Life::Live && address >= a.base && bytes <= a.size && address - a.base <= a.size - bytes
+        };
         if !self.allocations.get(*hint).is_some_and(holds) {
             *hint = self.allocations.partition_point(|a| a.base <= address).saturating_sub(1);
         }
         match self.allocations.get(*hint) {
             Some(a) if holds(a) => Ok((*hint, (address - a.base) as usize)),
-            Some(a) if !a.live && address >= a.base && address < a.base + a.size => {
-                let near = self.near(address);
-                Err(Fault::UseAfterFree { address, bytes, access, near, site: Site::default() })
+            Some(a) if a.life != Life::Live && address >= a.base && address < a.base + a.size => {
+                let (near, site) = (self.near(address), Site::default());
+                Err(match a.life {
+                    Life::Reserved => Fault::UseBeforeAllocation { address, bytes, access, near, site },
+                    Life::Withheld => Fault::UnorderedUse { address, bytes, access, near, site },
+                    _ => Fault::UseAfterFree { address, bytes, access, near, site },
+                })
             }
             _ => Err(Fault::out_of_bounds(address, bytes, access, self.near(address))),
         }
@@ -281,7 +340,11 @@ impl Memory {
         match after.checked_sub(1).map(|index| &self.allocations[index]) {
             None => "no allocation's address".to_owned(),
             Some(a) => {
-                let state = if a.live { "" } else { "freed " };
+                let state = match a.life {
+                    Life::Live | Life::Withheld => "",
+                    Life::Reserved => "reserved ",
+                    Life::Freed => "freed ",
+                };
                 let offset = address - a.base;
                 format!("byte {offset} of the {state}allocation of {} bytes at {:#x}", a.size, a.base)
             }

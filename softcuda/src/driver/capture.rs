@@ -3,11 +3,12 @@
 //! A capture keeps the work in the order in which it was issued. Every dependency points back in
 //! that order, so running a graph's work in it is one of the orders the graph allows. Which work of
 //! a forked stream the origin has seen is followed by a clock for each stream, so that unjoined
-//! work is refused at the end as a real driver refuses it.
+//! work is refused at the end as a real driver refuses it. The same clocks tell what work nothing
+//! orders with an allocation or a free of the graph.
 
 use super::code::Code;
 use super::handle::Handle;
-use super::work::{Graph, Work};
+use super::work::{Graph, Node, Work};
 use std::collections::BTreeMap;
 use std::thread::ThreadId;
 
@@ -24,13 +25,32 @@ pub struct Stamp {
     clock: Clock,
 }
 
+/// A piece of work with its place.
+struct Placed {
+    work: Work,
+    stream: Handle,
+    /// What its stream depends on, itself included.
+    clock: Clock,
+}
+
+impl Placed {
+    /// Whether something orders it before `other`, or it is that.
+    fn precedes(&self, other: &Self) -> bool {
+        self.clock.get(&self.stream) <= other.clock.get(&self.stream)
+    }
+
+    fn is_ordered_with(&self, other: &Self) -> bool {
+        self.precedes(other) || other.precedes(self)
+    }
+}
+
 /// A capture under way.
 pub struct Capture {
     pub origin: Handle,
     pub invalid: bool,
     mode: u32,
     thread: ThreadId,
-    nodes: Vec<Work>,
+    nodes: Vec<Placed>,
     clocks: BTreeMap<Handle, Clock>,
 }
 
@@ -47,9 +67,14 @@ impl Capture {
 
     /// Adds a stream's work.
     pub fn append(&mut self, stream: Handle, work: Work) {
-        self.nodes.push(work);
         let clock = self.clocks.entry(stream).or_default();
         *clock.entry(stream).or_default() += 1;
+        self.nodes.push(Placed { work, stream, clock: clock.clone() });
+    }
+
+    /// Whether it frees an address.
+    pub fn frees(&self, address: u64) -> bool {
+        self.nodes.iter().any(|node| matches!(node.work, Work::Free(freed) if freed == address))
     }
 
     /// The stamp of an event that a stream records now; `capture` is this one's handle.
@@ -92,6 +117,18 @@ impl Capture {
 
     /// The work, in issue order.
     pub fn into_graph(self) -> Graph {
-        self.nodes.into()
+        let withheld = self.nodes.iter().map(|node| self.withheld(node)).collect::<Vec<_>>();
+        let works = self.nodes.into_iter().map(|node| node.work);
+        works.zip(withheld).map(|(work, withheld)| Node { work, withheld }).collect()
+    }
+
+    /// The addresses that the graph allocates or frees without anything that orders it with a piece
+    /// of work.
+    fn withheld(&self, node: &Placed) -> Vec<u64> {
+        let ends = self.nodes.iter().filter_map(|other| match other.work {
+            Work::Allocate(address) | Work::Free(address) => Some((address, other)),
+            _ => None,
+        });
+        ends.filter(|(_, other)| !node.is_ordered_with(other)).map(|(address, _)| address).collect()
     }
 }

@@ -15,7 +15,8 @@ impl State {
         Ok(())
     }
 
-    fn valid_capture(&mut self, capture: Handle) -> Result<&mut Capture, Code> {
+    /// A capture under way that nothing spoiled.
+    pub fn valid_capture(&mut self, capture: Handle) -> Result<&mut Capture, Code> {
         let capture = self.captures.get_mut(&capture).expect("a capturing stream's capture is kept");
         if capture.invalid { Err(Code::CaptureInvalidated) } else { Ok(capture) }
     }

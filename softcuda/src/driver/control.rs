@@ -124,7 +124,7 @@ extern "C" fn softcuda_reset() {
 /// Device allocations that nobody freed, those that a destroyed context took with it included.
 #[unsafe(no_mangle)]
 extern "C" fn softcuda_live_allocations() -> u64 {
-    with_state(|state| state.leaked + state.blocks.values().filter(|block| !block.freed).count() as u64).unwrap_or(0)
+    with_state(|state| state.leaked + state.unfreed()).unwrap_or(0)
 }
 
 /// How often a driver call was made since the last reset.

@@ -5,7 +5,7 @@ use super::capture::Capture;
 use super::code::Code;
 use super::handle::{Handle, LEGACY};
 use super::pointer::Out;
-use super::work::Work;
+use super::state::Executable;
 
 calls! {
     Context: fn cuStreamBeginCapture_v2(state, stream: Handle, mode: u32) {
@@ -36,15 +36,18 @@ calls! {
         }
         let capture = state.captures.remove(&handle).expect("read above");
         state.queues.values_mut().filter(|queue| queue.capture == Some(handle)).for_each(|queue| queue.capture = None);
+        let joined = capture.is_joined();
+        if capture.invalid || !joined {
+            state.forget_graph_blocks();
+        }
         if capture.invalid {
             return Err(Code::CaptureInvalidated);
         }
-        if !capture.is_joined() {
+        if !joined {
             return Err(state.refuse(Code::CaptureUnjoined, "a forked stream's work was not joined to the captured one"));
         }
-        let new = state.new_handle();
-        state.graphs.insert(new, capture.into_graph());
-        graph.set(new)
+        state.graphs.insert(handle, capture.into_graph());
+        graph.set(handle)
     }
 
     Context: fn cuStreamIsCapturing(state, stream: Handle, status: Out<u32>) {
@@ -54,21 +57,26 @@ calls! {
     }
 
     Context: fn cuGraphInstantiateWithFlags(state, executable: Out<Handle>, graph: Handle, flags: u64) {
+        const FREES_ON_LAUNCH: u64 = 1;
         const DEVICE_LAUNCH: u64 = 4;
         let nodes = state.graphs.get(&graph).ok_or(Code::InvalidValue)?.clone();
         if flags > 15 || flags & DEVICE_LAUNCH != 0 {
             return Err(Code::InvalidValue);
         }
+        state.refuse_second_instance(graph, &nodes)?;
         let new = state.new_handle();
-        state.executables.insert(new, nodes);
+        let frees_on_launch = flags & FREES_ON_LAUNCH != 0;
+        state.executables.insert(new, Executable { graph, nodes, frees_on_launch, last: None });
         executable.set(new)
     }
 
     Context: fn cuGraphLaunch(state, executable: Handle, stream: Handle) {
-        let nodes = state.executables.get(&executable).ok_or(Code::InvalidValue)?.clone();
+        if !state.executables.contains_key(&executable) {
+            return Err(Code::InvalidValue);
+        }
         let stream = state.stream(stream)?;
         state.refuse_captured(stream, "launching a graph")?;
-        state.submit(stream, Work::Graph(nodes))
+        state.launch_graph(executable, stream)
     }
 
     Context: fn cuGraphUpload(state, executable: Handle, stream: Handle) {
@@ -76,11 +84,17 @@ calls! {
         state.executables.get(&executable).map(drop).ok_or(Code::InvalidValue)
     }
 
+    /// Ends no allocation that a launch left: that is the caller's to free, graph or no graph.
     Init: fn cuGraphDestroy(state, graph: Handle) {
-        state.graphs.remove(&graph).map(drop).ok_or(Code::InvalidValue)
+        state.graphs.remove(&graph).ok_or(Code::InvalidValue)?;
+        state.forget_graph_blocks();
+        Ok(())
     }
 
+    /// Launches submitted before still run.
     Init: fn cuGraphExecDestroy(state, executable: Handle) {
-        state.executables.remove(&executable).map(drop).ok_or(Code::InvalidValue)
+        state.executables.remove(&executable).ok_or(Code::InvalidValue)?;
+        state.forget_graph_blocks();
+        Ok(())
     }
 }

@@ -97,12 +97,15 @@ calls! {
     }
 
     /// A stream-ordered allocation. Its address can be used at once; 0 bytes give the null address,
-    /// as cudarc's empty slices need.
+    /// as cudarc's empty slices need. In a capture it is the graph's.
     Context: fn cuMemAllocAsync(state, address: Out<u64>, bytes: usize, stream: Handle) {
         let stream = state.stream(stream)?;
-        state.refuse_captured(stream, "allocating in the captured stream")?;
         address.set(0)?;
-        if bytes > 0 { address.set(state.allocate(bytes, true)?) } else { Ok(()) }
+        match state.queues[&stream].capture {
+            _ if bytes == 0 => Ok(()),
+            Some(capture) => address.set(state.allocate_captured(capture, stream, bytes as u64)?),
+            None => address.set(state.allocate(bytes, true)?),
+        }
     }
 
     Context: fn cuMemFree_v2(state, address: u64) {
@@ -110,18 +113,27 @@ calls! {
         if address == 0 {
             return Ok(());
         }
-        if state.blocks.get(&address).is_none_or(|block| block.freed) {
+        if state.blocks.get(&address).is_none_or(|block| block.freed) && !state.is_live_of_graph(address) {
             return Err(state.refuse(Code::InvalidValue, format!("free of {address:#x}, which is not an allocation")));
         }
         state.run_all()?;
         state.submit(LEGACY, Work::Free(address))?;
+        state.end_of_graph(address);
         state.run_stream(LEGACY)
     }
 
+    /// In a capture, of what a graph allocates.
     Context: fn cuMemFreeAsync(state, address: u64, stream: Handle) {
         let stream = state.stream(stream)?;
-        state.refuse_captured(stream, "freeing in the captured stream")?;
         if address == 0 {
+            return Ok(());
+        }
+        if let Some(capture) = state.queues[&stream].capture {
+            return state.free_captured(capture, stream, address);
+        }
+        if state.is_live_of_graph(address) {
+            state.submit(stream, Work::Free(address))?;
+            state.end_of_graph(address);
             return Ok(());
         }
         match state.blocks.get_mut(&address) {
@@ -229,7 +241,8 @@ calls! {
     /// device.
     Context: fn cuPointerGetAttribute(state, value: Out<c_void>, attribute: u32, address: u64) {
         const DEVICE_MEMORY: u32 = 2;
-        let live = state.memory.live();
+        let of_graphs = state.graph_blocks.iter().map(|(&start, block)| (start, block.bytes));
+        let live = state.memory.live().into_iter().chain(of_graphs).collect::<Vec<_>>();
         let holds = |&&(start, bytes): &&(u64, u64)| address >= start && address - start < bytes;
         let &(start, bytes) = live.iter().find(holds).ok_or(Code::InvalidValue)?;
         match attribute {

@@ -12,6 +12,7 @@ mod context;
 mod control;
 mod event;
 mod graph;
+mod graph_memory;
 mod handle;
 mod image;
 mod launch;

@@ -3,7 +3,7 @@
 use super::code::Code;
 use super::handle::Handle;
 use super::state::State;
-use super::work::{HostRange, KernelLaunch, Source, Work};
+use super::work::{HostRange, KernelLaunch, Node, Source, Work};
 use crate::exec::{self, Order};
 use std::sync::Arc;
 use std::time::Instant;
@@ -63,7 +63,7 @@ impl State {
                 }
                 return Ok(());
             }
-            Work::Graph(nodes) => return nodes.iter().try_for_each(|node| self.run(node)),
+            Work::Graph(nodes) => return nodes.iter().try_for_each(|node| self.run_node(node)),
             Work::Launch(launch) => return self.run_launch(launch),
             Work::Upload { to, from } => {
                 let outcome = match from {
@@ -90,12 +90,20 @@ impl State {
             Work::Set { at, value, count } => {
                 (format!("memset of {count} bytes at {at:#x}"), self.memory.set(*at, *value, *count))
             }
+            Work::Allocate(address) => (format!("a graph's allocation at {address:#x}"), self.memory.give(*address)),
             Work::Free(address) => {
                 self.blocks.remove(address);
                 (format!("free of {address:#x}"), self.memory.free(*address))
             }
         };
         outcome.map_err(|fault| self.stop_for(&what, &fault))
+    }
+
+    fn run_node(&mut self, node: &Node) -> Result<(), Code> {
+        node.withheld.iter().for_each(|&address| self.memory.withhold(address, true));
+        let outcome = self.run(&node.work);
+        node.withheld.iter().for_each(|&address| self.memory.withhold(address, false));
+        outcome
     }
 
     fn run_launch(&mut self, launch: &Arc<KernelLaunch>) -> Result<(), Code> {

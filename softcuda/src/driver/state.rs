@@ -26,6 +26,27 @@ pub struct Block {
     pub freed: bool,
 }
 
+/// An address that a graph allocates.
+pub struct GraphBlock {
+    pub bytes: u64,
+    /// The capture that it was asked for in, and the graph that came of that: they have one handle.
+    pub graph: Handle,
+    /// That graph frees it, so that nothing else may.
+    pub freed_inside: bool,
+    /// A launch that leaves it allocated was submitted, and no free since.
+    pub live: bool,
+}
+
+/// A graph that can be launched.
+pub struct Executable {
+    pub graph: Handle,
+    pub nodes: Graph,
+    /// A launch frees what the launch before left allocated.
+    pub frees_on_launch: bool,
+    /// Up to where which stream must come for its last launch to be done.
+    pub last: Option<(Handle, u64)>,
+}
+
 /// The primary context.
 pub struct Context {
     pub handle: Handle,
@@ -38,13 +59,15 @@ pub struct State {
     pub context: Option<Context>,
     pub memory: Memory,
     pub blocks: BTreeMap<u64, Block>,
+    /// What graphs allocate, for as long as a graph does so, or nobody freed it.
+    pub graph_blocks: BTreeMap<u64, GraphBlock>,
     /// Page-locked host memory by address.
     pub pinned: BTreeMap<usize, Layout>,
     pub queues: BTreeMap<Handle, Queue>,
     pub events: BTreeMap<Handle, Event>,
     pub captures: BTreeMap<Handle, Capture>,
     pub graphs: BTreeMap<Handle, Graph>,
-    pub executables: BTreeMap<Handle, Graph>,
+    pub executables: BTreeMap<Handle, Executable>,
     pub images: BTreeMap<Handle, LoadedImage>,
     pub functions: BTreeMap<Handle, Function>,
     pub order: Order,
@@ -82,6 +105,7 @@ impl State {
             context: None,
             memory: Memory::new(CAPACITY),
             blocks: BTreeMap::new(),
+            graph_blocks: BTreeMap::new(),
             pinned: BTreeMap::new(),
             queues: BTreeMap::new(),
             events: BTreeMap::new(),
@@ -145,12 +169,19 @@ impl State {
         self.stop(fault_code(fault), format!("{work}: {fault}"))
     }
 
-    /// Whether `bytes` from `address` on lie in one live allocation.
+    /// Device allocations that nobody freed.
+    pub fn unfreed(&self) -> u64 {
+        let blocks = self.blocks.values().filter(|block| !block.freed).count();
+        (blocks + self.graph_blocks.values().filter(|block| block.live).count()) as u64
+    }
+
+    /// Whether `bytes` from `address` on lie in one live allocation, or in one that a graph makes.
     pub fn covers(&self, address: u64, bytes: u64) -> bool {
         let within = |&(start, size): &(u64, u64)| {
             address.checked_sub(start).is_some_and(|offset| offset <= size && bytes <= size - offset)
         };
-        bytes == 0 || self.memory.live().iter().any(within)
+        let of_graphs = self.graph_blocks.iter().map(|(&start, block)| (start, block.bytes));
+        bytes == 0 || self.memory.live().iter().any(within) || of_graphs.into_iter().any(|range| within(&range))
     }
 
     /// The stream a handle names.
@@ -210,7 +241,7 @@ impl State {
 
     /// Forgets what a context owns, and keeps what was set and counted.
     pub fn forget_context(&mut self) {
-        self.leaked += self.blocks.values().filter(|block| !block.freed).count() as u64;
+        self.leaked += self.unfreed();
         let (calls, unloaded) = (std::mem::take(&mut self.calls), self.operations());
         let (message, pinned) = (std::mem::take(&mut self.message), std::mem::take(&mut self.pinned));
         let &mut Self {
@@ -234,7 +265,10 @@ impl State {
 /// The result code a real device would give for a fault.
 fn fault_code(fault: &Fault) -> Code {
     match fault {
-        Fault::OutOfBounds { .. } | Fault::UseAfterFree { .. } => Code::IllegalAddress,
+        Fault::OutOfBounds { .. }
+        | Fault::UseAfterFree { .. }
+        | Fault::UseBeforeAllocation { .. }
+        | Fault::UnorderedUse { .. } => Code::IllegalAddress,
         Fault::Misaligned { .. } => Code::MisalignedAddress,
         _ => Code::LaunchFailed,
     }

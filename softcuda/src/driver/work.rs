@@ -35,8 +35,27 @@ pub enum Source {
     Host(HostRange),
 }
 
+/// A piece of a graph's work.
+#[derive(Clone)]
+pub struct Node {
+    pub work: Work,
+    /// What this must not touch: the graph allocates or frees it, and nothing orders this with
+    /// that.
+    pub withheld: Vec<u64>,
+}
+
 /// A graph's work, in issue order.
-pub type Graph = Arc<[Work]>;
+pub type Graph = Arc<[Node]>;
+
+/// The addresses that a graph allocates.
+pub fn allocated(nodes: &[Node]) -> impl Iterator<Item = u64> {
+    nodes.iter().filter_map(|node| if let Work::Allocate(address) = node.work { Some(address) } else { None })
+}
+
+/// The addresses that a graph frees.
+pub fn freed(nodes: &[Node]) -> impl Iterator<Item = u64> {
+    nodes.iter().filter_map(|node| if let Work::Free(address) = node.work { Some(address) } else { None })
+}
 
 /// A piece of work in a stream.
 #[derive(Clone)]
@@ -55,6 +74,8 @@ pub enum Work {
     Copy { from: u64, to: u64, bytes: u64 },
     /// Sets bytes.
     Set { at: u64, value: u8, count: u64 },
+    /// Makes an allocation of a graph.
+    Allocate(u64),
     /// Ends an allocation.
     Free(u64),
     /// Runs a graph's work, in issue order.
@@ -80,9 +101,9 @@ impl Work {
     /// Takes the copies to pageable host memory out of it; gives how many those were.
     pub fn give_up_downloads(&mut self) -> u64 {
         if let Self::Graph(nodes) = self {
-            let lost = nodes.iter().filter(|node| node.is_pageable_download()).count();
+            let lost = nodes.iter().filter(|node| node.work.is_pageable_download()).count();
             if lost > 0 {
-                *nodes = nodes.iter().filter(|node| !node.is_pageable_download()).cloned().collect();
+                *nodes = nodes.iter().filter(|node| !node.work.is_pageable_download()).cloned().collect();
             }
             return lost as u64;
         }

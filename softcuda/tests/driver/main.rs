@@ -2,6 +2,7 @@
 
 mod device;
 mod faults;
+mod graph_memory;
 mod instrument;
 mod launches;
 mod memory;
