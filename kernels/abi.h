@@ -131,7 +131,8 @@ typedef struct AlaParams {
     uint32_t part_vectors;  /* whole 16-byte vectors of a row that each of them takes, at most */
     uint32_t launch;        /* its number, not that of any other launch that may be under way */
     float skipped_upstream; /* nothing is done where upstream[0] is this; NaN is never */
-    uint32_t sure_rows;     /* rows, at most 2^32 - 1; 0 where skipped_upstream is a number */
+    uint32_t rows_32;       /* rows, at most 2^32 - 1: a conversion would be an instruction more */
+    uint32_t sure_rows;     /* the same; 0 where skipped_upstream is a number */
 } AlaParams;
 
 /* Where the unfused baseline leaves what its steps tell one another. */

@@ -224,7 +224,7 @@ __device__ void packed_rows(const AlaParams& p) {
     const uint32_t classes = p.classes;
     AlaTotals mine = no_rows();
     // 32 bits hold every row (the host sees to it).
-    const uint32_t all_rows = static_cast<uint32_t>(p.rows);
+    const uint32_t all_rows = p.rows_32;
     const uint32_t step = gridDim.x * blockDim.x;
     constexpr uint32_t LINE = LINE_BYTES / sizeof(T);
     uint32_t first = blockIdx.x * blockDim.x;

@@ -427,7 +427,7 @@ __device__ void register_row(const AlaParams& p) {
 
     // 32 bits hold every row (the host sees to it), and leave registers to the logits; offsets are
     // 64 bits.
-    const uint32_t rows = static_cast<uint32_t>(p.rows);
+    const uint32_t rows = p.rows_32;
     uint32_t turn = 0;
     uint32_t first = blockIdx.x * rows_at_once;
     bool some = first < p.sure_rows;

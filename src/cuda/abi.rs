@@ -200,11 +200,12 @@ pub struct AlaParams {
     pub part_vectors: u32,
     pub launch: u32,
     pub skipped_upstream: f32,
+    pub rows_32: u32,
     pub sure_rows: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 184usize];
+    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 192usize];
     ["Alignment of AlaParams"][::core::mem::align_of::<AlaParams>() - 8usize];
     ["Offset of field: AlaParams::logits"][::core::mem::offset_of!(AlaParams, logits) - 0usize];
     ["Offset of field: AlaParams::gradient"][::core::mem::offset_of!(AlaParams, gradient) - 8usize];
@@ -245,8 +246,9 @@ const _: () = {
     ["Offset of field: AlaParams::launch"][::core::mem::offset_of!(AlaParams, launch) - 172usize];
     ["Offset of field: AlaParams::skipped_upstream"]
         [::core::mem::offset_of!(AlaParams, skipped_upstream) - 176usize];
+    ["Offset of field: AlaParams::rows_32"][::core::mem::offset_of!(AlaParams, rows_32) - 180usize];
     ["Offset of field: AlaParams::sure_rows"]
-        [::core::mem::offset_of!(AlaParams, sure_rows) - 180usize];
+        [::core::mem::offset_of!(AlaParams, sure_rows) - 184usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

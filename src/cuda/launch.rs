@@ -113,6 +113,7 @@ pub(super) fn parameters(
     );
     let counted = loss.ignore_label().is_some() || constants.weighted;
     set(ALA_COUNTED, loss.reduction() == Reduction::Mean && counted);
+    let rows_32 = u32::try_from(step.rows).unwrap_or(u32::MAX);
     AlaParams {
         logits: step.logits,
         gradient: step.gradient.unwrap_or(0),
@@ -153,9 +154,10 @@ pub(super) fn parameters(
         part_vectors: 0,
         launch: 0,
         skipped_upstream: step.skip_if_upstream.unwrap_or(f32::NAN),
+        rows_32,
         sure_rows: match step.skip_if_upstream {
             Some(_) => 0,
-            None => u32::try_from(step.rows).unwrap_or(u32::MAX),
+            None => rows_32,
         },
     }
 }
