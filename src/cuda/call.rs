@@ -62,8 +62,8 @@ impl<'a> Options<'a> {
         self
     }
 
-    /// Does nothing at all where the upstream gradient is this number, which the device decides: for
-    /// a backward pass whose gradient an earlier launch made already with this number as its
+    /// Does nothing at all where the upstream gradient is this number, which the device decides:
+    /// for a backward pass whose gradient an earlier launch made already, with this number as its
     /// [`gradient_scale`](Self::gradient_scale). Only with [`Upstream::Scalar`]. A number that is
     /// not one skips nothing.
     ///

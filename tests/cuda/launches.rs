@@ -353,7 +353,7 @@ fn the_divisor_of_several_launches_is_what_one_mean_divides_by() {
         for ignore in [false, true] {
             let objective = Objective::CrossEntropy;
             let counts = ClassCounts::new([100, 30, 10]).expect("valid");
-            let builder = Loss::builder(objective, &counts).class_weights(&weights);
+            let builder = Loss::builder(objective, &counts).class_weights(weights);
             // Without an ignore label -100 is no class either.
             let builder = if ignore {
                 builder.ignore_label(-100)

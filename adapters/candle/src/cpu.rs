@@ -116,8 +116,8 @@ impl CpuOp {
         })
     }
 
-    /// The kept gradient times what the upstream one is of the loss scale. A row that does not count stays 0, whatever
-    /// arrives.
+    /// The kept gradient times what the upstream one is of the loss scale. A row that does not
+    /// count stays 0, whatever arrives.
     fn scaled(&self, gradient: &Tensor, upstream: &[f64]) -> Result<Tensor> {
         if let (true, &[factor]) = (self.loss.reduction() != Reduction::None, upstream)
             && factor.is_finite()

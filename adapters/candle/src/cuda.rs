@@ -1,5 +1,5 @@
-//! The loss on candle's CUDA devices: on the device's own stream, on tensors where they lie, without
-//! waiting.
+//! The loss on candle's CUDA devices: on the device's own stream, on tensors where they lie,
+//! without waiting.
 
 use std::cell::RefCell;
 use std::ops::Range;

@@ -132,8 +132,8 @@ impl Module for Network {
     }
 }
 
-/// Draws variables from one seeded stream, the same for every device: candle's own generator for the
-/// CPU takes no seed.
+/// Draws variables from one seeded stream, the same for every device: candle's own generator for
+/// the CPU takes no seed.
 struct Weights<'a> {
     random: ChaCha8Rng,
     variables: Vec<Var>,

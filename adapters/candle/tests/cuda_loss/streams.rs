@@ -75,8 +75,8 @@ fn threads_share_a_loss() -> Outcome {
     Ok(())
 }
 
-/// A step, forward and backward, captured once and replayed on what the variables hold by then, with
-/// an upstream gradient that is and is not the one that the gradient was made for.
+/// A step, forward and backward, captured once and replayed on what the variables hold by then. The
+/// upstream gradient is and is not the one that the gradient was made for.
 #[test]
 fn a_step_can_be_captured_into_a_graph() -> Outcome {
     let device = device();
