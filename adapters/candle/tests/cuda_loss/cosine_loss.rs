@@ -171,3 +171,36 @@ fn an_ignored_row_s_gradient_is_zero_whatever_arrives() -> Outcome {
     }
     Ok(())
 }
+
+/// Features and weight that are views; and a variable that is set between the passes, whose gradient
+/// is that of what the loss was computed from.
+#[test]
+fn views_and_variables_that_change() -> Outcome {
+    let device = device();
+    let labels = Tensor::new(&LABELS, &device)?;
+    for reduction in [Reduction::Mean, Reduction::None] {
+        let op = CosineLoss::new(counted(ala_loss::Objective::ala(), reduction)).rows_at_once(4);
+        let (tall, wide) = ((WIDTH, ROWS), (CLASSES + 2, WIDTH + 3));
+        let step = |plain: bool, set: bool| -> candle_core::Result<Step> {
+            let turned = variable(&values(ROWS * WIDTH, 57), tall, DType::F32, &device)?;
+            let whole = variable(&values(wide.0 * wide.1, 58), wide, DType::F32, &device)?;
+            let view = |of: &Tensor| of.narrow(0, 1, CLASSES)?.narrow(1, 2, WIDTH);
+            let (features, weight) = (turned.t()?, view(&whole)?);
+            let (features, weight) = match plain {
+                true => (features.contiguous()?, weight.contiguous()?),
+                false => (features, weight),
+            };
+            let value = op.forward(&features, &weight, &labels)?;
+            let total = (&value * 3.0)?.sum_all()?;
+            if set {
+                turned.set(&turned.affine(-2.0, 0.25)?)?;
+                whole.set(&whole.affine(3.0, -0.5)?)?;
+            }
+            step(&value, &total, &turned, &whole)
+        };
+        let expected = step(true, false)?;
+        assert_eq!(step(false, false)?, expected);
+        assert_eq!(step(false, true)?, expected);
+    }
+    Ok(())
+}
