@@ -160,3 +160,70 @@ fn a_loss_is_bound_once_a_device() -> Outcome {
     assert_eq!(counted, [2, 0, 0]);
     Ok(())
 }
+
+/// Where the gradient is the one that was kept the backward pass reads no logits and writes nothing.
+#[test]
+fn a_backward_pass_has_nothing_to_do_where_its_gradient_is_kept() -> Outcome {
+    let Some(soft) = soft() else { return Ok(()) };
+    let _turn = turn();
+    let device = device();
+    let (rows, classes) = (ROWS, CLASSES);
+    let labels = Tensor::new(&LABELS, &device)?;
+    let logits = variable(
+        &values(rows * classes, 35),
+        (rows, classes),
+        DType::F32,
+        &device,
+    )?;
+    // Not a variable, which is copied; its own gradient is that of the sum.
+    let logits = logits.affine(1.0, 0.0)?;
+    let read_by = |factor: f64, told: f64| -> Result<u64, Box<dyn std::error::Error>> {
+        let op = CandleLoss::new(loss(Objective::ala(), Reduction::Mean)).loss_scale(told)?;
+        let total = (op.forward(&logits, &labels)? * factor)?;
+        device.synchronize()?;
+        soft.take_counters();
+        total.backward()?;
+        device.synchronize()?;
+        Ok(soft.take_counters().lane_instructions)
+    };
+    for told in [1.0, 4.0] {
+        let (kept, anew) = (read_by(told, told)?, read_by(3.0, told)?);
+        // The step costs more than 10 operations an element.
+        let least = 10 * (rows * classes) as u64;
+        assert!(kept + least < anew, "{kept} operations, {anew} anew");
+    }
+    Ok(())
+}
+
+/// Each of them has a workspace, since candle's default stream is each thread's own.
+#[test]
+fn steps_of_two_threads_share_no_workspace() -> Outcome {
+    if soft().is_none() {
+        return Ok(());
+    }
+    let _turn = turn();
+    let device = Device::new_cuda(0)?;
+    let op = CandleLoss::new(loss(Objective::ala(), Reduction::Mean));
+    let logits = variable(
+        &values(ROWS * CLASSES, 36),
+        (ROWS, CLASSES),
+        DType::F32,
+        &device,
+    )?;
+    let labels = Tensor::new(&LABELS, &device)?;
+    op.forward(&logits, &labels)?;
+    op.check(&device)?;
+    let counted = std::thread::scope(|scope| {
+        let allocations = || -> Result<[u64; 1], String> {
+            calls(["cuMemAllocAsync"], || {
+                op.forward(&logits, &labels)?;
+                Ok(())
+            })
+            .map_err(|error| error.to_string())
+        };
+        let thread = scope.spawn(move || Ok::<_, String>([allocations()?, allocations()?]));
+        thread.join().expect("no panic")
+    })?;
+    assert_eq!(counted[0][0], counted[1][0] + 1);
+    Ok(())
+}
