@@ -35,23 +35,17 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The example. cargo builds it with all targets, but not where only this test is asked for.
-fn quickstart() -> PathBuf {
+/// An example. cargo builds it with all targets, but not where only this test is asked for.
+fn example(name: &str) -> PathBuf {
     let tests = env::current_exe().expect("a test has a path");
     let profile = tests
         .ancestors()
         .nth(2)
         .expect("target/<profile>/deps/<test>");
-    let example = profile.join("examples/cuda_quickstart");
+    let example = profile.join("examples").join(name);
     if !example.exists() {
         let mut build = Command::new(env!("CARGO"));
-        build.args([
-            "build",
-            "--features",
-            "cuda",
-            "--example",
-            "cuda_quickstart",
-        ]);
+        build.args(["build", "--features", "cuda", "--example", name]);
         if profile.ends_with("release") {
             build.arg("--release");
         }
@@ -74,19 +68,21 @@ fn a_binary_with_the_cuda_path_starts_without_a_driver_and_says_so() {
         eprintln!("this machine has a driver");
         return;
     }
-    let output = without_driver(&quickstart());
-    let error = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(
-        error.contains("no CUDA driver") && error.contains("libcuda.so.1"),
-        "{error}"
-    );
-    assert!(!error.contains("panicked"), "{error}");
+    for name in ["cuda_quickstart", "cuda_training"] {
+        let output = without_driver(&example(name));
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(
+            error.contains("no CUDA driver") && error.contains("libcuda.so.1"),
+            "{error}"
+        );
+        assert!(!error.contains("panicked"), "{error}");
+    }
 }
 
 #[test]
 fn the_quickstart_runs_unchanged_in_software() {
-    let output = with_softcuda(&quickstart());
+    let output = with_softcuda(&example("cuda_quickstart"));
     let printed = text(&output.stdout);
     assert!(output.status.success(), "{printed}{}", text(&output.stderr));
     let losses = printed.lines().next().expect("a line for the loss");
@@ -98,6 +94,63 @@ fn the_quickstart_runs_unchanged_in_software() {
         panic!("{printed}")
     };
     assert_within(gpu, cpu, loss_bound(cpu), &|| printed.clone());
+}
+
+/// A graph of the whole step, replayed: the loss falls, and classes are told apart that were not.
+#[test]
+fn the_training_learns_in_software() {
+    let output = with_softcuda(&example("cuda_training"));
+    let printed = text(&output.stdout);
+    assert!(output.status.success(), "{printed}{}", text(&output.stderr));
+    let after = |start: &str| -> Vec<f64> {
+        let lines = printed.lines().filter(|line| line.starts_with(start));
+        let words = lines.flat_map(str::split_whitespace);
+        words.filter_map(|word| word.parse().ok()).collect()
+    };
+    let [before_all, before_few] = after("accuracy before")[..] else {
+        panic!("{printed}")
+    };
+    let [all, few] = after("accuracy after")[..] else {
+        panic!("{printed}")
+    };
+    assert!(before_all < 20.0 && all > 90.0, "{printed}");
+    assert!(before_few < 20.0 && few > 80.0, "{printed}");
+    let losses: Vec<f64> = printed
+        .lines()
+        .filter_map(|line| line.split_once("loss ")?.1.parse().ok())
+        .collect();
+    assert_eq!(losses.len(), 5, "{printed}");
+    assert!(losses[4] < 0.5 * losses[0], "{printed}");
+}
+
+/// Only where there is that nvcc: another one writes other PTX.
+#[test]
+fn the_training_s_kernels_are_what_nvcc_makes_of_their_source() {
+    let version = Command::new("nvcc").arg("--version").output();
+    if !version.is_ok_and(|output| text(&output.stdout).contains("V13.0.88")) {
+        eprintln!("no nvcc 13.0.88");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("the system has a folder for such files");
+    let made = folder.path().join("kernels.ptx");
+    let source = root().join("examples/cuda_training/kernels.cu");
+    let output = Command::new("nvcc")
+        .args(["-arch=compute_75", "-ptx", "-O3", "-std=c++17", "-o"])
+        .args([&made, &source])
+        .output()
+        .expect("nvcc runs");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let made = std::fs::read_to_string(&made).expect("nvcc wrote it");
+    let made = made.replacen(".version 9.0\n", ".version 6.5\n", 1);
+    let committed = source.with_extension("ptx");
+    if env::var_os("ALA_BLESS").is_some() {
+        std::fs::write(&committed, &made).expect("the repository is writable");
+    }
+    let committed = std::fs::read_to_string(&committed).expect("it is committed");
+    assert!(
+        committed == made,
+        "kernels.ptx is not of kernels.cu: ALA_BLESS=1 writes it"
+    );
 }
 
 /// The kernels' code differs by compute capability: 16-bit maxima and asynchronous copies came with

@@ -45,14 +45,14 @@ use crate::cuda::{Bound, CudaOp};
 /// nothing**: loss, row losses and hits are tensors on the device. So a label out of range is not
 /// known when `forward` returns. Its row has loss NaN, the reduced loss is NaN, and its gradient is
 /// 0; [`check`](Self::check) waits and tells, and a later `forward` tells as soon as it is known.
-/// Whether the upstream gradient is the one that the gradient was made for is
-/// decided on the device too.
+/// Whether the upstream gradient is the one that the gradient was made for is decided on the device
+/// too.
 ///
 /// The first step on a device binds the loss to it (which waits once), and the first of a larger
-/// batch makes a larger workspace (which waits too). Before a graph is captured it needs one step of
-/// each type and size, and cudarc's event tracking off (`CudaDevice::disable_event_tracking`) where
-/// the context has streams of its own. Clones share what is bound. Gradients are the same bits
-/// from step to step, but not those of the CPU: see ala-loss.
+/// batch makes a larger workspace (which waits too). Before a graph is captured it needs one step
+/// of each type and size, and cudarc's event tracking off (`CudaDevice::disable_event_tracking`)
+/// where the context has streams of its own. Clones share what is bound. Gradients are the same
+/// bits from step to step, but not those of the CPU: see ala-loss.
 ///
 /// # Example
 ///

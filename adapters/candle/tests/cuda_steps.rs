@@ -161,7 +161,7 @@ fn a_loss_is_bound_once_a_device() -> Outcome {
     Ok(())
 }
 
-/// Where the gradient is the one that was kept the backward pass reads no logits and writes nothing.
+/// Where the gradient is the one that was kept the backward pass reads no logits, writes nothing.
 #[test]
 fn a_backward_pass_has_nothing_to_do_where_its_gradient_is_kept() -> Outcome {
     let Some(soft) = soft() else { return Ok(()) };

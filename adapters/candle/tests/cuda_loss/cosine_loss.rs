@@ -172,8 +172,8 @@ fn an_ignored_row_s_gradient_is_zero_whatever_arrives() -> Outcome {
     Ok(())
 }
 
-/// Features and weight that are views; and a variable that is set between the passes, whose gradient
-/// is that of what the loss was computed from.
+/// Features and weight that are views; and variables that are set between the passes, whose
+/// gradients are those of what the loss was computed from.
 #[test]
 fn views_and_variables_that_change() -> Outcome {
     let device = device();
