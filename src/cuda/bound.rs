@@ -27,6 +27,10 @@ use crate::shape::{check_length, check_rows};
 /// A [`Loss`] bound to a CUDA context: its table is uploaded, and kernels are loaded by element
 /// type when the first step needs them, or by [`load`](Self::load). `Send + Sync`; made by
 /// [`Loss::bind`].
+///
+/// The table lives on the context's default stream. Where cudarc orders nothing (its event tracking
+/// is off, or a stream is borrowed from another library), drop the loss when its launches have
+/// ended.
 #[derive(Debug)]
 pub struct CudaLoss {
     loss: Loss,
