@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use ala_loss::{CpuElement, Error, Label, Loss, Options, Outputs, Summary, Upstream};
+use ala_loss::{CpuElement, Error, Label, Loss, Options, Outputs, Real as _, Summary, Upstream};
 use half::{bf16, f16};
 
 use crate::loss::{AlaLoss, AlaSummary};
@@ -155,7 +155,13 @@ unsafe fn run<T: CpuElement, L: Label>(loss: &Loss, step: &AlaCpuStep) -> Result
         ),
         ("row_losses", step.row_losses.addr(), rows, real, true),
         ("hits", step.hits.addr(), rows, 1, true),
-        ("upstream", step.upstream.addr(), upstream_length, real, false),
+        (
+            "upstream",
+            step.upstream.addr(),
+            upstream_length,
+            real,
+            false,
+        ),
     ] {
         let bytes = length.saturating_mul(size);
         if start != 0 && bytes != 0 {
@@ -185,7 +191,7 @@ unsafe fn run<T: CpuElement, L: Label>(loss: &Loss, step: &AlaCpuStep) -> Result
         .gradient_scale(scale)
         .upstream(match kind {
             AlaUpstream::One => Upstream::One,
-            AlaUpstream::Scalar => Upstream::Scalar(upstream[0].into()),
+            AlaUpstream::Scalar => Upstream::Scalar(upstream[0].to_f64()),
             AlaUpstream::PerRow => Upstream::PerRow(upstream),
         });
     let mut outputs = Outputs::new();
@@ -204,9 +210,8 @@ unsafe fn run<T: CpuElement, L: Label>(loss: &Loss, step: &AlaCpuStep) -> Result
     }
     let summary = if in_place {
         // SAFETY: as above.
-        let logits = unsafe {
-            pointers::slice_mut::<T>("logits", step.gradient.cast(), logits_length)?
-        };
+        let logits =
+            unsafe { pointers::slice_mut::<T>("logits", step.gradient.cast(), logits_length)? };
         loss.evaluate_in_place(logits, labels, &options, outputs)?
     } else {
         if !step.gradient.is_null() {
@@ -217,8 +222,7 @@ unsafe fn run<T: CpuElement, L: Label>(loss: &Loss, step: &AlaCpuStep) -> Result
             outputs = outputs.gradient_strided(gradient, gradient_stride);
         }
         // SAFETY: as above.
-        let logits =
-            unsafe { pointers::slice::<T>("logits", step.logits.cast(), logits_length)? };
+        let logits = unsafe { pointers::slice::<T>("logits", step.logits.cast(), logits_length)? };
         loss.evaluate_into(logits, labels, &options, outputs)?
     };
     if !step.hits.is_null() {

@@ -342,7 +342,7 @@ fn raw_step(bound: &CudaLoss, step: &AlaCudaStep) -> Result<RawStep, Failure> {
     if step.reserved != 0 {
         return Err(Failure::new(AlaStatus::Argument, "reserved is not 0"));
     }
-    // The last row must end within 64 bits of bytes, which the kernels count in.
+    // Not to leave 64 bits where the kernels count in bytes.
     for (name, stride) in [
         ("logits", stride(step.logits_stride)),
         ("gradient", stride(step.gradient_stride)),
@@ -496,9 +496,7 @@ pub unsafe extern "C" fn ala_cuda_workspace_reset(
 /// workspace must be one that was made and not destroyed; no call may be using it, and its launches
 /// must have ended.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ala_cuda_workspace_destroy(
-    workspace: *mut AlaCudaWorkspace,
-) -> AlaStatus {
+pub unsafe extern "C" fn ala_cuda_workspace_destroy(workspace: *mut AlaCudaWorkspace) -> AlaStatus {
     destroyed(|| {
         // SAFETY: the caller's promise.
         unsafe { pointers::take_back("workspace", workspace) }

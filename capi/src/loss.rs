@@ -135,9 +135,7 @@ fn objective(options: &AlaLossOptions) -> Result<Objective, Failure> {
         AlaObjective::Focal => (Objective::Focal { gamma }, &["gamma"]),
         AlaObjective::BalancedSoftmax => (Objective::BalancedSoftmax, &[]),
         AlaObjective::LogitAdjustment => (Objective::LogitAdjustment { tau }, &["tau"]),
-        AlaObjective::VectorScaling => {
-            (Objective::VectorScaling { gamma, tau }, &["gamma", "tau"])
-        }
+        AlaObjective::VectorScaling => (Objective::VectorScaling { gamma, tau }, &["gamma", "tau"]),
         AlaObjective::Ldam => (Objective::Ldam { max_margin: margin }, &["margin"]),
         AlaObjective::CosFace => (Objective::CosFace { margin }, &["margin"]),
     };

@@ -176,7 +176,9 @@ impl AlaUpstream {
 
 /// The entry that a number stands for; they are numbered from 0 in their order.
 pub(crate) fn entry<E: Copy>(name: &str, all: &[E], number: u32) -> Result<E, Failure> {
-    let entry = usize::try_from(number).ok().and_then(|place| all.get(place));
+    let entry = usize::try_from(number)
+        .ok()
+        .and_then(|place| all.get(place));
     entry.copied().ok_or_else(|| {
         Failure::new(
             AlaStatus::Argument,
