@@ -387,7 +387,7 @@ unsafe fn launch<T: CudaElement>(
         workspace: &mut Workspace,
     ) -> Result<(), Failure> {
         // SAFETY: the caller's promise.
-        Ok(unsafe { bound.launch_raw::<T, L>(stream, step, workspace)? })
+        unsafe { bound.launch_raw::<T, L>(stream, step, workspace) }.map_err(Failure::from)
     }
     // SAFETY: the caller's promise.
     unsafe {
