@@ -12,8 +12,8 @@ use crate::status::{AlaStatus, Failure, guarded};
 
 /// A step on the host, N rows of C classes. Set all to 0, then size, element, rows, logits, labels
 /// and what else is wanted. Strides are in elements, from the start of one row to the next; what
-/// lies between rows is neither read nor written. "Real" is double for ALA_ELEMENT_F64 and float for
-/// the others. Buffers must not overlap, but for a gradient over the logits.
+/// lies between rows is neither read nor written. "Real" is double for ALA_ELEMENT_F64 and float
+/// for the others. Buffers must not overlap, but for a gradient over the logits.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct AlaCpuStep {
@@ -25,22 +25,22 @@ pub struct AlaCpuStep {
     pub label: u32,
     /// Rows N.
     pub rows: usize,
-    /// Logits, [N, C]. The margin losses take cosines that are not yet scaled.
+    /// Logits, `[N, C]`. The margin losses take cosines that are not yet scaled.
     pub logits: *const c_void,
     /// At least C; 0 for C.
     pub logits_stride: usize,
-    /// Labels, [N].
+    /// Labels, `[N]`.
     pub labels: *const c_void,
-    /// Where the gradient with respect to the logits goes, [N, C]; or null. The logits' own address
-    /// and stride write it over them.
+    /// Where the gradient with respect to the logits goes, `[N, C]`; or null. The logits' own
+    /// address and stride write it over them.
     pub gradient: *mut c_void,
     /// At least C; 0 for C.
     pub gradient_stride: usize,
-    /// Where each row's weighted loss before reduction goes, [N] of Real; or null.
+    /// Where each row's weighted loss before reduction goes, `[N]` of Real; or null.
     pub row_losses: *mut c_void,
-    /// Where it goes whether a row's largest logit is its target's (1, else 0), [N]; or null.
+    /// Where it goes whether a row's largest logit is its target's (1, else 0), `[N]`; or null.
     pub hits: *mut u8,
-    /// The upstream gradient: nothing, one Real or [N] of Real, as upstream_kind says.
+    /// The upstream gradient: nothing, one Real or `[N]` of Real, as upstream_kind says.
     pub upstream: *const c_void,
     /// An AlaUpstream.
     pub upstream_kind: u32,

@@ -21,8 +21,8 @@ use crate::status::{AlaStatus, Failure, guarded};
 pub struct AlaCudaLoss(CudaLoss);
 
 /// Device memory that launches need beside the caller's: a result, and one float for each row.
-/// Launches that may overlap need a workspace each. Made by ala_cuda_workspace_create, given back by
-/// ala_cuda_workspace_destroy.
+/// Launches that may overlap need a workspace each. Made by ala_cuda_workspace_create, given back
+/// by ala_cuda_workspace_destroy.
 pub struct AlaCudaWorkspace {
     workspace: Workspace,
     context: Arc<CudaContext>,
@@ -54,38 +54,38 @@ pub struct AlaCudaStep {
     pub label: u32,
     /// Rows N.
     pub rows: usize,
-    /// Logits, [N, C]. The margin losses take cosines that are not yet scaled.
+    /// Logits, `[N, C]`. The margin losses take cosines that are not yet scaled.
     pub logits: u64,
     /// At least C; 0 for C.
     pub logits_stride: usize,
-    /// Labels, [N].
+    /// Labels, `[N]`.
     pub labels: u64,
-    /// Where the gradient with respect to the logits goes, [N, C]; or 0. The logits' own address and
-    /// stride write it over them.
+    /// Where the gradient with respect to the logits goes, `[N, C]`; or 0. The logits' own address
+    /// and stride write it over them.
     pub gradient: u64,
     /// At least C; 0 for C.
     pub gradient_stride: usize,
-    /// Where each row's weighted loss before reduction goes, [N] of float; or 0.
+    /// Where each row's weighted loss before reduction goes, `[N]` of float; or 0.
     pub row_losses: u64,
-    /// Where it goes whether a row's largest logit is its target's (1, else 0), [N] of uint8_t; or
-    /// 0.
+    /// Where it goes whether a row's largest logit is its target's (1, else 0), `[N]` of uint8_t;
+    /// or 0.
     pub hits: u64,
     /// Where the loss goes, one float; or 0: ala_cuda_read has it all the same.
     pub loss: u64,
-    /// The upstream gradient: nothing, one float or [N] of float, as upstream_kind says.
+    /// The upstream gradient: nothing, one float or `[N]` of float, as upstream_kind says.
     pub upstream: u64,
     /// An AlaUpstream.
     pub upstream_kind: u32,
     /// 1 where the step does nothing if the upstream gradient, which the device looks at, is
-    /// skip_if_upstream; else 0. Only with ALA_UPSTREAM_SCALAR: for a backward pass whose gradient a
-    /// forward pass made already.
+    /// skip_if_upstream; else 0. Only with ALA_UPSTREAM_SCALAR: for a backward pass whose gradient
+    /// a forward pass made already.
     pub has_skip: u32,
     /// See has_skip.
     pub skip_if_upstream: f32,
     /// The loss scale of mixed precision: multiplies the gradient before it is rounded; 0 for 1.
     pub gradient_scale: f32,
-    /// 1 where the step's kernels may begin while the kernel before them in the stream ends, else 0.
-    /// Results are the same.
+    /// 1 where the step's kernels may begin while the kernel before them in the stream ends, else
+    /// 0. Results are the same.
     pub overlap: u32,
     /// 0.
     pub reserved: u32,
@@ -132,8 +132,8 @@ pub extern "C" fn ala_cuda_probe() -> AlaStatus {
 }
 
 /// Binds a loss to the primary context of a device, which is the one that the CUDA runtime and
-/// PyTorch use, and puts it to *out; NULL where that fails. The class table is uploaded. The loss may
-/// be destroyed then. The thread's current context stays what it is, as in every call.
+/// PyTorch use, and puts it to *out; NULL where that fails. The class table is uploaded. The loss
+/// may be destroyed then. The thread's current context stays what it is, as in every call.
 ///
 /// ALA_STATUS_NO_DRIVER, ALA_STATUS_DRIVER where there is no such device, ALA_STATUS_DEVICE,
 /// ALA_STATUS_SHAPE for too many classes, ALA_STATUS_PARAMETER for a class weight that is neither 0
@@ -161,8 +161,8 @@ pub unsafe extern "C" fn ala_cuda_bind(
     })
 }
 
-/// As ala_cuda_bind, to the context that is current on this thread. ALA_STATUS_DEVICE where there is
-/// none, or where it is not its device's primary context.
+/// As ala_cuda_bind, to the context that is current on this thread. ALA_STATUS_DEVICE where there
+/// is none, or where it is not its device's primary context.
 ///
 /// # Safety
 /// As ala_cuda_bind.
@@ -402,8 +402,8 @@ unsafe fn launch<T: CudaElement>(
 
 /// Waits for the stream and puts the last launch's result to *summary.
 ///
-/// ALA_STATUS_LABEL where, since the last read, a launch met a label that is neither a class nor the
-/// ignore label: the first such row of the first such launch, told once. ALA_STATUS_WORKSPACE,
+/// ALA_STATUS_LABEL where, since the last read, a launch met a label that is neither a class nor
+/// the ignore label: the first such row of the first such launch, told once. ALA_STATUS_WORKSPACE,
 /// ALA_STATUS_DRIVER where the driver reports a failure, of earlier work too.
 ///
 /// # Safety

@@ -4,8 +4,8 @@
 //! The interface is `include/ala_loss.h`, made from these sources. From Rust use `ala_loss`
 //! itself.
 //!
-//! Every entry runs behind [`status::guarded`]: an error becomes an [`AlaStatus`] and a text, and so
-//! does a panic. What pointers are asked before they are used is in `pointers`.
+//! Every entry runs behind [`status::guarded`]: an error becomes an [`AlaStatus`] and a text, and
+//! so does a panic. What pointers are asked before they are used is in `pointers`.
 
 mod cpu;
 mod cuda;

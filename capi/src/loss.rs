@@ -41,7 +41,8 @@ pub struct AlaLossOptions {
     pub quantity_log: u32,
     /// An AlaDifficultyGradient.
     pub difficulty_gradient: u32,
-    /// 1 where rows with ignore_label have loss and gradient 0 and are left out of the mean, else 0.
+    /// 1 where rows with ignore_label have loss and gradient 0 and are left out of the mean, else
+    /// 0.
     pub has_ignore_label: u32,
     /// 0.
     pub reserved: u32,
@@ -60,7 +61,7 @@ pub struct AlaLossOptions {
     pub k: f64,
     /// At least 0; 0.5 is usual for LDAM, 0.35 for CosFace.
     pub margin: f64,
-    /// A weight for each class, [C], finite and at least 0, which multiplies the objective's own;
+    /// A weight for each class, `[C]`, finite and at least 0, which multiplies the objective's own;
     /// or null. Copied.
     pub class_weights: *const f64,
 }
@@ -203,7 +204,7 @@ fn create(
 }
 
 /// Makes a loss of options and class counts and puts it to *out; NULL where that fails. counts has
-/// the number of training samples of each class, [classes], each from 1 to 2^53; copied.
+/// the number of training samples of each class, `[classes]`, each from 1 to 2^53; copied.
 ///
 /// ALA_STATUS_PARAMETER names the count or the parameter that is out of range, ALA_STATUS_CALL one
 /// that the objective does not take, ALA_STATUS_ARGUMENT a number that an enum does not have.

@@ -166,7 +166,7 @@ pub enum AlaUpstream {
     One = 0,
     /// One number: the gradient of the reduced loss.
     Scalar = 1,
-    /// A number for each row, [N]; only with ALA_REDUCTION_NONE.
+    /// A number for each row, `[N]`; only with ALA_REDUCTION_NONE.
     PerRow = 2,
 }
 
