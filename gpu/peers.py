@@ -177,7 +177,10 @@ class Summary(ctypes.Structure):
 class Door:
     ELEMENTS = {"f32": 0, "f16": 1, "bf16": 2}
     # ALA's mean, and cross-entropy's sum.
-    OPTIONS = {"ALA": {"objective": 0, "reduction": 0, "scale": SCALE}, "CE": {"objective": 3, "reduction": 1, "scale": 1}}
+    OPTIONS = {
+        "ALA": {"objective": 0, "reduction": 0, "scale": SCALE},
+        "CE": {"objective": 3, "reduction": 1, "scale": 1},
+    }
     SIGNATURES = {
         "loss_create": [ctypes.POINTER(LossOptions), ctypes.POINTER(u64), size_t, ctypes.POINTER(pointer)],
         "loss_destroy": [pointer],
@@ -300,12 +303,11 @@ class DoorStep:
         self.loss = door.bound(case, self.family)
         door.held(door.cuda_load(self.loss, element))
         self.workspace = door.made(door.cuda_workspace_create, self.loss, case.n)
+        # To fill in a step's fields is not a step's time.
         self.steps = [
             CudaStep(element=element, rows=case.n, logits=logits, labels=o.labels, gradient=gradient)
             for logits, gradient in zip(o.logits, o.gradients)
         ]
-        # To fill in a step's fields is not a step's time.
-        self.steps = [(step, ctypes.byref(step)) for step in self.steps]
 
     def restore(self, steps):
         pass
@@ -318,7 +320,7 @@ class DoorStep:
         if self.family == "copy":
             status = self.door.door_copy(self.handle, o.stream(), o.logits[index], o.gradients[index], self.copied)
         else:
-            status = self.door.cuda_launch(self.loss, self.workspace, o.stream(), self.steps[index][1])
+            status = self.door.cuda_launch(self.loss, self.workspace, o.stream(), self.steps[index])
         if status != 0:
             self.door.held(status)
 

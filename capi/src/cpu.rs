@@ -1,6 +1,7 @@
 //! A step on the host.
 
 use std::ffi::c_void;
+use std::mem::offset_of;
 
 use ala_loss::{CpuElement, Error, Label, Loss, Options, Outputs, Real as _, Summary, Upstream};
 use half::{bf16, f16};
@@ -50,10 +51,10 @@ pub struct AlaCpuStep {
     pub gradient_scale: f64,
 }
 
-// SAFETY: numbers and raw pointers.
+// SAFETY: `repr(C)`, its size, then numbers and raw pointers.
 unsafe impl Growing for AlaCpuStep {
     const NAME: &'static str = "AlaCpuStep";
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = offset_of!(Self, gradient_scale) + size_of::<f64>();
 }
 
 /// Elements from the first row's start to the last one's end.
@@ -270,7 +271,7 @@ pub unsafe extern "C" fn ala_evaluate(
             (
                 &pointers::borrowed("loss", loss)?.0,
                 pointers::growing(step)?,
-                pointers::exclusive("summary", summary)?,
+                pointers::place("summary", summary)?,
             )
         };
         if step.reserved != 0 {
@@ -285,7 +286,7 @@ pub unsafe extern "C" fn ala_evaluate(
                 AlaElement::F64 => with_labels::<f64>(loss, &step)?,
             }
         };
-        *summary = told.into();
+        summary.write(told.into());
         Ok(())
     })
 }

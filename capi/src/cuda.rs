@@ -1,6 +1,7 @@
 //! Steps on a CUDA stream of the caller's.
 
 use std::ffi::c_void;
+use std::mem::offset_of;
 use std::ptr;
 use std::sync::Arc;
 
@@ -91,10 +92,10 @@ pub struct AlaCudaStep {
     pub reserved: u32,
 }
 
-// SAFETY: numbers.
+// SAFETY: `repr(C)`, its size, then numbers.
 unsafe impl Growing for AlaCudaStep {
     const NAME: &'static str = "AlaCudaStep";
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = offset_of!(Self, reserved) + size_of::<u32>();
 }
 
 /// Makes the context that was current on this thread current again, whatever the call needed.
@@ -420,14 +421,14 @@ pub unsafe extern "C" fn ala_cuda_read(
         let (workspace, summary) = unsafe {
             (
                 pointers::exclusive("workspace", workspace)?,
-                pointers::exclusive("summary", summary)?,
+                pointers::place("summary", summary)?,
             )
         };
         let _current = Current::keep();
         workspace.context.bind_to_thread()?;
         // SAFETY: the caller's promise.
         let stream = unsafe { workspace.context.wrap_borrowed_stream(stream.cast()) };
-        *summary = workspace.workspace.read(&stream)?.into();
+        summary.write(workspace.workspace.read(&stream)?.into());
         Ok(())
     })
 }
@@ -452,18 +453,18 @@ pub unsafe extern "C" fn ala_cuda_poll(
         let (workspace, ready, summary) = unsafe {
             (
                 pointers::exclusive("workspace", workspace)?,
-                pointers::exclusive("ready", ready)?,
-                pointers::exclusive("summary", summary)?,
+                pointers::place("ready", ready)?,
+                pointers::place("summary", summary)?,
             )
         };
-        *ready = 0;
+        ready.write(0);
         let _current = Current::keep();
         workspace.context.bind_to_thread()?;
         // SAFETY: the caller's promise.
         let stream = unsafe { workspace.context.wrap_borrowed_stream(stream.cast()) };
         if let Some(told) = workspace.workspace.poll(&stream)? {
-            *summary = told.into();
-            *ready = 1;
+            summary.write(told.into());
+            ready.write(1);
         }
         Ok(())
     })

@@ -1,5 +1,7 @@
 //! A loss, from its options.
 
+use std::mem::offset_of;
+
 use ala_loss::{
     Ala, ClassCounts, DifficultyGradient, Input, Loss, Objective, QuantityLog, Reduction, Summary,
     ZeroCounts,
@@ -66,10 +68,10 @@ pub struct AlaLossOptions {
     pub class_weights: *const f64,
 }
 
-// SAFETY: numbers and a raw pointer.
+// SAFETY: `repr(C)`, its size, then numbers and a raw pointer.
 unsafe impl Growing for AlaLossOptions {
     const NAME: &'static str = "AlaLossOptions";
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = offset_of!(Self, class_weights) + size_of::<*const f64>();
 }
 
 /// The result of a step.
@@ -252,10 +254,10 @@ pub unsafe extern "C" fn ala_loss_classes(loss: *const AlaLoss, classes: *mut us
         let (loss, classes) = unsafe {
             (
                 pointers::borrowed("loss", loss)?,
-                pointers::exclusive("classes", classes)?,
+                pointers::place("classes", classes)?,
             )
         };
-        *classes = loss.0.classes();
+        classes.write(loss.0.classes());
         Ok(())
     })
 }

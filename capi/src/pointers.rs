@@ -37,6 +37,18 @@ pub(crate) unsafe fn exclusive<'a, T>(name: &str, pointer: *mut T) -> Result<&'a
     Ok(unsafe { &mut *pointer })
 }
 
+/// Where a result goes; what is there need not be one yet.
+///
+/// # Safety
+/// As [`exclusive`].
+pub(crate) unsafe fn place<'a, T>(
+    name: &str,
+    pointer: *mut T,
+) -> Result<&'a mut MaybeUninit<T>, Failure> {
+    // SAFETY: the caller's promise.
+    unsafe { exclusive(name, pointer.cast::<MaybeUninit<T>>()) }
+}
+
 /// Bytes of so many elements, where an address space has as many.
 pub(crate) fn bytes_of<T>(name: &str, length: usize) -> Result<usize, Failure> {
     length
@@ -113,10 +125,11 @@ pub(crate) unsafe fn take_back<T>(name: &str, handle: *mut T) -> Result<(), Fail
     Ok(())
 }
 
-/// A struct that later versions may add fields to. It begins with its size, a `usize`.
+/// A struct that later versions may add fields to.
 ///
 /// # Safety
-/// Any bytes must be valid for it, as they are for plain numbers and raw pointers.
+/// It must be `repr(C)` and begin with its size, a `usize`. Any bytes must be valid for it, as they
+/// are for plain numbers and raw pointers.
 pub(crate) unsafe trait Growing: Copy {
     const NAME: &'static str;
     /// Its size in the first version that had it.
