@@ -67,7 +67,6 @@ STEPS, DRY_STEPS = 50, 3
 ROUNDS = {"large": 25, "small": 40}
 DRY_ROUNDS = {"large": 2, "small": 2}
 
-DOOR_DTYPES = {"f32": 0, "f16": 1, "bf16": 2}
 TORCH_DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 SIZES = {"f32": 4, "f16": 2, "bf16": 2}
 # Some peers sum in the logits' type: the nearest bf16 is up to 2^-9 away, after as much in each row.
@@ -125,46 +124,112 @@ def reason_of(error):
     return f"{type(error).__name__}: {text}"[:400]
 
 
-# The door: the crate's C interface.
+# The crate's C interface (capi/include/ala_loss.h), and the door beside it (gpu/src/door.rs).
+
+u32, u64, pointer, size_t = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t
+f32, f64 = ctypes.c_float, ctypes.c_double
+
+
+class Sized(ctypes.Structure):
+    """A struct that begins with its size; what is not given is 0."""
+
+    def __init__(self, **fields):
+        super().__init__(size=ctypes.sizeof(self), **fields)
+
+
+class LossOptions(Sized):
+    _fields_ = [
+        ("size", size_t),
+        *((name, u32) for name in "objective input reduction zero_counts quantity_log difficulty_gradient".split()),
+        ("has_ignore_label", u32),
+        ("reserved", u32),
+        ("ignore_label", ctypes.c_int64),
+        *((name, f64) for name in "scale tau gamma beta k margin".split()),
+        ("class_weights", pointer),
+    ]
+
+
+class CudaStep(Sized):
+    _fields_ = [
+        ("size", size_t),
+        ("element", u32),
+        ("label", u32),
+        ("rows", size_t),
+        ("logits", u64),
+        ("logits_stride", size_t),
+        ("labels", u64),
+        ("gradient", u64),
+        ("gradient_stride", size_t),
+        *((name, u64) for name in "row_losses hits loss upstream".split()),
+        ("upstream_kind", u32),
+        ("has_skip", u32),
+        ("skip_if_upstream", f32),
+        ("gradient_scale", f32),
+        ("overlap", u32),
+        ("reserved", u32),
+    ]
+
+
+class Summary(ctypes.Structure):
+    _fields_ = [("loss", f64), ("total_weight", f64), ("counted_rows", u64)]
 
 
 class Door:
-    u32, u64, address = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
+    ELEMENTS = {"f32": 0, "f16": 1, "bf16": 2}
+    # ALA's mean, and cross-entropy's sum.
+    OPTIONS = {
+        "ALA": {"objective": 0, "reduction": 0, "scale": SCALE},
+        "CE": {"objective": 3, "reduction": 1, "scale": 1},
+    }
     SIGNATURES = {
-        "error": (ctypes.c_char_p, []),
-        "open": (address, [u32, u32, ctypes.c_double, u32, ctypes.POINTER(u64), u64, u64]),
-        "step": (ctypes.c_int32, [address, u64, u64, u64, u64, u64]),
-        "read": (ctypes.c_int32, [address, u64, ctypes.POINTER(ctypes.c_double)]),
-        "copy": (ctypes.c_int32, [address, u64, u64, u64, u64]),
-        "close": (None, [address]),
-        "alloc": (u64, [address, u64]),
-        "free": (ctypes.c_int32, [address, u64]),
-        "upload": (ctypes.c_int32, [address, u64, address, u64]),
-        "download": (ctypes.c_int32, [address, address, u64, u64]),
+        "loss_create": [ctypes.POINTER(LossOptions), ctypes.POINTER(u64), size_t, ctypes.POINTER(pointer)],
+        "loss_destroy": [pointer],
+        "cuda_bind": [pointer, u32, ctypes.POINTER(pointer)],
+        "cuda_destroy": [pointer],
+        "cuda_load": [pointer, u32],
+        "cuda_workspace_create": [pointer, size_t, ctypes.POINTER(pointer)],
+        "cuda_workspace_destroy": [pointer],
+        "cuda_launch": [pointer, pointer, pointer, ctypes.POINTER(CudaStep)],
+        "cuda_read": [pointer, pointer, ctypes.POINTER(Summary)],
+        "door_open": [ctypes.POINTER(pointer)],
+        "door_close": [pointer],
+        "door_copy": [pointer, pointer, u64, u64, u64],
+        "door_alloc": [pointer, size_t, ctypes.POINTER(u64)],
+        "door_free": [pointer, u64],
+        "door_upload": [pointer, u64, pointer, size_t],
+        "door_download": [pointer, pointer, u64, size_t],
     }
 
     def __init__(self, path):
         try:
             library = ctypes.CDLL(str(path))
-            for name, (result, arguments) in self.SIGNATURES.items():
-                function = getattr(library, f"ala_door_{name}")
-                function.restype, function.argtypes = result, arguments
+            self.last_error = library.ala_last_error
+            self.last_error.restype, self.last_error.argtypes = ctypes.c_char_p, []
+            for name, arguments in self.SIGNATURES.items():
+                function = getattr(library, f"ala_{name}")
+                function.restype, function.argtypes = ctypes.c_int32, arguments
                 setattr(self, name, function)
         except (OSError, AttributeError) as error:
             raise Absent(str(error)) from error
 
     def held(self, status):
-        """Raises what the door says of a call that did not return 0."""
+        """Raises what the library says of a call that did not return 0."""
         if status != 0:
-            raise DoorError(self.error().decode(errors="replace"))
+            raise DoorError(self.last_error().decode(errors="replace"))
 
-    def opened(self, case, family):
-        ala = family == "ALA"
-        counts = (ctypes.c_uint64 * case.c)(*case.counts)
-        scale, objective, reduction = (SCALE, 0, 0) if ala else (1.0, 1, 1)
-        handle = self.open(DOOR_DTYPES[case.dtype], objective, scale, reduction, counts, case.c, case.n)
-        self.held(0 if handle else -1)
-        return handle
+    def made(self, make, *arguments):
+        """What a call puts to its last argument."""
+        out = pointer()
+        self.held(make(*arguments, out))
+        return out
+
+    def bound(self, case, family):
+        counts = (u64 * case.c)(*case.counts)
+        loss = self.made(self.loss_create, LossOptions(**self.OPTIONS[family]), counts, case.c)
+        try:
+            return self.made(self.cuda_bind, loss, 0)
+        finally:
+            self.loss_destroy(loss)
 
 
 class Operands:
@@ -184,14 +249,14 @@ class Operands:
             self.labels = self._place(data.address(data.labels), 8 * data.case.n)
 
     def _place(self, source, size):
-        address = self.door.alloc(self.handle, size)
-        self.door.held(0 if address else -1)
-        self.taken.append(address)
-        self.door.held(self.door.upload(self.handle, address, source, size))
-        return address
+        place = u64()
+        self.door.held(self.door.door_alloc(self.handle, size, place))
+        self.taken.append(place.value)
+        self.door.held(self.door.door_upload(self.handle, place.value, source, size))
+        return place.value
 
     def stream(self):
-        return self.data.torch.cuda.current_stream().cuda_stream if self.data.shared else 0
+        return self.data.torch.cuda.current_stream().cuda_stream if self.data.shared else None
 
     def poison(self):
         if self.data.shared:
@@ -200,18 +265,18 @@ class Operands:
         # All ones is NaN in every element type.
         ones = b"\xff" * self.size
         for address in self.gradients:
-            self.door.held(self.door.upload(self.handle, address, ones, self.size))
+            self.door.held(self.door.door_upload(self.handle, address, ones, self.size))
 
     def gradient(self, index):
         if self.data.shared:
             return self.data.gradient[index]
         host = self.data.blank()
-        self.door.held(self.door.download(self.handle, self.data.address(host), self.gradients[index], self.size))
+        self.door.held(self.door.door_download(self.handle, self.data.address(host), self.gradients[index], self.size))
         return host
 
     def free(self):
         for address in self.taken:
-            self.door.free(self.handle, address)
+            self.door.door_free(self.handle, address)
 
 
 class DoorStep:
@@ -219,11 +284,30 @@ class DoorStep:
 
     def __init__(self, door, data, family):
         self.door, self.case, self.family = door, data.case, family
-        self.operands = None
-        self.handle = door.opened(data.case, family)
-        self.operands = Operands(door, self.handle, data, "CE" if family == "copy" else family)
+        self.operands = self.loss = self.workspace = self.handle = None
+        try:
+            self._open(data)
+        except Exception:
+            self.close()
+            raise
+
+    def _open(self, data):
+        door, case = self.door, data.case
+        self.handle = door.made(door.door_open)
+        self.operands = o = Operands(door, self.handle, data, "CE" if self.family == "copy" else self.family)
         # The copy kernel moves 16 bytes at a time.
-        self.copied = data.case.n * data.case.c * SIZES[data.case.dtype] // 16 * 16
+        self.copied = case.n * case.c * SIZES[case.dtype] // 16 * 16
+        if self.family == "copy":
+            return
+        element = door.ELEMENTS[case.dtype]
+        self.loss = door.bound(case, self.family)
+        door.held(door.cuda_load(self.loss, element))
+        self.workspace = door.made(door.cuda_workspace_create, self.loss, case.n)
+        # To fill in a step's fields is not a step's time.
+        self.steps = [
+            CudaStep(element=element, rows=case.n, logits=logits, labels=o.labels, gradient=gradient)
+            for logits, gradient in zip(o.logits, o.gradients)
+        ]
 
     def restore(self, steps):
         pass
@@ -233,24 +317,25 @@ class DoorStep:
 
     def step(self, index):
         o = self.operands
-        logits, gradient = o.logits[index], o.gradients[index]
         if self.family == "copy":
-            status = self.door.copy(self.handle, o.stream(), logits, gradient, self.copied)
+            status = self.door.door_copy(self.handle, o.stream(), o.logits[index], o.gradients[index], self.copied)
         else:
-            status = self.door.step(self.handle, o.stream(), logits, o.labels, gradient, self.case.n)
+            status = self.door.cuda_launch(self.loss, self.workspace, o.stream(), self.steps[index])
         if status != 0:
             self.door.held(status)
 
     def read(self, _, index):
-        loss = ctypes.c_double(math.nan)
+        summary = Summary(loss=math.nan)
         if self.family != "copy":
-            self.door.held(self.door.read(self.handle, self.operands.stream(), loss))
-        return loss.value, self.operands.gradient(index)
+            self.door.held(self.door.cuda_read(self.workspace, self.operands.stream(), summary))
+        return summary.loss, self.operands.gradient(index)
 
     def close(self):
         if self.operands:
             self.operands.free()
-        self.door.close(self.handle)
+        self.door.cuda_workspace_destroy(self.workspace)
+        self.door.cuda_destroy(self.loss)
+        self.door.door_close(self.handle)
 
 
 # Data of a case, with its float64 reference.

@@ -1,186 +1,60 @@
-//! A door for Python's ctypes: steps on raw device addresses, so that one harness times this crate
-//! and its peers alike. Not a public interface: `gpu/peers.py` is its only user.
+//! What Python's ctypes needs beside the crate's C interface, so that one harness times the crate
+//! and its peers alike: the copy kernel, and device memory for callers without a framework. Not a
+//! public interface: `gpu/peers.py` is its only user. The library has the C interface too.
 //!
-//! Functions that give a number give 0 where all went well; `ala_door_error` has the reason where
-//! not. A door belongs to the device's primary context, which PyTorch uses too.
+//! Functions give a status and keep their reason as that interface's do. A door belongs to the
+//! device's primary context, which PyTorch uses too.
 
-use std::cell::RefCell;
-use std::ffi::{CString, c_char, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ffi::c_void;
 use std::sync::Arc;
 
+use ala_loss::cuda;
 use ala_loss::cuda::instruments::Instruments;
-use ala_loss::cuda::{self, CudaLoss, RawStep, Upstream, Workspace};
-use ala_loss::{ClassCounts, Loss, Objective, Reduction};
-use cudarc::driver::{CudaContext, CudaStream, result, sys};
-use half::{bf16, f16};
+use ala_loss_capi::AlaStatus;
+use ala_loss_capi::status::{Failure, guarded};
+use cudarc::driver::{CudaContext, result, sys};
 
-use crate::Failure;
-
-/// A loss and all that its steps need.
+/// The kernels beside the loss's own, and the context that they are loaded in.
 struct Door {
     context: Arc<CudaContext>,
-    stream: Arc<CudaStream>,
     instruments: Instruments,
-    loss: CudaLoss,
-    workspace: Workspace,
-    dtype: u32,
 }
 
-thread_local! {
-    static ERROR: RefCell<CString> = RefCell::default();
+fn null(what: &str) -> Failure {
+    Failure::new(AlaStatus::Null, format!("{what} is null"))
 }
 
-/// Runs `body`; keeps the reason where it fails. No panic crosses the border.
-fn guarded<R>(failed: R, body: impl FnOnce() -> Result<R, Failure>) -> R {
-    let text = match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(value)) => return value,
-        Ok(Err(failure)) => failure.to_string(),
-        Err(_) => "a panic; its text is on the standard error output".to_owned(),
-    };
-    ERROR.with_borrow_mut(|error| {
-        *error = CString::new(text.replace('\0', " ")).unwrap_or_default()
-    });
-    failed
-}
-
-/// The reason of this thread's last failure; empty where there was none. Valid until the next.
-#[unsafe(no_mangle)]
-extern "C" fn ala_door_error() -> *const c_char {
-    ERROR.with_borrow(|error| error.as_ptr())
-}
-
-/// Opens a door; null where that fails. `dtype`: 0 f32, 1 f16, 2 bf16. `objective`: 0 ALA, 1
-/// cross-entropy. `reduction`: 0 mean, 1 sum.
+/// Opens a door to device 0 and puts it to `out`.
 ///
 /// # Safety
-/// `counts` must point to `classes` numbers.
+/// `out` must be valid for a write.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ala_door_open(
-    dtype: u32,
-    objective: u32,
-    scale: f64,
-    reduction: u32,
-    counts: *const u64,
-    classes: u64,
-    rows: u64,
-) -> *mut c_void {
-    guarded(std::ptr::null_mut(), || {
-        let classes = usize::try_from(classes)?;
-        if counts.is_null() || dtype > 2 {
-            return Err("no counts, or an unknown dtype".into());
-        }
+unsafe extern "C" fn ala_door_open(out: *mut *mut c_void) -> AlaStatus {
+    guarded(|| {
         // SAFETY: the caller's promise.
-        let counts = unsafe { std::slice::from_raw_parts(counts, classes) };
-        let counts = ClassCounts::new(counts.to_vec())?;
-        let objective = match objective {
-            0 => Objective::ala(),
-            1 => Objective::CrossEntropy,
-            other => return Err(format!("no objective {other}").into()),
-        };
-        let reduction = match reduction {
-            0 => Reduction::Mean,
-            1 => Reduction::Sum,
-            other => return Err(format!("no reduction {other}").into()),
-        };
-        let loss = Loss::builder(objective, &counts)
-            .scale(scale)
-            .reduction(reduction)
-            .build()?;
+        let out = unsafe { out.as_mut() }.ok_or_else(|| null("out"))?;
         let context = cuda::context(0)?;
-        let stream = context.new_stream()?;
-        let loss = loss.bind(&context)?;
-        let workspace = loss.workspace(&stream, usize::try_from(rows)?)?;
-        // Steps go into other streams, which must find it prepared.
-        stream.synchronize()?;
         let door = Door {
             instruments: Instruments::load(&context)?,
             context,
-            stream,
-            loss,
-            workspace,
-            dtype,
         };
-        Ok(Box::into_raw(Box::new(door)).cast())
+        *out = Box::into_raw(Box::new(door)).cast();
+        Ok(())
     })
 }
 
 /// # Safety
-/// `door` must be one that was opened and not closed, and nothing else may use it meanwhile.
-unsafe fn with_door<R>(
+/// `door` must be one that was opened and not closed.
+unsafe fn with_door(
     door: *mut c_void,
-    failed: R,
-    body: impl FnOnce(&mut Door) -> Result<R, Failure>,
-) -> R {
-    guarded(failed, || {
+    body: impl FnOnce(&Door) -> Result<(), Failure>,
+) -> AlaStatus {
+    guarded(|| {
         // SAFETY: the caller's promise.
-        let door = unsafe { door.cast::<Door>().as_mut() }.ok_or("no door is open")?;
+        let door = unsafe { door.cast::<Door>().as_ref() }.ok_or_else(|| null("door"))?;
         door.context.bind_to_thread()?;
         body(door)
     })
-}
-
-/// Enqueues loss and gradient; waits for nothing.
-///
-/// # Safety
-/// As [`with_door`]; the addresses must be valid for `rows` contiguous rows, 64-bit labels and as
-/// much gradient (which may be the logits' own) until the stream has passed; `stream` must be one
-/// of the primary context, or 0.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn ala_door_step(
-    door: *mut c_void,
-    stream: u64,
-    logits: u64,
-    labels: u64,
-    gradient: u64,
-    rows: u64,
-) -> i32 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        with_door(door, 1, |door| {
-            let classes = door.loss.loss().classes();
-            let step = RawStep {
-                rows: usize::try_from(rows)?,
-                logits,
-                logits_stride: classes,
-                labels,
-                gradient: Some(gradient),
-                gradient_stride: classes,
-                row_losses: None,
-                hits: None,
-                loss: None,
-                upstream: Upstream::One,
-                gradient_scale: 1.0,
-                skip_if_upstream: None,
-                overlap: false,
-            };
-            let stream = stream as sys::CUstream;
-            let (loss, workspace) = (&door.loss, &mut door.workspace);
-            match door.dtype {
-                0 => loss.launch_raw::<f32, i64>(stream, &step, workspace)?,
-                1 => loss.launch_raw::<f16, i64>(stream, &step, workspace)?,
-                _ => loss.launch_raw::<bf16, i64>(stream, &step, workspace)?,
-            }
-            Ok(0)
-        })
-    }
-}
-
-/// Waits for `stream` and gives the last step's reduced loss.
-///
-/// # Safety
-/// As [`with_door`]; `loss` must point to a number.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn ala_door_read(door: *mut c_void, stream: u64, loss: *mut f64) -> i32 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        with_door(door, 1, |door| {
-            result::stream::synchronize(stream as sys::CUstream)?;
-            let summary = door.workspace.read(&door.stream)?;
-            *loss.as_mut().ok_or("nowhere to put the loss")? = summary.loss;
-            Ok(0)
-        })
-    }
 }
 
 /// Enqueues a copy by the copy kernel.
@@ -190,17 +64,16 @@ unsafe extern "C" fn ala_door_read(door: *mut c_void, stream: u64, loss: *mut f6
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ala_door_copy(
     door: *mut c_void,
-    stream: u64,
+    stream: *mut c_void,
     from: u64,
     to: u64,
     bytes: u64,
-) -> i32 {
+) -> AlaStatus {
+    let stream: sys::CUstream = stream.cast();
     // SAFETY: the caller's promise.
     unsafe {
-        with_door(door, 1, |door| {
-            door.instruments
-                .copy(stream as sys::CUstream, from, to, bytes)?;
-            Ok(0)
+        with_door(door, |door| {
+            Ok(door.instruments.copy(stream, from, to, bytes)?)
         })
     }
 }
@@ -208,28 +81,29 @@ unsafe extern "C" fn ala_door_copy(
 /// Closes a door.
 ///
 /// # Safety
-/// As [`with_door`]; its steps must have run.
+/// As [`with_door`]; its copies must have run, and its memory be free.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ala_door_close(door: *mut c_void) {
-    guarded((), || {
+unsafe extern "C" fn ala_door_close(door: *mut c_void) -> AlaStatus {
+    guarded(|| {
         if !door.is_null() {
             // SAFETY: it was made by a box, and the caller gives it up.
             drop(unsafe { Box::from_raw(door.cast::<Door>()) });
         }
         Ok(())
-    });
+    })
 }
 
-/// Device memory, for callers without a framework; 0 where there is none.
+/// Device memory, for callers without a framework: its address to `out`.
 ///
 /// # Safety
-/// As [`with_door`].
+/// As [`with_door`]; `out` must be valid for a write.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ala_door_alloc(door: *mut c_void, bytes: u64) -> u64 {
+unsafe extern "C" fn ala_door_alloc(door: *mut c_void, bytes: usize, out: *mut u64) -> AlaStatus {
     // SAFETY: the caller's promise.
     unsafe {
-        with_door(door, 0, |_| {
-            Ok(result::malloc_sync(usize::try_from(bytes)?)?)
+        with_door(door, |_| {
+            *out.as_mut().ok_or_else(|| null("out"))? = result::malloc_sync(bytes)?;
+            Ok(())
         })
     }
 }
@@ -237,14 +111,9 @@ unsafe extern "C" fn ala_door_alloc(door: *mut c_void, bytes: u64) -> u64 {
 /// # Safety
 /// As [`with_door`]; `address` must come from [`ala_door_alloc`], and nothing may use it any more.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ala_door_free(door: *mut c_void, address: u64) -> i32 {
+unsafe extern "C" fn ala_door_free(door: *mut c_void, address: u64) -> AlaStatus {
     // SAFETY: the caller's promise.
-    unsafe {
-        with_door(door, 1, |_| {
-            result::free_sync(address)?;
-            Ok(0)
-        })
-    }
+    unsafe { with_door(door, |_| Ok(result::free_sync(address)?)) }
 }
 
 /// Copies to the device, and waits.
@@ -256,14 +125,13 @@ unsafe extern "C" fn ala_door_upload(
     door: *mut c_void,
     to: u64,
     from: *const c_void,
-    bytes: u64,
-) -> i32 {
+    bytes: usize,
+) -> AlaStatus {
     // SAFETY: the caller's promise.
     unsafe {
-        with_door(door, 1, |_| {
-            let from = std::slice::from_raw_parts(from.cast::<u8>(), usize::try_from(bytes)?);
-            result::memcpy_htod_sync(to, from)?;
-            Ok(0)
+        with_door(door, |_| {
+            let from = std::slice::from_raw_parts(from.cast::<u8>(), bytes);
+            Ok(result::memcpy_htod_sync(to, from)?)
         })
     }
 }
@@ -277,15 +145,14 @@ unsafe extern "C" fn ala_door_download(
     door: *mut c_void,
     to: *mut c_void,
     from: u64,
-    bytes: u64,
-) -> i32 {
+    bytes: usize,
+) -> AlaStatus {
     // SAFETY: the caller's promise.
     unsafe {
-        with_door(door, 1, |door| {
+        with_door(door, |door| {
             door.context.synchronize()?;
-            let to = std::slice::from_raw_parts_mut(to.cast::<u8>(), usize::try_from(bytes)?);
-            result::memcpy_dtoh_sync(to, from)?;
-            Ok(0)
+            let to = std::slice::from_raw_parts_mut(to.cast::<u8>(), bytes);
+            Ok(result::memcpy_dtoh_sync(to, from)?)
         })
     }
 }

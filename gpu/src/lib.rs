@@ -1,6 +1,6 @@
 //! Proves and measures the CUDA path of `ala-loss` on a GPU: the timing of a step, what it stands
 //! beside, and the records that come of it. The program `gpu-kit` is made of this, as are the
-//! benchmark `step` and the door for Python.
+//! benchmark `step`. As a C library it is what `peers.py` loads.
 
 pub mod batch;
 pub mod clock;
