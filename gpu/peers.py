@@ -124,7 +124,7 @@ def reason_of(error):
     return f"{type(error).__name__}: {text}"[:400]
 
 
-# The crate's C interface (capi/include/ala_loss.h), and the door beside it (gpu/src/door.rs).
+# The crate's C interface (adapters/capi/include/ala_loss.h), and the door beside it (gpu/src/door.rs).
 
 u32, u64, pointer, size_t = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t
 f32, f64 = ctypes.c_float, ctypes.c_double
