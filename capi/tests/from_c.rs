@@ -58,7 +58,8 @@ fn linked_shared(source: &Path, name: &str) -> PathBuf {
     let link = [
         format!("-L{libraries}"),
         "-lala_loss_capi".to_owned(),
-        format!("-Wl,-rpath,{libraries}"),
+        // Before LD_LIBRARY_PATH, in which Cargo has a folder with an earlier build's library.
+        format!("-Wl,--disable-new-dtags,-rpath,{libraries}"),
         "-ldl".to_owned(),
         "-lm".to_owned(),
     ];
