@@ -28,7 +28,7 @@ fn text(bytes: &[u8]) -> String {
 
 /// Has the C compiler make a program, linked by `link`.
 fn compile(source: &Path, name: &str, link: &[&OsStr]) -> PathBuf {
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("capi_{name}"));
     let output = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
         .args([
             "-std=c99",
@@ -58,7 +58,8 @@ fn linked_shared(source: &Path, name: &str) -> PathBuf {
     let link = [
         format!("-L{libraries}"),
         "-lala_loss_capi".to_owned(),
-        format!("-Wl,-rpath,{libraries}"),
+        // Before LD_LIBRARY_PATH, in which Cargo has a folder with an earlier build's library.
+        format!("-Wl,--disable-new-dtags,-rpath,{libraries}"),
         "-ldl".to_owned(),
         "-lm".to_owned(),
     ];
@@ -281,7 +282,7 @@ fn the_readme_s_example_compiles_and_runs() {
     let (example, rest) = rest.split_once("```").expect("it ends");
     let (_, rest) = rest.split_once("```text\n").expect("what it prints");
     let (prints, _) = rest.split_once("```").expect("it ends");
-    let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join("example.c");
+    let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi_example.c");
     fs::write(&source, example).expect("the target folder is writable");
     let archive = libraries().join("libala_loss_capi.a");
     let link = [
