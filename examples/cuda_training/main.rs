@@ -1,5 +1,5 @@
-//! A linear cosine classifier trained on device memory, with cudarc alone: the loss in place over the
-//! cosines, stochastic gradient descent, and the whole step captured in a CUDA graph and replayed.
+//! A linear cosine classifier trained on device memory, with cudarc alone: the loss in place over
+//! the cosines, stochastic gradient descent, and the whole step captured in a CUDA graph.
 //!
 //! ```text
 //! cargo run --release --features cuda --example cuda_training
