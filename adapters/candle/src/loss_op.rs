@@ -29,7 +29,9 @@ use crate::cuda::{Bound, CudaOp};
 /// | gradient | `[N, C]` | that of the logits |
 ///
 /// Rows may lie apart (a `narrow` over the classes): they are read where they are. Logits whose
-/// classes are not neighbours in memory (a transposed tensor) are copied first.
+/// classes are not neighbours in memory (a transposed tensor) are copied first. So are, on CUDA, a
+/// variable and a part of another tensor whose gradient is wanted: they might change before the
+/// backward pass, which reads them.
 ///
 /// # Upstream gradients and the loss scale
 ///

@@ -9,6 +9,11 @@ use ala_loss::{
 use candle_core::{DType, Device, Result, Tensor, Var};
 use softcuda_client::client::SoftCuda;
 
+#[path = "../op/values.rs"]
+mod values;
+
+pub(crate) use values::values;
+
 pub(crate) type Outcome = std::result::Result<(), Box<dyn std::error::Error>>;
 
 pub(crate) const CLASSES: usize = 7;
@@ -36,19 +41,6 @@ pub(crate) fn soft() -> Option<SoftCuda> {
 pub(crate) fn device() -> Device {
     soft();
     Device::new_cuda_with_stream(0).expect("a CUDA device")
-}
-
-/// Values in [-1, 1] without pattern; `salt` makes another tensor.
-pub(crate) fn values(count: usize, salt: u64) -> Vec<f64> {
-    let mut state = 0x9e37_79b9_7f4a_7c15 ^ salt.wrapping_mul(0xd134_2543_de82_ef95);
-    (0..count)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-        })
-        .collect()
 }
 
 pub(crate) fn loss(objective: Objective, reduction: Reduction) -> Loss {

@@ -6,25 +6,14 @@ use ala_loss::{
 use ala_loss_candle::CandleLoss;
 use candle_core::{Device, Tensor, Var};
 
+pub(crate) use crate::values::values;
+
 pub(crate) type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 pub(crate) const ROWS: usize = 6;
 pub(crate) const CLASSES: usize = 5;
 pub(crate) const COUNTS: [u64; CLASSES] = [900, 200, 60, 12, 3];
 pub(crate) const LABELS: [u32; ROWS] = [4, 0, 2, 3, 1, 4];
-
-/// Values in [-1, 1] without pattern; `salt` makes another tensor.
-pub(crate) fn values(count: usize, salt: u64) -> Vec<f64> {
-    let mut state = 0x9e37_79b9_7f4a_7c15 ^ salt.wrapping_mul(0xd134_2543_de82_ef95);
-    (0..count)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-        })
-        .collect()
-}
 
 pub(crate) fn cosines() -> Vec<f64> {
     values(ROWS * CLASSES, 1)
