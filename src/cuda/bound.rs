@@ -284,10 +284,7 @@ impl CudaLoss {
             blocks: state + BLOCKS as u64,
             row_losses: 0,
         };
-        let step = RawStep {
-            labels,
-            ..RawStep::of_rows(rows)
-        };
+        let step = RawStep::new(rows, self.loss.classes(), 0, labels);
         let parameters = launch::parameters(&self.loss, self.constants, own, &step, L::TYPE);
         let parameters = AlaParams {
             divisor,

@@ -49,15 +49,36 @@ pub struct RawStep {
 }
 
 impl RawStep {
-    /// So many rows, and no buffer yet.
-    pub(super) fn of_rows(rows: usize) -> Self {
+    /// `rows` rows of `classes` neighbouring logits, and their labels; no output yet, all else at
+    /// its default. `gradient_stride` is `classes` too.
+    ///
+    /// ```no_run
+    /// use ala_loss::cuda::{CudaLoss, RawStep, Workspace};
+    ///
+    /// /// Of `f32` logits and `i64` labels of another library, on the context's default stream.
+    /// ///
+    /// /// # Safety
+    /// /// That of [`CudaLoss::launch_raw`].
+    /// unsafe fn enqueue(
+    ///     loss: &CudaLoss,
+    ///     workspace: &mut Workspace,
+    ///     (rows, logits, labels, gradient): (usize, u64, u64, u64),
+    /// ) -> Result<(), ala_loss::Error> {
+    ///     let mut step = RawStep::new(rows, loss.loss().classes(), logits, labels);
+    ///     step.gradient = Some(gradient);
+    ///     let stream = loss.context().default_stream().cu_stream();
+    ///     // SAFETY: the caller's promise.
+    ///     unsafe { loss.launch_raw::<f32, i64>(stream, &step, workspace) }
+    /// }
+    /// ```
+    pub fn new(rows: usize, classes: usize, logits: u64, labels: u64) -> Self {
         Self {
             rows,
-            logits: 0,
-            logits_stride: 0,
-            labels: 0,
+            logits,
+            logits_stride: classes,
+            labels,
             gradient: None,
-            gradient_stride: 0,
+            gradient_stride: classes,
             row_losses: None,
             hits: None,
             loss: None,

@@ -250,19 +250,9 @@ fn raw_addresses_give_the_same_and_are_checked() {
     let (out, _guard) = gradient.device_ptr(stream);
     let (each, _guard) = upstream.device_ptr(stream);
     let step = RawStep {
-        rows: 2,
-        logits,
-        logits_stride: 3,
-        labels,
         gradient: Some(out),
-        gradient_stride: 3,
-        row_losses: None,
-        hits: None,
-        loss: None,
         upstream: Upstream::PerRow(each),
-        gradient_scale: 1.0,
-        skip_if_upstream: None,
-        overlap: false,
+        ..RawStep::new(2, 3, logits, labels)
     };
     // SAFETY: the slices above outlive the download below, which waits.
     unsafe { loss.launch_raw::<f32, i32>(stream.cu_stream(), &step, &mut workspace) }
