@@ -48,7 +48,8 @@ fn train(device: &Device) -> Result<Vec<(usize, f32)>, Failure> {
     let mut seen = Vec::new();
     for step in 0..300 {
         let features = network.forward(&samples)?.relu()?;
-        let value = loss.forward(&features, &classes, &labels)?; // cosines, scale and margin in it
+        // Cosines, margin and scale are in it.
+        let value = loss.forward(&features, &classes, &labels)?;
         optimizer.backward_step(&value)?;
         if step % 100 == 99 {
             // These two wait for a GPU. The first tells of a label out of range.

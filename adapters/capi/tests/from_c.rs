@@ -300,3 +300,17 @@ fn the_readme_s_example_compiles_and_runs() {
         assert_eq!(text(&output.stdout), prints);
     }
 }
+
+/// It takes no step on a device here; `steps.c` does.
+#[test]
+fn the_training_step_in_c_learns() {
+    let source = root().join("examples/training_step.c");
+    let output = run(&linked_shared(&source, "training_step"), &[], false, &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let losses: Vec<f64> = text(&output.stdout)
+        .lines()
+        .filter_map(|line| line.split_once("loss ")?.1.parse().ok())
+        .collect();
+    assert_eq!(losses.len(), 4, "{losses:?}");
+    assert!(losses[0] > 10.0 && losses[3] < 0.01, "{losses:?}");
+}
