@@ -12,18 +12,6 @@ use candle_nn::{AdamW, Init, Module, Optimizer, VarBuilder, VarMap, linear};
 
 type Failure = Box<dyn std::error::Error>;
 
-fn main() -> Result<(), Failure> {
-    // Each runs what it is built for.
-    let device = match cfg!(feature = "cuda") {
-        true => Device::new_cuda(0)?,
-        false => Device::Cpu,
-    };
-    for (step, loss) in train(&device)? {
-        println!("{step}: {loss:.4}");
-    }
-    Ok(())
-}
-
 /// The loss of every hundredth step.
 fn train(device: &Device) -> Result<Vec<(usize, f32)>, Failure> {
     let counts = ClassCounts::new([500, 50, 5])?; // training samples of each class
@@ -58,6 +46,18 @@ fn train(device: &Device) -> Result<Vec<(usize, f32)>, Failure> {
         }
     }
     Ok(seen)
+}
+
+fn main() -> Result<(), Failure> {
+    // Each runs what it is built for.
+    let device = match cfg!(feature = "cuda") {
+        true => Device::new_cuda(0)?,
+        false => Device::Cpu,
+    };
+    for (step, loss) in train(&device)? {
+        println!("{step}: {loss:.4}");
+    }
+    Ok(())
 }
 
 #[test]
