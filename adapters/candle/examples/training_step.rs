@@ -60,11 +60,28 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-#[test]
-fn the_loss_falls() {
-    let seen = train(&Device::Cpu).expect("it trains");
+#[cfg(test)]
+fn assert_the_loss_falls(device: &Device) {
+    let seen = train(device).expect("it trains");
     let [(99, first), _, (299, last)] = seen[..] else {
         panic!("{seen:?}");
     };
     assert!(last < first && last < 1.0, "{seen:?}");
+}
+
+#[test]
+fn the_loss_falls() {
+    assert_the_loss_falls(&Device::Cpu);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn the_loss_falls_on_a_gpu() {
+    use softcuda_client::client::SoftCuda;
+
+    // As NVIDIA's driver; candle reads downloads without waiting.
+    if let Some(soft) = SoftCuda::linked() {
+        soft.set_prompt_downloads(true);
+    }
+    assert_the_loss_falls(&Device::new_cuda(0).expect("a device"));
 }
