@@ -301,7 +301,11 @@ fn the_readme_s_example_compiles_and_runs() {
     }
 }
 
-/// It takes no step on a device here; `steps.c` does.
+#[test]
+fn the_training_step_in_c_runs_on_a_device() {
+    assert_passes("example", true);
+}
+
 #[test]
 fn the_training_step_in_c_learns() {
     let source = root().join("examples/training_step.c");

@@ -3,7 +3,7 @@
  *   steps cpu|cuda ELEMENT ROWS CLASSES STRIDE in_place|apart   reads counts, logits and labels from
  *                                       the standard input, writes summary, gradient, row losses
  *                                       and hits to the standard output
- *   steps errors | cuda-errors | no-driver | current            ends with 0 where all is as it must be
+ *   steps errors | cuda-errors | no-driver | current | example  ends with 0 where all is as it must be
  */
 #include <dlfcn.h>
 #include <math.h>
@@ -12,6 +12,11 @@
 #include <string.h>
 
 #include "ala_loss.h"
+
+/* Its step on a device is run here, beside what gives it device memory. */
+#define main training_step_main
+#include "../examples/training_step.c"
+#undef main
 
 static int failures;
 
@@ -419,6 +424,48 @@ static void no_driver(void) {
   EXPECT(ala_loss_destroy(loss), ALA_STATUS_OK, NULL);
 }
 
+/* The example's step on a device: its result is the host's, and a bad label a later step's error. */
+static void example(void) {
+  const float cosines[2][3] = {{0.8f, 0.1f, -0.3f}, {0.2f, 0.4f, 0.1f}};
+  const int64_t labels[2] = {0, 2}, bad[2] = {0, 3};
+  float expected[2][3], gradient[2][3] = {{0}};
+  AlaLossOptions options = {.objective = ALA_OBJECTIVE_ALA};
+  AlaLoss *loss = loss_of(options, COUNTS, 3);
+  AlaCpuStep host = {.size = sizeof host, .rows = 2, .logits = cosines, .labels = labels};
+  AlaCudaLoss *bound = NULL;
+  AlaCudaWorkspace *workspace = NULL;
+  AlaSummary on_host, summary;
+  AlaStatus status = ALA_STATUS_OK;
+  uint64_t x, y, wrong, g;
+  void *stream;
+  host.gradient = expected;
+  EXPECT(ala_evaluate(loss, &host, &on_host), ALA_STATUS_OK, NULL);
+  primary();
+  stream = new_stream();
+  EXPECT(ala_cuda_bind(loss, 0, &bound), ALA_STATUS_OK, NULL);
+  EXPECT(ala_cuda_workspace_create(bound, 2, &workspace), ALA_STATUS_OK, NULL);
+  x = on_device(cosines, sizeof cosines);
+  y = on_device(labels, sizeof labels);
+  wrong = on_device(bad, sizeof bad);
+  g = on_device(gradient, sizeof gradient);
+  EXPECT(enqueue_step(bound, workspace, stream, 2, x, y, g), ALA_STATUS_OK, NULL);
+  EXPECT(ala_cuda_read(workspace, stream, &summary), ALA_STATUS_OK, NULL);
+  MUST(fabs(summary.loss - on_host.loss) <= 2e-6 * on_host.loss);
+  to_host(gradient, g, sizeof gradient);
+  for (int i = 0; i < 6; i++) {
+    float of_host = expected[i / 3][i % 3];
+    MUST(fabsf(gradient[i / 3][i % 3] - of_host) <= 1e-5f * fabsf(of_host) + 3e-6f);
+  }
+  EXPECT(enqueue_step(bound, workspace, stream, 2, x, wrong, g), ALA_STATUS_OK, NULL);
+  for (int steps = 0; steps < 1000000 && status == ALA_STATUS_OK; steps++)
+    status = enqueue_step(bound, workspace, stream, 2, x, y, g);
+  EXPECT(status, ALA_STATUS_LABEL, "row 1 has label 3");
+  EXPECT(ala_cuda_read(workspace, stream, &summary), ALA_STATUS_OK, NULL);
+  EXPECT(ala_cuda_workspace_destroy(workspace), ALA_STATUS_OK, NULL);
+  EXPECT(ala_cuda_destroy(bound), ALA_STATUS_OK, NULL);
+  EXPECT(ala_loss_destroy(loss), ALA_STATUS_OK, NULL);
+}
+
 int main(int count, char **words) {
   const char *what = count > 1 ? words[1] : "";
   MUST(ala_version() == ALA_VERSION);
@@ -428,6 +475,7 @@ int main(int count, char **words) {
   else if (!strcmp(what, "cuda-errors")) cuda_errors();
   else if (!strcmp(what, "current")) bind_current();
   else if (!strcmp(what, "no-driver")) no_driver();
+  else if (!strcmp(what, "example")) example();
   else return 2;
   return failures != 0;
 }
