@@ -424,7 +424,7 @@ static void no_driver(void) {
   EXPECT(ala_loss_destroy(loss), ALA_STATUS_OK, NULL);
 }
 
-/* The example's step on a device: its result is the host's, and a bad label a later step's error. */
+/* The example's step on a device: its result is the host's, a bad label a later step's error. */
 static void example(void) {
   const float cosines[2][3] = {{0.8f, 0.1f, -0.3f}, {0.2f, 0.4f, 0.1f}};
   const int64_t labels[2] = {0, 2}, bad[2] = {0, 3};
