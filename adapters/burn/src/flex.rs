@@ -94,9 +94,7 @@ fn step<T: Logit>(
     let options = Options::new()
         .stride(stride)
         .gradient_scale(call.loss_scale);
-    let summary = call
-        .loss
-        .evaluate_into(logits, labels, &options, outputs)?;
+    let summary = call.loss.evaluate_into(logits, labels, &options, outputs)?;
     let row_losses = tensor(row_losses, &[kept_rows]);
     Ok(Step {
         loss: match reduced {

@@ -131,7 +131,11 @@ impl AlaLoss {
     ///
     /// Tensors of another shape or type than the table above allows, on two devices or on another
     /// backend than flex; a label that is neither a class nor the ignore label.
-    pub fn try_forward(&self, logits: Tensor<2>, labels: Tensor<1, Int>) -> Result<Tensor<1>, Error> {
+    pub fn try_forward(
+        &self,
+        logits: Tensor<2>,
+        labels: Tensor<1, Int>,
+    ) -> Result<Tensor<1>, Error> {
         Ok(self.apply(logits, labels, false)?.loss)
     }
 

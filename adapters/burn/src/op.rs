@@ -5,9 +5,7 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
-use burn::backend::{
-    Autodiff, AutodiffBackend, Backend, ExtensionType, Flex, backend_extension,
-};
+use burn::backend::{Autodiff, AutodiffBackend, Backend, ExtensionType, Flex, backend_extension};
 
 use crate::error::Error;
 use crate::step::{Call, Step, Steps};
@@ -47,10 +45,7 @@ impl LossOps for Flex {
 impl<B: Steps, C: CheckpointStrategy> LossOps for Autodiff<B, C> {
     fn ala_loss(logits: FloatTensor<Self>, labels: IntTensor<Self>, call: Call) -> Answer<Self> {
         let (logits, node) = logits.into_parts();
-        let prepared = LossBackward
-            .prepare::<C>([node])
-            .compute_bound()
-            .stateful();
+        let prepared = LossBackward.prepare::<C>([node]).compute_bound().stateful();
         let tracked = matches!(prepared, OpsKind::Tracked(_));
         let Step {
             loss,
