@@ -15,7 +15,7 @@ use burn::data::dataloader::DataLoaderBuilder;
 use burn::data::dataset::InMemDataset;
 use burn::optim::AdamWConfig;
 use burn::tensor::Device;
-use burn::train::metric::{LossMetric, Numeric, NumericEntry};
+use burn::train::metric::{LossMetric, NumericEntry};
 use burn::train::{Learner, SupervisedTraining};
 use clap::Parser;
 
@@ -95,7 +95,7 @@ fn train(options: &Options) -> Result<Results, Box<dyn Error>> {
         .summary();
     let result = training.launch(Learner::new(model, AdamWConfig::new().init(), 2e-3));
     let percent = |metric: &HitMetric| match metric.last_epoch() {
-        NumericEntry::Value(value) => value,
+        NumericEntry::Value(value) | NumericEntry::Final(value) => value,
         NumericEntry::Aggregated {
             aggregated_value, ..
         } => aggregated_value,
@@ -105,4 +105,32 @@ fn train(options: &Options) -> Result<Results, Box<dyn Error>> {
         rare_accuracy: percent(&of_rare),
         error: result.error.map(|error| error.to_string()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_steps_learn_and_leave_a_checkpoint() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = Options {
+            epochs: 1,
+            steps: Some(40),
+            batch: 64,
+            imbalance: 100.0,
+            seed: 1,
+            folder: folder.path().to_owned(),
+        };
+        let results = train(&options).expect("trained");
+        assert_eq!(results.error, None);
+        // One class in ten is right by chance.
+        assert!(results.accuracy > 40.0, "{results:?}");
+        assert!(
+            (0.0..=100.0).contains(&results.rare_accuracy),
+            "{results:?}"
+        );
+        let checkpoints = std::fs::read_dir(folder.path().join("checkpoint")).expect("a folder");
+        assert!(checkpoints.count() >= 3);
+    }
 }

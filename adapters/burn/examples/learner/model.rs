@@ -4,8 +4,8 @@ use ala_loss_burn::{AlaLoss, AlaLossConfig, CosineHead, CosineHeadConfig, Error}
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Bool, Device, ExecutionError, Int, Tensor, activation};
-use burn::train::metric::processor::ItemLazy;
-use burn::train::metric::{Adaptor, LossInput};
+
+use burn::train::metric::{Adaptor, ItemLazy, LossInput};
 use burn::train::{InferenceStep, TrainOutput, TrainStep};
 
 use crate::data::Batch;
