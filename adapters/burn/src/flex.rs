@@ -1,0 +1,234 @@
+//! The loss on flex, burn's backend for the CPU: on the tensors' own memory.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use ala_loss::{CpuElement, Loss, Options, Outputs, Real, Reduction, Upstream};
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::{Element, Flex};
+use burn::tensor::{DType, TensorData};
+use half::{bf16, f16};
+
+use crate::error::Error;
+use crate::step::{Call, Step, Steps};
+
+/// An element type of both crates.
+trait Logit: CpuElement<Real: Element> + Element {}
+impl<T: CpuElement<Real: Element> + Element> Logit for T {}
+
+/// Calls with the elements of a tensor's whole storage.
+macro_rules! by_element {
+    ($tensor:expr, $elements:ident => $call:expr) => {
+        match $tensor.dtype() {
+            DType::F32 => by_element!(f32, $tensor, $elements, $call),
+            DType::F64 => by_element!(f64, $tensor, $elements, $call),
+            DType::F16 => by_element!(f16, $tensor, $elements, $call),
+            DType::BF16 => by_element!(bf16, $tensor, $elements, $call),
+            other => Err(Error::LogitType(other)),
+        }
+    };
+    ($type:ty, $tensor:expr, $elements:ident, $call:expr) => {{
+        let $elements: &[$type] = $tensor.storage();
+        $call
+    }};
+}
+
+impl Steps for Flex {
+    fn step(
+        logits: &FlexTensor,
+        labels: &FlexTensor,
+        call: &Call,
+        with_gradient: bool,
+    ) -> Result<Step<Self>, Error> {
+        let rows = Rows::of(logits);
+        let labels = contiguous(labels);
+        let labels = label_values(&labels)?;
+        // Where nothing is reduced each row's own factor comes with the backward pass.
+        let with_gradient = with_gradient && call.loss.reduction() != Reduction::None;
+        by_element!(rows.tensor, all => step(&all[rows.range.clone()], rows.stride, &labels, call, with_gradient))
+    }
+
+    fn gradient(
+        logits: &FlexTensor,
+        labels: &FlexTensor,
+        call: &Call,
+        kept: Option<FlexTensor>,
+        upstream: &FlexTensor,
+    ) -> Result<FlexTensor, Error> {
+        let upstream = contiguous(upstream);
+        if let Some(kept) = kept
+            && is_all(&upstream, call.loss_scale)
+        {
+            return Ok(kept);
+        }
+        let rows = Rows::of(logits);
+        let labels = contiguous(labels);
+        let labels = label_values(&labels)?;
+        by_element!(rows.tensor, all => again(&all[rows.range.clone()], rows.stride, &labels, &call.loss, &upstream))
+    }
+}
+
+fn step<T: Logit>(
+    logits: &[T],
+    stride: usize,
+    labels: &[i64],
+    call: &Call,
+    with_gradient: bool,
+) -> Result<Step<Flex>, Error> {
+    let (rows, classes) = (labels.len(), call.loss.classes());
+    let reduced = call.loss.reduction() != Reduction::None;
+    let mut gradient = with_gradient.then(|| vec![T::ZERO; rows * classes]);
+    let kept_rows = if call.rows || !reduced { rows } else { 0 };
+    let mut row_losses = vec![<T::Real as Real>::from_f64(0.0); kept_rows];
+    let mut hits = vec![false; if call.rows { rows } else { 0 }];
+    let mut outputs = Outputs::new();
+    if let Some(gradient) = &mut gradient {
+        outputs = outputs.gradient(gradient);
+    }
+    if kept_rows > 0 {
+        outputs = outputs.row_losses(&mut row_losses);
+    }
+    if call.rows {
+        outputs = outputs.hits(&mut hits);
+    }
+    let options = Options::new()
+        .stride(stride)
+        .gradient_scale(call.loss_scale);
+    let summary = call.loss.evaluate_into(logits, labels, &options, outputs)?;
+    let row_losses = tensor(row_losses, &[kept_rows]);
+    Ok(Step {
+        loss: match reduced {
+            true => tensor(vec![<T::Real as Real>::from_f64(summary.loss)], &[1]),
+            false => row_losses.clone(),
+        },
+        row_losses,
+        hits: tensor(hits, &[if call.rows { rows } else { 0 }]),
+        gradient: gradient.map(|gradient| tensor(gradient, &[rows, classes])),
+    })
+}
+
+/// The gradient with the upstream one applied before the rounding to `T`.
+fn again<T: Logit>(
+    logits: &[T],
+    stride: usize,
+    labels: &[i64],
+    loss: &Loss,
+    upstream: &FlexTensor,
+) -> Result<FlexTensor, Error> {
+    let (rows, classes) = (labels.len(), loss.classes());
+    let mut gradient = vec![T::ZERO; rows * classes];
+    let factors: Vec<f64> = upstream_values(upstream).collect();
+    let each: Vec<T::Real>;
+    let upstream = match loss.reduction() {
+        Reduction::None => {
+            each = factors.iter().map(|&f| Real::from_f64(f)).collect();
+            Upstream::PerRow(&each[..])
+        }
+        // burn's own rules sum whatever arrives into the loss's shape, `[1]`.
+        Reduction::Mean | Reduction::Sum => Upstream::Scalar(factors.iter().sum()),
+    };
+    let options = Options::new().stride(stride).upstream(upstream);
+    let outputs = Outputs::new().gradient(&mut gradient);
+    loss.evaluate_into(logits, labels, &options, outputs)?;
+    Ok(tensor(gradient, &[rows, classes]))
+}
+
+fn tensor<E: Element>(values: Vec<E>, shape: &[usize]) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape.to_vec()))
+}
+
+fn contiguous(tensor: &FlexTensor) -> FlexTensor {
+    match tensor.layout().contiguous_offsets() {
+        Some(_) => tensor.clone(),
+        None => tensor.to_contiguous(),
+    }
+}
+
+/// Logits whose rows are slices, and where in their storage those are.
+struct Rows {
+    tensor: FlexTensor,
+    range: Range<usize>,
+    stride: usize,
+}
+
+impl Rows {
+    fn of(logits: &FlexTensor) -> Self {
+        let tensor = match row_stride(logits.layout()) {
+            Some(_) => logits.clone(),
+            None => logits.to_contiguous(),
+        };
+        let layout = tensor.layout();
+        let (rows, classes) = (layout.shape()[0], layout.shape()[1]);
+        let stride = row_stride(layout).unwrap_or(classes);
+        let start = layout.start_offset();
+        let length = match rows {
+            0 => 0,
+            _ => (rows - 1) * stride + classes,
+        };
+        Self {
+            range: start..start + length,
+            stride,
+            tensor,
+        }
+    }
+}
+
+/// The distance of two rows' starts, where each row of an `[N, C]` layout is one slice and no row
+/// overlaps another.
+fn row_stride(layout: &Layout) -> Option<usize> {
+    let (shape, strides) = (layout.shape(), layout.strides());
+    let (rows, classes) = (shape[0], shape[1]);
+    if classes > 1 && strides[1] != 1 {
+        return None;
+    }
+    // The stride of a single row or of none is whatever the tensor came from.
+    if rows <= 1 {
+        return Some(classes);
+    }
+    usize::try_from(strides[0])
+        .ok()
+        .filter(|&stride| stride >= classes)
+}
+
+/// Contiguous labels as integers; `i64` ones, burn's default, where they are.
+fn label_values(labels: &FlexTensor) -> Result<Cow<'_, [i64]>, Error> {
+    macro_rules! widened {
+        ($type:ty) => {
+            labels
+                .as_slice::<$type>()
+                .map(|labels| labels.iter().map(|&label| i64::from(label)).collect())
+        };
+    }
+    let values = match labels.dtype() {
+        DType::I64 => labels.as_slice().map(Cow::Borrowed),
+        DType::I32 => widened!(i32),
+        DType::I16 => widened!(i16),
+        DType::I8 => widened!(i8),
+        DType::U32 => widened!(u32),
+        DType::U16 => widened!(u16),
+        DType::U8 => widened!(u8),
+        DType::U64 => {
+            let narrowed = |(row, &label): (usize, &u64)| {
+                i64::try_from(label).map_err(|_| Error::LabelTooLarge { row, label })
+            };
+            let labels = labels.as_slice::<u64>().unwrap_or_default().iter();
+            let labels: Result<Vec<i64>, Error> = labels.enumerate().map(narrowed).collect();
+            Some(Cow::Owned(labels?))
+        }
+        _ => None,
+    };
+    values.ok_or(Error::LabelType(labels.dtype()))
+}
+
+/// A contiguous upstream gradient's numbers. It has the loss's type.
+fn upstream_values(upstream: &FlexTensor) -> Box<dyn Iterator<Item = f64> + '_> {
+    match (upstream.as_slice::<f32>(), upstream.as_slice::<f64>()) {
+        (Some(values), _) => Box::new(values.iter().map(|&value| f64::from(value))),
+        (_, Some(values)) => Box::new(values.iter().copied()),
+        (None, None) => unreachable!("a loss is f32 or f64, and so is its gradient"),
+    }
+}
+
+fn is_all(upstream: &FlexTensor, value: f64) -> bool {
+    upstream_values(upstream).all(|factor| factor == value)
+}

@@ -1,0 +1,14 @@
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod cosine_head;
+mod error;
+mod flex;
+mod loss;
+mod op;
+mod step;
+
+pub use config::AlaLossConfig;
+pub use cosine_head::{CosineHead, CosineHeadConfig};
+pub use error::Error;
+pub use loss::{AlaLoss, LossOutput};

@@ -1,0 +1,115 @@
+//! The loss as an operation of burn's, and its backward pass.
+
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
+use burn::backend::{Autodiff, AutodiffBackend, Backend, ExtensionType, Flex, backend_extension};
+
+use crate::error::Error;
+use crate::step::{Call, Step, Steps};
+
+/// An operation returns tensors, never a `Result`: so this does.
+#[derive(ExtensionType)]
+pub enum Answer<B: Backend> {
+    /// As in [`Step`].
+    Rows {
+        loss: FloatTensor<B>,
+        row_losses: FloatTensor<B>,
+        hits: BoolTensor<B>,
+    },
+    Refused(Error),
+}
+
+/// The operation, on the backends that are named here.
+#[backend_extension(Flex, Autodiff)]
+pub trait LossOps: Backend {
+    /// Loss, row losses and hits of `[N, C]` logits and `[N]` labels.
+    fn ala_loss(logits: FloatTensor<Self>, labels: IntTensor<Self>, call: Call) -> Answer<Self>;
+}
+
+impl LossOps for Flex {
+    fn ala_loss(logits: FloatTensor<Self>, labels: IntTensor<Self>, call: Call) -> Answer<Self> {
+        match Self::step(&logits, &labels, &call, false) {
+            Ok(step) => Answer::Rows {
+                loss: step.loss,
+                row_losses: step.row_losses,
+                hits: step.hits,
+            },
+            Err(error) => Answer::Refused(error),
+        }
+    }
+}
+
+impl<B: Steps, C: CheckpointStrategy> LossOps for Autodiff<B, C> {
+    fn ala_loss(logits: FloatTensor<Self>, labels: IntTensor<Self>, call: Call) -> Answer<Self> {
+        let (logits, node) = logits.into_parts();
+        let prepared = LossBackward.prepare::<C>([node]).compute_bound().stateful();
+        let tracked = matches!(prepared, OpsKind::Tracked(_));
+        let Step {
+            loss,
+            row_losses,
+            hits,
+            gradient,
+        } = match B::step(&logits, &labels, &call, tracked) {
+            Ok(step) => step,
+            Err(error) => return Answer::Refused(error),
+        };
+        let loss = match prepared {
+            OpsKind::Tracked(prepared) => {
+                let kept = Kept {
+                    logits,
+                    labels,
+                    gradient,
+                    call,
+                };
+                prepared.finish(kept, loss)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(loss),
+        };
+        Answer::Rows {
+            loss,
+            row_losses: Self::from_inner(row_losses),
+            hits,
+        }
+    }
+}
+
+/// What the backward pass needs. Tensors are shared, not copied.
+#[derive(Clone, Debug)]
+struct Kept<B: Backend> {
+    logits: FloatTensor<B>,
+    labels: IntTensor<B>,
+    gradient: Option<FloatTensor<B>>,
+    call: Call,
+}
+
+#[derive(Debug)]
+struct LossBackward;
+
+impl<B: Steps> Backward<B, 1> for LossBackward {
+    type State = Kept<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let upstream = grads.consume::<B>(&ops.node);
+        let Kept {
+            logits,
+            labels,
+            gradient,
+            call,
+        } = ops.state;
+        let [Some(node)] = ops.parents else { return };
+        let id: NodeId = node.id;
+        match B::gradient(&logits, &labels, &call, gradient, &upstream) {
+            Ok(gradient) => grads.register::<B>(id, gradient),
+            // The forward pass took the same logits and labels; burn's backward has no `Result`.
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
