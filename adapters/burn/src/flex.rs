@@ -160,13 +160,16 @@ impl Rows {
         let layout = tensor.layout();
         let (rows, classes) = (layout.shape()[0], layout.shape()[1]);
         let stride = row_stride(layout).unwrap_or(classes);
-        let start = layout.start_offset();
-        let length = match rows {
-            0 => 0,
-            _ => (rows - 1) * stride + classes,
+        let range = match rows {
+            // No rows may begin past the storage's end.
+            0 => 0..0,
+            _ => {
+                let start = layout.start_offset();
+                start..start + (rows - 1) * stride + classes
+            }
         };
         Self {
-            range: start..start + length,
+            range,
             stride,
             tensor,
         }
@@ -229,6 +232,11 @@ fn upstream_values(upstream: &FlexTensor) -> Box<dyn Iterator<Item = f64> + '_> 
     }
 }
 
+/// Whether each is that number, as the loss's own type has it: a third is another one there.
 fn is_all(upstream: &FlexTensor, value: f64) -> bool {
+    let value = match upstream.dtype() {
+        DType::F64 => value,
+        _ => f64::from(value as f32),
+    };
     upstream_values(upstream).all(|factor| factor == value)
 }

@@ -190,7 +190,12 @@ impl CustomOp1 for CpuOp {
             .flatten_all()?
             .to_dtype(DType::F64)?
             .to_vec1::<f64>()?;
-        if factors.iter().all(|&factor| factor == self.loss_scale) {
+        // As the loss's own type has it: a third is another number there.
+        let told = match upstream.dtype() {
+            DType::F64 => self.loss_scale,
+            _ => f64::from(self.loss_scale as f32),
+        };
+        if factors.iter().all(|&factor| factor == told) {
             return Ok(Some(gradient.clone()));
         }
         let gradient = match &kept.logits {

@@ -25,46 +25,27 @@ fn head(weight: Tensor<2>) -> CosineHead {
     }
 }
 
-fn value(features: Tensor<2>, weight: Tensor<2>) -> Tensor<1> {
+fn value(objective: Objective, features: Tensor<2>, head: &CosineHead) -> Tensor<1> {
     let device = features.device();
-    let loss = AlaLoss::new(builder(Objective::ala()).build().expect("valid"));
-    loss.forward(head(weight).forward(features), integers(&labels(), &device))
+    let loss = AlaLoss::new(builder(objective).build().expect("valid"));
+    loss.forward(head.forward(features), integers(&labels(), &device))
 }
 
-/// ALA's difficulty factor is detached, so the reference is made by hand from an attached one.
-fn attached(features: Tensor<2>, weight: Tensor<2>) -> Tensor<1> {
-    let device = features.device();
-    let loss = AlaLoss::new(
-        builder(Objective::CosFace { margin: 0.3 })
-            .build()
-            .expect("valid"),
-    );
-    loss.forward(head(weight).forward(features), integers(&labels(), &device))
-}
-
+/// Of a margin that is no function of the cosines, whose gradient is all of the derivative.
 #[test]
 fn gradients_of_features_and_weight_are_central_differences() {
+    let objective = Objective::CosFace { margin: 0.3 };
     let device = Device::flex().autodiff();
     let x = matrix(features(), ROWS, &device).require_grad();
-    let w = matrix(weight(), CLASSES, &device).require_grad();
-    let module = head(w);
-    let loss = AlaLoss::new(
-        builder(Objective::CosFace { margin: 0.3 })
-            .build()
-            .expect("valid"),
-    );
-    let gradients = loss
-        .forward(module.forward(x.clone()), integers(&labels(), &device))
-        .backward();
+    let module = head(matrix(weight(), CLASSES, &device).require_grad());
+    let gradients = value(objective, x.clone(), &module).backward();
     let of_features = numbers(x.grad(&gradients).expect("tracked"));
     let of_weight = numbers(module.weight.grad(&gradients).expect("tracked"));
 
     let plain = Device::flex();
     let at = |x: Vec<f64>, w: Vec<f64>| {
-        numbers(attached(
-            matrix(x, ROWS, &plain),
-            matrix(w, CLASSES, &plain),
-        ))[0]
+        let head = head(matrix(w, CLASSES, &plain));
+        numbers(value(objective, matrix(x, ROWS, &plain), &head))[0]
     };
     let difference = |values: Vec<f64>, place: usize, at: &dyn Fn(Vec<f64>) -> f64| {
         let moved = |by: f64| {
@@ -90,10 +71,10 @@ fn a_zero_vector_has_cosine_0_and_a_finite_gradient() {
     let mut zero = features();
     zero[..WIDTH].fill(0.0);
     let x = matrix(zero, ROWS, &device).require_grad();
-    let w = matrix(weight(), CLASSES, &device);
-    let cosines = numbers(head(w.clone()).forward(x.clone()));
+    let head = head(matrix(weight(), CLASSES, &device));
+    let cosines = numbers(head.forward(x.clone()));
     assert!(cosines[..CLASSES].iter().all(|&cosine| cosine == 0.0));
-    let gradients = value(x.clone(), w).backward();
+    let gradients = value(Objective::ala(), x.clone(), &head).backward();
     let gradient = numbers(x.grad(&gradients).expect("tracked"));
     assert!(gradient.iter().all(|value| value.is_finite()));
 }

@@ -1,8 +1,8 @@
 //! Losses and gradients through burn's autodiff against the reference.
 
-use ala_loss::{Loss, Objective, Reduction, reference};
+use ala_loss::{Loss, Objective, Options, Reduction, reference};
 use ala_loss_burn::AlaLoss;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use crate::cases::{
     CLASSES, REDUCTIONS, ROWS, assert_close, builder, cosines, integers, labels, matrix, numbers,
@@ -101,6 +101,24 @@ fn the_loss_scale_changes_no_gradient() {
         let (_, got) = gradient(scaled.as_ref().expect("valid"), &labels(), &upstream);
         assert_close(&got, &exact.gradient, |x| 1e-11 * x.abs() + 1e-12, "scaled");
     }
+}
+
+/// What was kept is handed out, not made again for the number that `f32` has instead: 1.
+#[test]
+fn a_loss_scale_that_f32_has_not_is_known_too() {
+    const SCALE: f64 = 1.000_000_05;
+    let device = Device::flex().autodiff();
+    let narrow: Vec<f32> = cosines().iter().map(|&x| x as f32).collect();
+    let loss = builder(Objective::ala()).build().expect("valid");
+    let options = Options::new().gradient_scale(SCALE);
+    let kept = loss.evaluate_with(&narrow, &labels(), &options);
+    let logits = matrix(cosines(), ROWS, &device).cast(DType::F32).detach();
+    let logits = logits.require_grad();
+    let op = AlaLoss::new(loss).with_loss_scale(SCALE).expect("valid");
+    let value = op.forward(logits.clone(), integers(&labels(), &device)) * SCALE;
+    let gradient = logits.grad(&value.backward()).expect("tracked");
+    let gradient = gradient.into_data().try_into_vec::<f32>().expect("f32");
+    assert_eq!(gradient, kept.expect("valid").gradient);
 }
 
 #[test]

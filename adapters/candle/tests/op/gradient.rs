@@ -219,6 +219,21 @@ fn a_loss_scale_that_is_known_costs_nothing_and_changes_nothing() -> Outcome {
     Ok(())
 }
 
+/// What was kept is handed out, not made again for the number that `f32` has instead: 1.
+#[test]
+fn a_loss_scale_that_f32_has_not_is_known_too() -> Outcome {
+    const SCALE: f64 = 1.000_000_05;
+    let numbers: Vec<f32> = cosines().iter().map(|&x| x as f32).collect();
+    let loss = ala(Reduction::Mean)?.loss_scale(SCALE)?;
+    let options = Options::new().gradient_scale(SCALE);
+    let kept = loss.loss().evaluate_with(&numbers, &LABELS, &options)?;
+    let logits = Var::from_slice(&numbers, (ROWS, CLASSES), &Device::Cpu)?;
+    let value = (loss.forward(&logits, &labels()?)? * SCALE)?;
+    let kept: Vec<f64> = kept.gradient.iter().copied().map(f64::from).collect();
+    assert_eq!(gradient_of(&value, &logits)?, kept);
+    Ok(())
+}
+
 /// Rounding the row's gradient first and its product again would differ in the last bit of some
 /// entry.
 #[test]
