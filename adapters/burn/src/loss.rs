@@ -7,7 +7,7 @@ use burn::tensor::{Bool, DType, Device, Int, Tensor};
 
 use crate::error::Error;
 use crate::op::{Answer, LossOps};
-use crate::step::Call;
+use crate::step::{Bound, Call};
 
 /// A [`Loss`] over burn tensors, differentiable with respect to the logits. A module without
 /// parameters, so that a model can hold it.
@@ -62,6 +62,8 @@ pub struct AlaLoss {
     loss: Loss,
     #[module(skip)]
     loss_scale: f64,
+    #[module(skip)]
+    bound: Bound,
 }
 
 /// What [`AlaLoss::try_forward_rows`] returns.
@@ -92,6 +94,7 @@ impl AlaLoss {
         Self {
             loss,
             loss_scale: 1.0,
+            bound: Bound::default(),
         }
     }
 
@@ -204,6 +207,7 @@ impl AlaLoss {
             loss: self.loss.clone(),
             loss_scale: self.loss_scale,
             rows,
+            bound: self.bound.clone(),
         };
         match Dispatch::ala_loss(logits.into_dispatch(), labels.into_dispatch(), call) {
             Answer::Rows {
@@ -250,6 +254,8 @@ impl AlaLoss {
 pub(crate) fn check_device(device: &Device) -> Result<(), Error> {
     match device.clone().without_autodiff().as_dispatch() {
         DispatchDevice::Flex(_) => Ok(()),
+        #[cfg(feature = "cuda")]
+        DispatchDevice::Cube(burn_cubecl::CubeDevice::Cuda(_)) => Ok(()),
         // There is none where no other backend is built in.
         #[allow(unreachable_patterns)]
         other => Err(Error::Device(format!("{other:?}"))),
