@@ -22,14 +22,16 @@ use crate::step::{Bound, Call};
 ///
 /// | | shape | data type |
 /// |---|---|---|
-/// | logits | `[N, C]`, any strides, on flex | f32, f64, f16, bf16 |
-/// | labels | `[N]`, any strides, on flex | every integer type |
+/// | logits | `[N, C]`, any strides, on flex or (feature `cuda`) CUDA | f32, f16, bf16; on flex f64 too |
+/// | labels | `[N]`, any strides, on the same device | every integer type, but on CUDA u64 |
 /// | loss | `[1]` under `Reduction::Mean` and `Reduction::Sum`, `[N]` under `Reduction::None` | f64 for f64 logits, otherwise f32 |
 /// | gradient | `[N, C]` | that of the logits |
 ///
 /// Rows may lie apart (a slice of the classes): they are read where they are. Logits whose classes
 /// are not neighbours in memory (a transposed tensor) are copied first, and so are labels that are
-/// not i64, flex's own.
+/// not i64, flex's own; on CUDA those of 16 bits and i8.
+///
+/// On CUDA each pass waits for the device, before and after it.
 ///
 /// # Upstream gradients and the loss scale
 ///
@@ -132,8 +134,14 @@ impl AlaLoss {
     ///
     /// # Errors
     ///
-    /// Tensors of another shape or type than the table above allows, on two devices or on another
-    /// backend than flex; a label that is neither a class nor the ignore label.
+    /// Tensors of another shape or type than the table above allows, on two devices or on one that
+    /// the loss is not built for; a label that is neither a class nor the ignore label. On CUDA
+    /// what the driver or burn's runtime reports.
+    ///
+    /// # Panics
+    ///
+    /// On CUDA, where burn's own runtime panics: with its feature `fusion`, if an operation that the
+    /// tensors wait for fails.
     pub fn try_forward(
         &self,
         logits: Tensor<2>,

@@ -59,10 +59,11 @@ pub(super) struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    pub(super) fn new(logits: &'a CubeTensor, labels: &'a CubeTensor) -> Self {
+    /// Without outputs; all else at its default.
+    pub(super) fn new(logits: &'a CubeTensor, stride: usize, labels: &'a CubeTensor) -> Self {
         Self {
             logits,
-            stride: 0,
+            stride,
             labels,
             gradient: None,
             row_losses: None,
@@ -153,14 +154,15 @@ impl Held {
             ..
         } = place;
         debug_assert_eq!(self.classes, loss.loss().classes());
-        // SAFETY: `Held::of` took the addresses from memory of at least the sizes that the rows,
-        // strides and classes make, of the tensors' own types, which `launch` and `labelled` have
-        // matched with T and L. It is held until this call ends, the loss and the workspace are
-        // borrowed for as long, and the call ends after the stream has passed the launch: below it
-        // is waited for. cubecl allocates in the device's primary context, which the place's loss
-        // and stream are of. Outputs have no memory in common with any other tensor, which is what
-        // an `Output` is. Nothing else uses the memory meanwhile: burn's work on it was waited for,
-        // and who could enqueue more waits for this call or only reads what is only read here.
+        // SAFETY: Sizes: `Held::of` took each address from memory that has room for what the rows,
+        // the stride and the loss's classes make of it. Types: `launch` and `labelled` matched T
+        // and L with the tensors', `Memory::output` those of the outputs. Lifetime: `self` holds
+        // the memory and `place` the loss and the workspace until this call ends, which is after
+        // the stream has passed the launch, for it is waited for below. Context: cubecl allocates
+        // in the device's primary context, which the place's loss and stream are of. Overlap: an
+        // `Output` shares its memory with no tensor. Order: burn's earlier work on the memory was
+        // waited for, and it writes over no tensor that another still has, as the caller of the
+        // step has these.
         unsafe { loss.launch_raw::<T, L>(stream.cu_stream(), &self.step, workspace)? };
         stream.synchronize().map_err(driver_error)?;
         workspace.read(stream).map(drop)

@@ -1,7 +1,8 @@
 //! The loss on burn's CUDA device: by ala-loss's kernels, on tensors where they lie.
 //!
 //! burn does not say which stream its own kernels run on. So a step waits for burn's work, runs on
-//! a stream of its own, and is waited for before its results are handed out.
+//! a stream of its own, and is waited for before its results are handed out. A label out of range
+//! is known by then, and is an error of the call itself.
 
 mod bound;
 mod launch;
@@ -42,13 +43,12 @@ impl Steps for CubeBackend {
         call.bound.run(
             &call.loss,
             &Work {
-                stride,
                 gradient: gradient.as_ref(),
                 row_losses: with_losses.then_some(&row_losses),
                 hits: call.rows.then_some(&hits),
                 loss: loss.as_ref(),
                 gradient_scale: call.loss_scale as f32,
-                ..Work::new(&logits, &labels)
+                ..Work::new(&logits, stride, &labels)
             },
         )?;
         let row_losses = row_losses.into_tensor();
@@ -81,14 +81,13 @@ impl Steps for CubeBackend {
         call.bound.run(
             &call.loss,
             &Work {
-                stride,
                 gradient: Some(&gradient),
                 upstream: match call.loss.reduction() {
                     Reduction::None => Upstream::PerRow(&upstream),
                     Reduction::Mean | Reduction::Sum => Upstream::Scalar(&upstream),
                 },
                 skip_if_upstream,
-                ..Work::new(&logits, &labels)
+                ..Work::new(&logits, stride, &labels)
             },
         )?;
         Ok(gradient.into_tensor())
