@@ -164,6 +164,7 @@ impl Held {
         // waited for, and it writes over no tensor that another still has, as the caller of the
         // step has these.
         unsafe { loss.launch_raw::<T, L>(stream.cu_stream(), &self.step, workspace)? };
+        // Before anything else that can fail, for the memory may not go before.
         stream.synchronize().map_err(driver_error)?;
         workspace.read(stream).map(drop)
     }
