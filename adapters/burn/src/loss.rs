@@ -140,7 +140,7 @@ impl AlaLoss {
     ///
     /// # Panics
     ///
-    /// On CUDA, where burn's own runtime panics: with its feature `fusion`, if an operation that the
+    /// On CUDA, where burn's own runtime does: with its feature `fusion`, if an operation that the
     /// tensors wait for fails.
     pub fn try_forward(
         &self,

@@ -201,7 +201,8 @@ fn rows_that_lie_apart_are_copied_and_nothing_between_them() -> Test {
     (over.srcY, over.dstXInBytes, over.dstY) = (1, 4, 1);
     let down = copy_of_rows((null(), second, 20), (back.as_mut_ptr(), 0, 12), (12, 2));
     let copy = |what: &sys::CUDA_MEMCPY2D| {
-        // SAFETY: every row lies within its side; the host's are there until the stream was waited for.
+        // SAFETY: every row lies within its side; the host's are there until the stream is waited
+        // for.
         unsafe { sys::cuMemcpy2DAsync_v2(what, stream.cu_stream()) }
     };
     for what in [&up, &over, &down] {

@@ -127,6 +127,14 @@ impl Held {
 
     /// Launches the step and waits for it. A label out of range is an error.
     pub(super) fn launch(self, place: &mut Place) -> Result<(), Error> {
+        let classes = place.loss.loss().classes();
+        if self.classes != classes {
+            return Err(Error::Shape {
+                name: "logits",
+                got: vec![self.step.rows, self.classes],
+                expected: format!("[N, {classes}]"),
+            });
+        }
         match self.logits {
             DType::F32 => self.labelled::<f32>(place),
             DType::F16 => self.labelled::<f16>(place),
@@ -153,16 +161,15 @@ impl Held {
             workspace,
             ..
         } = place;
-        debug_assert_eq!(self.classes, loss.loss().classes());
         // SAFETY: Sizes: `Held::of` took each address from memory that has room for what the rows,
-        // the stride and the loss's classes make of it. Types: `launch` and `labelled` matched T
-        // and L with the tensors', `Memory::output` those of the outputs. Lifetime: `self` holds
-        // the memory and `place` the loss and the workspace until this call ends, which is after
-        // the stream has passed the launch, for it is waited for below. Context: cubecl allocates
-        // in the device's primary context, which the place's loss and stream are of. Overlap: an
-        // `Output` shares its memory with no tensor. Order: burn's earlier work on the memory was
-        // waited for, and it writes over no tensor that another still has, as the caller of the
-        // step has these.
+        // the stride and the loss's classes make of it; `launch` compared the latter. Types:
+        // `launch` and `labelled` matched T and L with the tensors', `Memory::output` those of the
+        // outputs. Lifetime: `self` holds the memory and `place` the loss and the workspace until
+        // this call ends, which is after the stream has passed the launch, for it is waited for
+        // below. Context: cubecl allocates in the device's primary context, which the place's loss
+        // and stream are of. Overlap: an `Output` shares its memory with no tensor. Order: burn's
+        // earlier work on the memory was waited for, and burn writes over no tensor that somebody
+        // else still has, as the caller of the step has these.
         unsafe { loss.launch_raw::<T, L>(stream.cu_stream(), &self.step, workspace)? };
         // Before anything else that can fail, for the memory may not go before.
         stream.synchronize().map_err(driver_error)?;
