@@ -456,6 +456,7 @@ fn conversions_of_integers_cut_and_extend() {
         &[0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0x7fff_ffff, 0x8000_0000, u64::MAX, 1 << 63, 0x1_0000_0080],
         500,
     );
+    check("cvt.s32.s16", &[32, 16], &integers, |a, _, _| (a as i16 as i32 as u32).into());
     check("cvt.s64.s32", &[64, 32], &integers, |a, _, _| a as i32 as i64 as u64);
     check("cvt.u64.u32", &[64, 32], &integers, |a, _, _| a as u32 as u64);
     check("cvt.u32.u64", &[32, 64], &integers, |a, _, _| a as u32 as u64);
@@ -692,6 +693,7 @@ fn integer_products_quotients_and_extremes_are_exact() {
     let edges = [0, 1, 2, 0x7fff, 0x8000, 0xffff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 63, u64::MAX, 1 << 40];
     let rows = triples(&edges, 1000);
     check("mul.lo.s32", &[32; 3], &rows, |a, b, _| a.wrapping_mul(b) & 0xffff_ffff);
+    check("mul.hi.u32", &[32; 3], &rows, |a, b, _| (a as u32 as u64 * b as u32 as u64) >> 32);
     check("mul.wide.s32", &[64, 32, 32], &rows, |a, b, _| (a as i32 as i64 * b as i32 as i64) as u64);
     check("mad.lo.s32", &[32; 4], &rows, |a, b, c| a.wrapping_mul(b).wrapping_add(c) & 0xffff_ffff);
     let nonzero: Vec<[u64; 3]> =

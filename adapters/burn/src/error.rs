@@ -32,10 +32,10 @@ pub enum Error {
         expected: String,
     },
     /// Logits of an element type that the loss does not compute with.
-    #[error("the logits are {0:?}: expected F32, F64, F16 or BF16")]
+    #[error("the logits are {0:?}: expected F32, F64 (not on CUDA), F16 or BF16")]
     LogitType(DType),
-    /// Labels of an element type that is no integer that flex computes with.
-    #[error("the labels are {0:?}: expected a signed or unsigned integer of 8 to 64 bits")]
+    /// Labels of an element type that the loss does not read.
+    #[error("the labels are {0:?}: expected an integer of 8 to 64 bits (on CUDA not U64)")]
     LabelType(DType),
     /// A label beyond every class, too large for the loss's own error to name.
     #[error("row {row} has label {label}, which is no class")]
@@ -46,8 +46,11 @@ pub enum Error {
         label: u64,
     },
     /// A tensor on a backend that the op is not implemented for.
-    #[error("the device is {0}: ala-loss-burn computes on flex (Device::flex())")]
+    #[error("the device is {0}: ala-loss-burn computes on {built}", built = BUILT)]
     Device(String),
+    /// burn's CUDA runtime failed, in what it did before the loss too.
+    #[error("burn's CUDA runtime: {0}")]
+    Runtime(String),
     /// Two tensors of one call on two devices, or in two kinds of autodiff graphs.
     #[error("the logits are on {logits} and the labels on {labels}: move one of them")]
     TwoDevices {
@@ -68,3 +71,10 @@ pub enum Error {
     #[error("the loss scale is {0}: it must be finite and positive as an f32")]
     LossScale(f64),
 }
+
+/// The devices that the loss is built for.
+const BUILT: &str = if cfg!(feature = "cuda") {
+    "flex (Device::flex()) and CUDA (Device::cuda(index))"
+} else {
+    "flex (Device::flex()); on CUDA with its feature `cuda`"
+};

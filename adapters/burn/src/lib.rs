@@ -2,8 +2,12 @@
 
 mod config;
 mod cosine_head;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod error;
 mod flex;
+#[cfg(feature = "cuda")]
+mod fusion;
 mod loss;
 mod op;
 mod step;

@@ -7,7 +7,7 @@ use burn::tensor::{Bool, DType, Device, Int, Tensor};
 
 use crate::error::Error;
 use crate::op::{Answer, LossOps};
-use crate::step::Call;
+use crate::step::{Bound, Call};
 
 /// A [`Loss`] over burn tensors, differentiable with respect to the logits. A module without
 /// parameters, so that a model can hold it.
@@ -22,14 +22,16 @@ use crate::step::Call;
 ///
 /// | | shape | data type |
 /// |---|---|---|
-/// | logits | `[N, C]`, any strides, on flex | f32, f64, f16, bf16 |
-/// | labels | `[N]`, any strides, on flex | every integer type |
+/// | logits | `[N, C]`, any strides, on flex or (feature `cuda`) CUDA | f32, f16, bf16; on flex f64 too |
+/// | labels | `[N]`, any strides, on the same device | every integer type, but on CUDA u64 |
 /// | loss | `[1]` under `Reduction::Mean` and `Reduction::Sum`, `[N]` under `Reduction::None` | f64 for f64 logits, otherwise f32 |
 /// | gradient | `[N, C]` | that of the logits |
 ///
 /// Rows may lie apart (a slice of the classes): they are read where they are. Logits whose classes
 /// are not neighbours in memory (a transposed tensor) are copied first, and so are labels that are
-/// not i64, flex's own.
+/// not i64, flex's own; on CUDA those of 16 bits and i8.
+///
+/// On CUDA each pass waits for the device, before and after it.
 ///
 /// # Upstream gradients and the loss scale
 ///
@@ -62,6 +64,8 @@ pub struct AlaLoss {
     loss: Loss,
     #[module(skip)]
     loss_scale: f64,
+    #[module(skip)]
+    bound: Bound,
 }
 
 /// What [`AlaLoss::try_forward_rows`] returns.
@@ -92,6 +96,7 @@ impl AlaLoss {
         Self {
             loss,
             loss_scale: 1.0,
+            bound: Bound::default(),
         }
     }
 
@@ -129,8 +134,14 @@ impl AlaLoss {
     ///
     /// # Errors
     ///
-    /// Tensors of another shape or type than the table above allows, on two devices or on another
-    /// backend than flex; a label that is neither a class nor the ignore label.
+    /// Tensors of another shape or type than the table above allows, on two devices or on one that
+    /// the loss is not built for; a label that is neither a class nor the ignore label. On CUDA
+    /// what the driver or burn's runtime reports.
+    ///
+    /// # Panics
+    ///
+    /// On CUDA, where burn's own runtime does: with its feature `fusion`, if an operation that the
+    /// tensors wait for fails.
     pub fn try_forward(
         &self,
         logits: Tensor<2>,
@@ -204,6 +215,7 @@ impl AlaLoss {
             loss: self.loss.clone(),
             loss_scale: self.loss_scale,
             rows,
+            bound: self.bound.clone(),
         };
         match Dispatch::ala_loss(logits.into_dispatch(), labels.into_dispatch(), call) {
             Answer::Rows {
@@ -250,6 +262,8 @@ impl AlaLoss {
 pub(crate) fn check_device(device: &Device) -> Result<(), Error> {
     match device.clone().without_autodiff().as_dispatch() {
         DispatchDevice::Flex(_) => Ok(()),
+        #[cfg(feature = "cuda")]
+        DispatchDevice::Cube(burn_cubecl::CubeDevice::Cuda(_)) => Ok(()),
         // There is none where no other backend is built in.
         #[allow(unreachable_patterns)]
         other => Err(Error::Device(format!("{other:?}"))),

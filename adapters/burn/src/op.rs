@@ -23,7 +23,7 @@ pub enum Answer<B: Backend> {
 }
 
 /// The operation, on the backends that are named here.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait LossOps: Backend {
     /// Loss, row losses and hits of `[N, C]` logits and `[N]` labels.
     fn ala_loss(logits: FloatTensor<Self>, labels: IntTensor<Self>, call: Call) -> Answer<Self>;
@@ -31,14 +31,34 @@ pub trait LossOps: Backend {
 
 impl LossOps for Flex {
     fn ala_loss(logits: FloatTensor<Self>, labels: IntTensor<Self>, call: Call) -> Answer<Self> {
-        match Self::step(&logits, &labels, &call, false) {
-            Ok(step) => Answer::Rows {
-                loss: step.loss,
-                row_losses: step.row_losses,
-                hits: step.hits,
-            },
-            Err(error) => Answer::Refused(error),
-        }
+        untracked(&logits, &labels, &call)
+    }
+}
+
+// burn's `Cube` is one of these two, as its feature `fusion` is off or on in a build.
+#[cfg(feature = "cuda")]
+impl LossOps for burn_cubecl::CubeBackend {
+    fn ala_loss(logits: FloatTensor<Self>, labels: IntTensor<Self>, call: Call) -> Answer<Self> {
+        untracked(&logits, &labels, &call)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl<B: burn_fusion::FusionBackend + Steps> LossOps for burn_fusion::Fusion<B> {
+    fn ala_loss(logits: FloatTensor<Self>, labels: IntTensor<Self>, call: Call) -> Answer<Self> {
+        untracked(&logits, &labels, &call)
+    }
+}
+
+/// Of tensors that no graph knows.
+fn untracked<B: Steps>(logits: &FloatTensor<B>, labels: &IntTensor<B>, call: &Call) -> Answer<B> {
+    match B::step(logits, labels, call, false) {
+        Ok(step) => Answer::Rows {
+            loss: step.loss,
+            row_losses: step.row_losses,
+            hits: step.hits,
+        },
+        Err(error) => Answer::Refused(error),
     }
 }
 

@@ -6,6 +6,14 @@ use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 
 use crate::error::Error;
 
+#[cfg(feature = "cuda")]
+pub(crate) use crate::cuda::Bound;
+
+/// What CUDA steps share, where there are none.
+#[cfg(not(feature = "cuda"))]
+#[derive(Clone, Debug, Default)]
+pub struct Bound {}
+
 /// A loss, and what a call wants of it.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -14,6 +22,12 @@ pub struct Call {
     pub(crate) loss_scale: f64,
     /// Whether each row's loss and hit are wanted.
     pub(crate) rows: bool,
+    /// What the module's steps on CUDA devices share.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(dead_code, reason = "there are no such steps")
+    )]
+    pub(crate) bound: Bound,
 }
 
 /// What a forward pass makes.

@@ -141,6 +141,7 @@ fn integer(op: &Opcode, ty: Ty) -> Option<(WarpFn, usize)> {
         ("add", []) => ints!(ty, |a, b| a.wrapping_add(b)),
         ("sub", []) => ints!(ty, |a, b| a.wrapping_sub(b)),
         ("mul", ["lo"]) => ints!(ty, |a, b| a.wrapping_mul(b)),
+        ("mul", ["hi"]) if ty == Ty::U32 => lanes!(u32, |a, b| ((u64::from(a) * u64::from(b)) >> 32) as u32),
         ("mad", ["lo"]) => ints!(ty, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
         ("mul", ["wide"]) => match ty {
             Ty::U32 => lanes!(u32, |a, b| u64::from(a) * u64::from(b)),

@@ -65,6 +65,7 @@ pub(super) fn lookup(op: &Opcode, register: Ty) -> Option<(WarpFn, usize)> {
 fn integer(to: Ty, from: Ty) -> Option<(WarpFn, usize)> {
     Some(match (from, to.bytes()) {
         (Ty::S8, 4) => lanes!(u64, |a| i32::from(a as i8)),
+        (Ty::S16, 4) => lanes!(u64, |a| i32::from(a as i16)),
         (Ty::S32, 8) => lanes!(i32, |a| i64::from(a)),
         _ if from.signed() && to.bytes() > from.bytes() => return None,
         _ => match to.bytes().min(from.bytes()) {

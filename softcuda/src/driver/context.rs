@@ -71,6 +71,12 @@ calls! {
         version.set((1000 * major + 10 * minor) as c_int)
     }
 
+    /// Of functions for NVIDIA's own libraries: NVRTC asks for some, and does without.
+    Nothing: fn cuGetExportTable(_, table: Out<usize>, _id: Host) {
+        table.set(0)?;
+        Err(Code::NotSupported)
+    }
+
     Nothing: fn cuGetErrorName(_, code: u32, name: Out<*const c_char>) {
         let known = describe(code);
         name.set(known.map_or(std::ptr::null(), |(name, _)| name.as_ptr()))?;
@@ -104,6 +110,12 @@ calls! {
         known(ordinal)?;
         let length = usize::try_from(length).map_err(|_| Code::InvalidValue)?;
         name.write(&device::NAME[..length.min(device::NAME.len())])
+    }
+
+    Init: fn cuDeviceGetPCIBusId(_, id: Host, length: c_int, ordinal: c_int) {
+        known(ordinal)?;
+        const ID: &[u8] = b"0000:00:1f.7\0";
+        if usize::try_from(length).is_ok_and(|length| length >= ID.len()) { id.write(ID) } else { Err(Code::InvalidValue) }
     }
 
     Init: fn cuDeviceGetUuid_v2(_, uuid: Out<[u8; 16]>, ordinal: c_int) {

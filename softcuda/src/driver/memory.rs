@@ -38,7 +38,14 @@ impl State {
         self.run_stream(LEGACY)
     }
 
-    fn upload(&mut self, what: &str, to: u64, from: Host, bytes: usize, captured: bool) -> Result<Work, Code> {
+    pub(super) fn upload(
+        &mut self,
+        what: &str,
+        to: u64,
+        from: Host,
+        bytes: usize,
+        captured: bool,
+    ) -> Result<Work, Code> {
         self.check_range(what, to, bytes)?;
         let range = self.host_range(from, bytes);
         let from =
@@ -46,7 +53,7 @@ impl State {
         Ok(Work::Upload { to, from })
     }
 
-    fn download(&mut self, what: &str, to: Host, from: u64, bytes: usize) -> Result<Work, Code> {
+    pub(super) fn download(&mut self, what: &str, to: Host, from: u64, bytes: usize) -> Result<Work, Code> {
         self.check_range(what, from, bytes)?;
         if to.address() == 0 && bytes > 0 {
             return Err(Code::InvalidValue);
@@ -54,7 +61,7 @@ impl State {
         Ok(Work::Download { from, to: self.host_range(to, bytes) })
     }
 
-    fn copy(&mut self, what: &str, to: u64, from: u64, bytes: usize) -> Result<Work, Code> {
+    pub(super) fn copy(&mut self, what: &str, to: u64, from: u64, bytes: usize) -> Result<Work, Code> {
         self.check_range(what, to, bytes)?;
         self.check_range(what, from, bytes)?;
         Ok(Work::Copy { from, to, bytes: bytes as u64 })

@@ -10,6 +10,7 @@ mod capturing;
 mod code;
 mod context;
 mod control;
+mod copy_2d;
 mod event;
 mod graph;
 mod graph_memory;

@@ -18,6 +18,18 @@ fn the_device_describes_itself() -> Test {
     let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
     assert_eq!(context.attribute(attribute)?, 227 << 10);
     context.uuid()?;
+    let bus_id = |bytes: &mut [u8]| {
+        // SAFETY: the length is the buffer's.
+        unsafe { sys::cuDeviceGetPCIBusId(bytes.as_mut_ptr().cast(), bytes.len() as i32, 0) }
+    };
+    let mut id = [0; 13];
+    assert_eq!(bus_id(&mut id[..12]), CUresult::CUDA_ERROR_INVALID_VALUE, "no room for the end");
+    assert_eq!(bus_id(&mut id), CUresult::CUDA_SUCCESS);
+    assert_eq!(&id, b"0000:00:1f.7\0");
+    let mut table = null();
+    // SAFETY: the place for the table is there.
+    let refused = unsafe { sys::cuGetExportTable(&mut table, null()) };
+    assert_eq!((refused, table), (CUresult::CUDA_ERROR_NOT_SUPPORTED, null()));
     assert_eq!(code(CudaContext::new(1)), CUresult::CUDA_ERROR_INVALID_DEVICE);
     let error = DriverError(CUresult::CUDA_ERROR_INVALID_DEVICE);
     assert_eq!(error.error_name()?.to_str()?, "CUDA_ERROR_INVALID_DEVICE");

@@ -2,6 +2,7 @@
 
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, DevicePtr, DriverError, result};
+use std::ptr::{null, null_mut};
 
 use crate::instrument::{Test, code, instrument};
 
@@ -143,7 +144,7 @@ fn copies_between_contexts_need_the_one_that_there_is() -> Test {
         // SAFETY: both hold three numbers; a wrong context is refused.
         unsafe { sys::cuMemcpyPeerAsync(to, context.cu_ctx(), from, context_of_source, 12, stream.cu_stream()) }
     };
-    assert_eq!(copy(std::ptr::null_mut()), CUresult::CUDA_ERROR_INVALID_CONTEXT);
+    assert_eq!(copy(null_mut()), CUresult::CUDA_ERROR_INVALID_CONTEXT);
     assert_eq!(copy(context.cu_ctx()), CUresult::CUDA_SUCCESS);
     let copied = stream.clone_dtoh(&to)?;
     stream.synchronize()?;
@@ -152,4 +153,68 @@ fn copies_between_contexts_need_the_one_that_there_is() -> Test {
     let destroyed = unsafe { sys::cuCtxDestroy_v2(context.cu_ctx()) };
     assert_eq!(destroyed, CUresult::CUDA_ERROR_INVALID_CONTEXT);
     Ok(stream.synchronize()?)
+}
+
+/// One side of a copy of rows: an address and a pitch in bytes; what else a `CUDA_MEMCPY2D` can say
+/// is left at 0.
+fn copy_of_rows(
+    (host, from_device, from_pitch): (*const u32, u64, usize),
+    (to_host, to_device, to_pitch): (*mut u32, u64, usize),
+    (width, height): (usize, usize),
+) -> sys::CUDA_MEMCPY2D {
+    let kind = |on_host: bool| match on_host {
+        true => sys::CUmemorytype::CU_MEMORYTYPE_HOST,
+        false => sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
+    };
+    sys::CUDA_MEMCPY2D_st {
+        srcXInBytes: 0,
+        srcY: 0,
+        srcMemoryType: kind(!host.is_null()),
+        srcHost: host.cast(),
+        srcDevice: from_device,
+        srcArray: null_mut(),
+        srcPitch: from_pitch,
+        dstXInBytes: 0,
+        dstY: 0,
+        dstMemoryType: kind(!to_host.is_null()),
+        dstHost: to_host.cast(),
+        dstDevice: to_device,
+        dstArray: null_mut(),
+        dstPitch: to_pitch,
+        WidthInBytes: width,
+        Height: height,
+    }
+}
+
+#[test]
+fn rows_that_lie_apart_are_copied_and_nothing_between_them() -> Test {
+    let (_soft, _one) = instrument();
+    let context = CudaContext::new(0)?;
+    let stream = context.new_stream()?;
+    let (first, second) = (stream.clone_htod(&[9u32; 10])?, stream.clone_htod(&[8u32; 10])?);
+    let ((first, _first), (second, _second)) = (first.device_ptr(&stream), second.device_ptr(&stream));
+    let (rows, mut back) = ([1u32, 2, 3, 4, 5, 6], [7u32; 9]);
+    // Two of each row's three numbers, at a pitch of four; from its second row on, to a pitch of
+    // five, a number further; and back to one of three.
+    let up = copy_of_rows((rows.as_ptr(), 0, 12), (null_mut(), first, 16), (8, 2));
+    let mut over = copy_of_rows((null(), first, 16), (null_mut(), second, 20), (8, 1));
+    (over.srcY, over.dstXInBytes, over.dstY) = (1, 4, 1);
+    let down = copy_of_rows((null(), second, 20), (back.as_mut_ptr(), 0, 12), (12, 2));
+    let copy = |what: &sys::CUDA_MEMCPY2D| {
+        // SAFETY: every row lies within its side; the host's are there until the stream is waited
+        // for.
+        unsafe { sys::cuMemcpy2DAsync_v2(what, stream.cu_stream()) }
+    };
+    for what in [&up, &over, &down] {
+        assert_eq!(copy(what), CUresult::CUDA_SUCCESS);
+    }
+    stream.synchronize()?;
+    assert_eq!(back, [8, 8, 8, 8, 4, 5, 7, 7, 7]);
+
+    let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
+    assert_eq!(copy(&copy_of_rows((null(), first, 16), (null_mut(), second, 16), (8, 4))), invalid, "a row outside");
+    assert_eq!(copy(&copy_of_rows((null(), first, 4), (null_mut(), second, 16), (8, 2))), invalid, "rows overlap");
+    let on_host = copy_of_rows((rows.as_ptr(), 0, 12), (back.as_mut_ptr(), 0, 12), (8, 2));
+    assert_eq!(copy(&on_host), CUresult::CUDA_ERROR_NOT_SUPPORTED);
+    Ok(())
 }
