@@ -1,5 +1,6 @@
 //! A loss: what the calls of every path are made on.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::counts::ClassCounts;
@@ -237,10 +238,10 @@ fn weigh(table: &mut RowTable, weights: &[f64]) -> Result<(), Error> {
 /// assert_eq!(outcome.gradient.len(), 6);
 /// # Ok::<(), ala_loss::Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Loss(Arc<Inner>);
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Inner {
     table: RowTable,
     /// The part of `table` that is off the target, as the CPU path reads it.
@@ -248,6 +249,20 @@ struct Inner {
     origin: Option<Origin>,
     reduction: Reduction,
     ignore_label: Option<i64>,
+}
+
+/// Without the tables, which grow with the classes: models print their losses.
+impl fmt::Debug for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loss")
+            .field("objective", &self.objective())
+            .field("scale", &self.scale())
+            .field("input", &self.input())
+            .field("classes", &self.classes())
+            .field("reduction", &self.reduction())
+            .field("ignore_label", &self.ignore_label())
+            .finish_non_exhaustive()
+    }
 }
 
 /// What the table was lowered from.

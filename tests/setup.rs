@@ -729,3 +729,13 @@ fn a_table_of_ones_own_is_checked() {
     let got = loss.evaluate(&[0.5f64, 0.75], &[0]).expect("valid").loss;
     assert!((got - by_hand).abs() < 1e-15, "{got} {by_hand}");
 }
+
+#[test]
+fn a_loss_of_many_classes_prints_as_few_lines_as_one_of_few() {
+    let text = |classes: usize| {
+        let counts = ClassCounts::new(vec![7; classes]).expect("valid");
+        format!("{:?}", Loss::new(Objective::ala(), &counts).expect("valid"))
+    };
+    assert!(text(8142).contains("classes: 8142"), "{}", text(8142));
+    assert!(text(8142).len() < text(10).len() + 10);
+}
