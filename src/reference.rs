@@ -40,67 +40,252 @@ pub struct ReferenceRow {
 /// # Ok::<(), ala_loss::Error>(())
 /// ```
 pub fn row(table: &RowTable, x: &[f64], y: usize) -> ReferenceRow {
-    assert_eq!(x.len(), table.classes(), "x must be [C]");
-    let target = table.targets()[y];
-
-    // Differences of logits are exact where sums are not: z_j - z_m as a_j (x_j - x_m) + (a_j -
-    // a_m) x_m + (b_j - b_m), of logits 2^64 times smaller, so that none leaves f64.
-    let small = 2f64.powi(-64);
-    let map = |j: usize| match j == y {
-        true => (target.slope, target.bias),
-        false => (table.affine(j).slope, table.affine(j).bias),
+    let Some(softmax) = Softmax::new(table, x, y) else {
+        return ReferenceRow::undefined(x.len());
     };
-    let difference = |j: usize, m: usize| {
-        let ((a, b), (a_m, b_m)) = (map(j), map(m));
-        let (x_j, x_m) = (x[j] * small, x[m] * small);
-        (a * (x_j - x_m) + ((a - a_m) * x_m + (b - b_m) * small)) / small
-    };
-    let m = (0..x.len())
-        .reduce(
-            |m, j| match x[m] == f64::NEG_INFINITY || difference(j, m) > 0.0 {
-                true => j,
-                false => m,
-            },
-        )
-        .unwrap_or(0);
-    if x.iter().any(|x| x.is_nan() || *x == f64::INFINITY) || x[m] == f64::NEG_INFINITY {
-        return ReferenceRow {
-            loss: f64::NAN,
-            gradient: vec![f64::NAN; x.len()],
-        };
-    }
-    // No more than 0 but for rounding.
-    let below: Vec<f64> = (0..x.len()).map(|j| difference(j, m).min(0.0)).collect();
-    let e: Vec<f64> = below.iter().map(|z| z.exp()).collect();
-    let s: f64 = (0..x.len()).filter(|&j| j != y).map(|j| e[j]).sum();
-    let d = s + e[y];
-    // log d + m - z_y; log1p where the target holds the maximum, so that a tiny loss keeps its
-    // digits.
-    let cross_entropy = if below[y] == 0.0 {
-        s.ln_1p()
-    } else {
-        d.ln() - below[y]
-    };
-
+    let (p, miss, cross_entropy) = (softmax.p(y), softmax.miss(y), softmax.cross_entropy(y));
     let (focal_loss, focal_slope) = match table.focal_gamma() {
         None => (1.0, 1.0),
-        Some(gamma) => focal(gamma, s / d, e[y] / d, cross_entropy),
+        Some(gamma) => focal(gamma, miss, p, cross_entropy),
     };
-    let w = target.weight;
-    // Nothing times an infinite loss is nothing.
-    let weighed = |value: f64| if w == 0.0 { 0.0 } else { w * value };
+    let target = table.targets()[y];
     let gradient = (0..x.len())
         .map(|j| {
             if j == y {
-                weighed(-target.gradient_slope * (s / d) * focal_slope)
+                weighed(target.weight, -target.gradient_slope * miss * focal_slope)
             } else {
-                weighed(table.affine(j).slope * (e[j] / d) * focal_slope)
+                let slope = table.affine(j).slope;
+                weighed(target.weight, slope * softmax.p(j) * focal_slope)
             }
         })
         .collect();
     ReferenceRow {
-        loss: weighed(focal_loss * cross_entropy),
+        loss: weighed(target.weight, focal_loss * cross_entropy),
         gradient,
+    }
+}
+
+/// The row with its label smoothed, as PyTorch's `CrossEntropyLoss` does it, on the adjusted logits
+/// `z` of target `y`. The weights `w` are the table's; `smoothing`, epsilon, is in `0..=1`.
+///
+/// ```text
+/// L = (1 - eps) w_y (lse(z) - z_y) + (eps / C) sum_j w_j (lse(z) - z_j)
+/// dL/dz_k = (1 - eps) w_y (p_k - [k = y]) + (eps / C) (p_k sum_j w_j - w_k)
+/// dL/dx_k = a_k dL/dz_k  (k != y)      dL/dx_y = G_y dL/dz_y
+/// ```
+///
+/// A class of weight 0 adds nothing, also where its `z_j` is -inf. One of weight above 0 makes the
+/// loss infinite there; the gradient stays defined. A smoothing of 0 is [`row`].
+///
+/// # Panics
+/// Where `x` is not `[C]`, `y >= C` or `smoothing` is not in `0..=1`, and for a focal table unless
+/// `smoothing` is 0: focal loss is not defined for a smoothed label.
+///
+/// ```
+/// use ala_loss::{ClassCounts, Loss, Objective, reference};
+/// let loss = Loss::builder(Objective::CrossEntropy, &ClassCounts::new([1, 1])?).build()?;
+/// // The label is (0.05, 0.95).
+/// let row = reference::smoothed_row(loss.table(), &[0.0, 0.0], 1, 0.1);
+/// assert!((row.loss - 2f64.ln()).abs() < 1e-15);
+/// assert!((row.gradient[0] - (0.5 - 0.05)).abs() < 1e-15);
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
+pub fn smoothed_row(table: &RowTable, x: &[f64], y: usize, smoothing: f64) -> ReferenceRow {
+    assert!(
+        (0.0..=1.0).contains(&smoothing),
+        "smoothing is {smoothing}, and must be in 0..=1"
+    );
+    if smoothing == 0.0 {
+        return row(table, x, y);
+    }
+    assert!(
+        table.focal_gamma().is_none(),
+        "smoothing is {smoothing}, and must be 0 for a focal loss"
+    );
+    let Some(softmax) = Softmax::new(table, x, y) else {
+        return ReferenceRow::undefined(x.len());
+    };
+    let w = |j: usize| table.targets()[j].weight;
+    let total: f64 = (0..x.len()).map(w).sum();
+    let own = (1.0 - smoothing) * w(y);
+    let each = smoothing / x.len() as f64;
+
+    let spread: f64 = (0..x.len())
+        .map(|j| weighed(w(j), softmax.cross_entropy(j)))
+        .sum();
+    let gradient = (0..x.len())
+        .map(|k| {
+            let (p, miss) = (softmax.p(k), softmax.miss(k));
+            // p_k sum_j w_j - w_k; not a difference from p, which is 1 for a confident row.
+            let spread = (total - w(k)) * p - w(k) * miss;
+            if k == y {
+                table.targets()[y].gradient_slope * (each * spread - own * miss)
+            } else {
+                table.affine(k).slope * (each * spread + own * p)
+            }
+        })
+        .collect();
+    ReferenceRow {
+        loss: weighed(own, softmax.cross_entropy(y)) + each * spread,
+        gradient,
+    }
+}
+
+/// A row with several labels (mixup, CutMix): the sum of `coefficient * L(target)` over `targets`,
+/// each `L` the whole [`smoothed_row`] of that label, with its own margin, weight and focal factor.
+///
+/// The coefficients are at least 0 and used as they are: mixup's are `lambda` and `1 - lambda`. A
+/// target of coefficient 0 is not looked at, so that an infinite loss of it does not show; a NaN
+/// in the logits shows all the same.
+///
+/// # Panics
+/// As [`smoothed_row`]; where no target is looked at only where `x` is not `[C]`.
+///
+/// ```
+/// use ala_loss::{ClassCounts, Loss, Objective, reference};
+/// let loss = Loss::builder(Objective::CrossEntropy, &ClassCounts::new([1, 1])?).build()?;
+/// let row = reference::mixed_row(loss.table(), &[0.0, 0.0], &[(0, 0.25), (1, 0.75)], 0.0);
+/// assert_eq!(row.gradient, [0.25, -0.25]);
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
+pub fn mixed_row(
+    table: &RowTable,
+    x: &[f64],
+    targets: &[(usize, f64)],
+    smoothing: f64,
+) -> ReferenceRow {
+    assert_eq!(x.len(), table.classes(), "x must be [C]");
+    if !has_softmax(x) {
+        return ReferenceRow::undefined(x.len());
+    }
+    let mut mixed = ReferenceRow {
+        loss: 0.0,
+        gradient: vec![0.0; x.len()],
+    };
+    for &(y, coefficient) in targets {
+        if coefficient == 0.0 {
+            continue;
+        }
+        let solved = smoothed_row(table, x, y, smoothing);
+        mixed.loss += coefficient * solved.loss;
+        for (g, solved) in mixed.gradient.iter_mut().zip(solved.gradient) {
+            *g += coefficient * solved;
+        }
+    }
+    mixed
+}
+
+impl ReferenceRow {
+    fn undefined(classes: usize) -> Self {
+        Self {
+            loss: f64::NAN,
+            gradient: vec![f64::NAN; classes],
+        }
+    }
+}
+
+/// Nothing times an infinite loss is nothing.
+fn weighed(w: f64, value: f64) -> f64 {
+    if w == 0.0 { 0.0 } else { w * value }
+}
+
+fn has_softmax(x: &[f64]) -> bool {
+    let masked = |x: &f64| *x == f64::NEG_INFINITY;
+    !x.iter().any(|x| x.is_nan() || *x == f64::INFINITY) && !x.iter().all(masked)
+}
+
+/// The softmax of the adjusted logits of target `y`.
+struct Softmax {
+    y: usize,
+    /// A class of the largest `z`.
+    m: usize,
+    /// `z_j - z_m`, no more than 0.
+    below: Vec<f64>,
+    /// `exp(z_j - z_m)`.
+    e: Vec<f64>,
+    /// The sum of `e` without that of `y`.
+    s: f64,
+    /// The sum of `e`.
+    d: f64,
+}
+
+impl Softmax {
+    /// None where there is none: a NaN or +inf among the logits, or all of them -inf.
+    fn new(table: &RowTable, x: &[f64], y: usize) -> Option<Self> {
+        assert_eq!(x.len(), table.classes(), "x must be [C]");
+        let target = table.targets()[y];
+        if !has_softmax(x) {
+            return None;
+        }
+
+        // Differences of logits are exact where sums are not: z_j - z_m as a_j (x_j - x_m) +
+        // (a_j - a_m) x_m + (b_j - b_m), of logits 2^64 times smaller, so that none leaves f64.
+        let small = 2f64.powi(-64);
+        let map = |j: usize| match j == y {
+            true => (target.slope, target.bias),
+            false => (table.affine(j).slope, table.affine(j).bias),
+        };
+        let difference = |j: usize, m: usize| {
+            let ((a, b), (a_m, b_m)) = (map(j), map(m));
+            let (x_j, x_m) = (x[j] * small, x[m] * small);
+            (a * (x_j - x_m) + ((a - a_m) * x_m + (b - b_m) * small)) / small
+        };
+        let m = (0..x.len())
+            .reduce(
+                |m, j| match x[m] == f64::NEG_INFINITY || difference(j, m) > 0.0 {
+                    true => j,
+                    false => m,
+                },
+            )
+            .unwrap_or(0);
+        // No more than 0 but for rounding.
+        let below: Vec<f64> = (0..x.len()).map(|j| difference(j, m).min(0.0)).collect();
+        let e: Vec<f64> = below.iter().map(|z| z.exp()).collect();
+        let s: f64 = (0..x.len()).filter(|&j| j != y).map(|j| e[j]).sum();
+        let d = s + e[y];
+        Some(Self {
+            y,
+            m,
+            below,
+            e,
+            s,
+            d,
+        })
+    }
+
+    /// The sum of `e` without that of class `j`. A difference is good enough unless `j` may have
+    /// nearly all of it.
+    fn rest(&self, j: usize) -> f64 {
+        if j == self.y {
+            self.s
+        } else if j == self.m {
+            (0..self.e.len())
+                .filter(|&k| k != j)
+                .map(|k| self.e[k])
+                .sum()
+        } else {
+            self.d - self.e[j]
+        }
+    }
+
+    /// The probability of class `j`.
+    fn p(&self, j: usize) -> f64 {
+        self.e[j] / self.d
+    }
+
+    /// `1 - p_j`.
+    fn miss(&self, j: usize) -> f64 {
+        self.rest(j) / self.d
+    }
+
+    /// `lse(z) - z_j`, as log d + m - z_j; log1p where the class holds the maximum, so that a tiny
+    /// loss keeps its digits.
+    fn cross_entropy(&self, j: usize) -> f64 {
+        if self.below[j] == 0.0 {
+            self.rest(j).ln_1p()
+        } else {
+            self.d.ln() - self.below[j]
+        }
     }
 }
 

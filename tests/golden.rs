@@ -91,6 +91,15 @@ fn objective(value: &Value) -> Objective {
     }
 }
 
+fn rows(value: &Value) -> Vec<Vec<f64>> {
+    let rows = value.as_array().expect("rows");
+    rows.iter().map(floats).collect()
+}
+
+fn columns(value: &Value) -> Vec<usize> {
+    integers(value).into_iter().map(|j| j as usize).collect()
+}
+
 impl Golden {
     fn read() -> Self {
         let text = include_str!("golden/golden.json");
@@ -100,46 +109,69 @@ impl Golden {
     }
 
     fn cases(&self) -> impl Iterator<Item = Case> {
-        self.json["cases"]
-            .as_array()
-            .expect("cases")
-            .iter()
-            .map(|case| {
-                let problem = self.json["problems"]
-                    .as_array()
-                    .expect("problems")
-                    .iter()
-                    .find(|problem| problem["classes"] == case["classes"])
-                    .expect("the case's problem");
-                let counts = ClassCounts::new(integers(&problem["counts"])).expect("counts");
-                let mut builder = Loss::builder(objective(&case["objective"]), &counts)
-                    .scale(case["scale"].as_f64().expect("scale"))
-                    .reduction(Reduction::None);
-                if case["objective"]["name"] == "weighted_ce" {
-                    builder = builder.class_weights(floats(&problem["class_weights"]));
-                }
-                let rows = |value: &Value| -> Vec<Vec<f64>> {
-                    value.as_array().expect("rows").iter().map(floats).collect()
-                };
-                let columns = match &case["at"] {
-                    Value::Null => (0..counts.classes()).collect(),
-                    at => integers(at).into_iter().map(|j| j as usize).collect(),
-                };
-                Case {
-                    name: format!(
-                        "{} s={} C={}",
-                        case["objective"], case["scale"], case["classes"]
-                    ),
-                    loss: builder.build().expect("a valid loss"),
-                    logits: rows(&problem["logits"]).concat(),
-                    labels: integers(&problem["labels"]),
-                    row_losses: floats(&case["loss"]),
-                    columns,
-                    gradient: rows(&case["gradient"]),
-                    gradient_dot: floats(&case["gradient_dot"]),
-                }
-            })
+        let cases = self.json["cases"].as_array().expect("cases");
+        cases.iter().map(|case| self.case(case, &case["at"]))
     }
+
+    /// Of a case of one of the problems; `at` has the columns of its gradient, null for all.
+    fn case(&self, case: &Value, at: &Value) -> Case {
+        let problem = self.json["problems"]
+            .as_array()
+            .expect("problems")
+            .iter()
+            .find(|problem| problem["classes"] == case["classes"])
+            .expect("the case's problem");
+        let counts = ClassCounts::new(integers(&problem["counts"])).expect("counts");
+        let mut builder = Loss::builder(objective(&case["objective"]), &counts)
+            .scale(case["scale"].as_f64().expect("scale"))
+            .reduction(Reduction::None);
+        if case["objective"]["name"] == "weighted_ce" {
+            builder = builder.class_weights(floats(&problem["class_weights"]));
+        }
+        Case {
+            name: format!(
+                "{} s={} C={}",
+                case["objective"], case["scale"], case["classes"]
+            ),
+            loss: builder.build().expect("a valid loss"),
+            logits: rows(&problem["logits"]).concat(),
+            labels: integers(&problem["labels"]),
+            row_losses: floats(&case["loss"]),
+            columns: match at {
+                Value::Null => (0..counts.classes()).collect(),
+                at => columns(at),
+            },
+            gradient: rows(&case["gradient"]),
+            gradient_dot: floats(&case["gradient_dot"]),
+        }
+    }
+}
+
+/// A case with smoothed labels, mixed targets or both.
+struct Recipe {
+    case: Case,
+    smoothing: f64,
+    /// Lambda and the rows' second labels.
+    mix: Option<(f64, Vec<usize>)>,
+}
+
+/// On the problems of golden.json.
+fn recipes() -> Vec<Recipe> {
+    let text = include_str!("golden/recipes.json");
+    let json: Value = serde_json::from_str(text).expect("recipes.json is JSON");
+    let golden = Golden::read();
+    let cases = json["cases"].as_array().expect("cases");
+    let recipe = |case: &Value| {
+        let lambda = case["lambda"].as_f64();
+        let mut recipe = Recipe {
+            case: golden.case(case, &json["at"][case["classes"].to_string()]),
+            smoothing: case["smoothing"].as_f64().expect("smoothing"),
+            mix: lambda.map(|lambda| (lambda, columns(&case["partners"]))),
+        };
+        recipe.case.name += &format!(" smoothing={} mix={:?}", recipe.smoothing, recipe.mix);
+        recipe
+    };
+    cases.iter().map(recipe).collect()
 }
 
 /// Checks losses, the stored gradient columns and the whole gradient's dot product with a fixed
@@ -211,6 +243,58 @@ fn the_reference_matches_automatic_differentiation() {
             &case,
             &exact.row_losses,
             &exact.gradient,
+            |loss| 1e-12 * loss,
+            |g| 1e-12 * g.abs(),
+        );
+    }
+}
+
+#[test]
+fn every_objective_and_class_count_has_its_recipes() {
+    let all = recipes();
+    let count = |part: &dyn Fn(&Recipe) -> bool| all.iter().filter(|recipe| part(recipe)).count();
+    // C = 2 and 7 at both scales, 33 and 1000 at one; focal (2 of 20 objectives) is never smoothed.
+    let basic = |objectives: usize| (2 + 2 + 1 + 1) * objectives;
+    // At C = 7 and both scales; 9 objectives, of which 1 is focal.
+    let further = |objectives: usize, recipes: usize| 2 * objectives * recipes;
+    let mixed = |r: &Recipe| r.mix.is_some();
+    assert_eq!(count(&|r| !mixed(r)), basic(18) + further(8, 2));
+    assert_eq!(
+        count(&|r| mixed(r) && r.smoothing == 0.0),
+        basic(20) + further(9, 3)
+    );
+    assert_eq!(
+        count(&|r| mixed(r) && r.smoothing > 0.0),
+        basic(18) + further(8, 4)
+    );
+}
+
+#[test]
+fn the_reference_smooths_and_mixes_as_automatic_differentiation_does() {
+    for Recipe {
+        case,
+        smoothing,
+        mix,
+    } in recipes()
+    {
+        let solve = |i: usize, x: &[f64]| {
+            let (table, y) = (case.loss.table(), case.labels[i] as usize);
+            match &mix {
+                None => reference::smoothed_row(table, x, y, smoothing),
+                Some((lambda, partners)) => {
+                    let targets = [(y, *lambda), (partners[i], 1.0 - lambda)];
+                    reference::mixed_row(table, x, &targets, smoothing)
+                }
+            }
+        };
+        let logits = case.logits.chunks_exact(case.loss.classes());
+        let solved: Vec<_> = logits.enumerate().map(|(i, x)| solve(i, x)).collect();
+        let row_losses: Vec<f64> = solved.iter().map(|row| row.loss).collect();
+        let gradient: Vec<f64> = solved.into_iter().flat_map(|row| row.gradient).collect();
+        assert_case(
+            &case,
+            &row_losses,
+            &gradient,
             |loss| 1e-12 * loss,
             |g| 1e-12 * g.abs(),
         );
