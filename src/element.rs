@@ -112,17 +112,59 @@ pub trait Label: sealed::Sealed + Copy + Send + Sync + std::fmt::Debug + 'static
             .ok()
             .filter(|&class| class < classes)
     }
+
+    #[doc(hidden)]
+    fn slice(labels: &[Self]) -> LabelSlice<'_>;
+}
+
+/// Labels of any type, of which the type is not seen.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+#[allow(non_camel_case_types, reason = "each is named after its type")]
+pub enum LabelSlice<'a> {
+    u8(&'a [u8]),
+    u16(&'a [u16]),
+    u32(&'a [u32]),
+    u64(&'a [u64]),
+    usize(&'a [usize]),
+    i8(&'a [i8]),
+    i16(&'a [i16]),
+    i32(&'a [i32]),
+    i64(&'a [i64]),
+    isize(&'a [isize]),
 }
 
 macro_rules! labels {
-    ($($type:ty),*) => {$(
-        impl sealed::Sealed for $type {}
-        impl Label for $type {
-            #[inline]
-            fn value(self) -> i128 {
-                self as i128
+    ($($type:ident),*) => {
+        $(
+            impl sealed::Sealed for $type {}
+            impl Label for $type {
+                #[inline]
+                fn value(self) -> i128 {
+                    self as i128
+                }
+
+                fn slice(labels: &[Self]) -> LabelSlice<'_> {
+                    LabelSlice::$type(labels)
+                }
+            }
+        )*
+
+        impl LabelSlice<'_> {
+            pub(crate) fn len(self) -> usize {
+                match self {
+                    $(Self::$type(labels) => labels.len(),)*
+                }
+            }
+
+            /// The row's label as a number.
+            pub(crate) fn value(self, row: usize) -> i128 {
+                match self {
+                    $(Self::$type(labels) => labels[row].value(),)*
+                }
             }
         }
-    )*};
+    };
 }
 labels!(u8, u16, u32, u64, usize, i8, i16, i32, i64, isize);

@@ -151,6 +151,30 @@ pub enum Error {
         /// Number of classes.
         classes: usize,
     },
+    /// The second label of a mixed row is neither a class nor the ignore label.
+    #[error(
+        "row {row} has second label {label}: labels must lie in 0..{classes} or be the ignore label"
+    )]
+    SecondLabel {
+        /// The first offending row.
+        row: usize,
+        /// Its second label.
+        label: i128,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// A number that a row has is out of its range.
+    #[error("row {row} has {name} {value}: it must be {allowed}")]
+    RowParameter {
+        /// The first offending row.
+        row: usize,
+        /// What the number is.
+        name: &'static str,
+        /// The number.
+        value: f64,
+        /// The numbers that are allowed.
+        allowed: &'static str,
+    },
     /// A prediction is not a class.
     #[error("row {row} has prediction {prediction}: predictions must lie in 0..{classes}")]
     Prediction {

@@ -47,9 +47,11 @@ mod schedule;
 mod shape;
 mod table;
 
-pub use call::{Options, Outcome, Outputs, Summary, Upstream};
+pub use call::{Divisor, Lambda, Options, Outcome, Outputs, Summary, Upstream};
 pub use counts::{ClassCounts, ZeroCounts};
 pub use cpu::{CpuElement, CpuInstance};
+#[doc(hidden)]
+pub use element::LabelSlice;
 pub use element::{Element, Label, Real};
 pub use error::Error;
 pub use groups::{Group, GroupThresholds};

@@ -1,8 +1,8 @@
 //! Losses and gradients against automatic differentiation in float64 (see `golden/README.md`).
 
 use ala_loss::{
-    Ala, ClassCounts, CpuElement, DifficultyGradient, Loss, Objective, QuantityLog, Reduction,
-    reference,
+    Ala, ClassCounts, CpuElement, DifficultyGradient, Lambda, Loss, Objective, Options,
+    QuantityLog, Reduction, reference,
 };
 use half::{bf16, f16};
 use serde_json::Value;
@@ -299,6 +299,36 @@ fn the_reference_smooths_and_mixes_as_automatic_differentiation_does() {
             |g| 1e-12 * g.abs(),
         );
     }
+}
+
+/// Of the recipes those that mix, and do not smooth.
+fn assert_cpu_mixes<T: CpuElement>(bound: impl Fn(f64, f64) -> f64, of_loss: impl Fn(f64) -> f64) {
+    let mixes = |recipe: &Recipe| recipe.smoothing == 0.0;
+    for Recipe { case, mix, .. } in recipes().into_iter().filter(mixes) {
+        let (lambda, partners) = mix.expect("what is not smoothed is mixed");
+        let logits: Vec<T> = case.logits.iter().map(|&x| T::from_f64(x)).collect();
+        let options = Options::new().mixed_with(&partners, Lambda::Scalar(lambda));
+        let outcome = case.loss.evaluate_with(&logits, &case.labels, &options);
+        let outcome = outcome.expect("a valid batch");
+        let slope = slope(case.loss.table());
+        assert_case(
+            &case,
+            &widen_real::<T>(&outcome.row_losses),
+            &widen(&outcome.gradient),
+            &of_loss,
+            |exact| bound(exact, slope),
+        );
+    }
+}
+
+#[test]
+fn every_type_mixes_as_automatic_differentiation_does() {
+    // At the targets two terms are added.
+    let double = |g: f64, slope: f64| 1e-12 * g.abs() + 1e-15 * slope;
+    assert_cpu_mixes::<f64>(double, |loss| 1e-12 * loss);
+    assert_cpu_mixes::<f32>(gradient_bound::<f32>, loss_bound);
+    assert_cpu_mixes::<f16>(gradient_bound::<f16>, loss_bound);
+    assert_cpu_mixes::<bf16>(gradient_bound::<bf16>, loss_bound);
 }
 
 #[test]

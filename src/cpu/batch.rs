@@ -1,6 +1,7 @@
 //! The rows of a call with all that belongs to them, and how they are split in two.
 
-use crate::element::{Element, Label, Real};
+use super::targets::{Targets, Terms};
+use crate::element::{Element, Real};
 
 /// The logits and where the gradient goes. The last row need not be followed by its padding.
 pub(super) enum Matrix<'a, T> {
@@ -168,31 +169,13 @@ impl<R: Real> Factors<'_, R> {
     }
 }
 
-/// Labels of any type, so that what walks the rows is compiled for the logits' types only.
-pub(super) trait Targets: Sync {
-    /// The class of a row that counts.
-    fn target(&self, row: usize) -> Option<usize>;
-}
-
-pub(super) struct Labels<'a, L> {
-    pub(super) labels: &'a [L],
-    pub(super) classes: usize,
-    pub(super) ignore: Option<i128>,
-}
-
-impl<L: Label> Targets for Labels<'_, L> {
-    fn target(&self, row: usize) -> Option<usize> {
-        let label = self.labels[row];
-        let counts = Some(label.value()) != self.ignore;
-        label.class(self.classes).filter(|_| counts)
-    }
-}
-
 /// A run of rows with all that belongs to them.
 #[expect(missing_debug_implementations, reason = "nobody outside can name it")]
 pub struct Batch<'a, T: Element> {
     pub(super) matrix: Matrix<'a, T>,
     pub(super) targets: &'a dyn Targets,
+    /// [`Targets::are_plain`].
+    pub(super) plain: bool,
     /// The first row's number among the targets.
     pub(super) first: usize,
     pub(super) count: usize,
@@ -210,6 +193,7 @@ impl<T: Element> Batch<'_, T> {
         let part = |first, count, matrix, upstream, row_losses, hits| Self {
             matrix,
             targets: self.targets,
+            plain: self.plain,
             first,
             count,
             upstream,
@@ -230,8 +214,21 @@ impl<T: Element> Batch<'_, T> {
         )
     }
 
-    pub(super) fn target(&self, row: usize) -> Option<usize> {
-        self.targets.target(self.first + row)
+    #[inline(always)]
+    pub(super) fn terms(&self, row: usize) -> Option<Terms> {
+        let row = self.first + row;
+        if self.plain {
+            let class = self.targets.first_class(row);
+            return class.map(|class| Terms::single(class, 1.0));
+        }
+        self.targets.terms(row)
+    }
+
+    /// The class that the row's hit is of, where hits are wanted and its first label is one.
+    #[inline(always)]
+    pub(super) fn hit_of(&self, row: Option<usize>) -> Option<usize> {
+        self.hits.as_ref()?;
+        self.targets.first_class(self.first + row?)
     }
 
     /// The outputs of a row that does not count.

@@ -13,9 +13,11 @@
 //! which is exact to rounding where the slopes are equal, whatever the logits' size, and keeps its
 //! sign's sense where they are not.
 
-use super::batch::Batch;
+use super::batch::{Batch, Outside};
 use super::plan::Plan;
+use super::product::Product;
 use super::solution::RowSolution;
+use super::targets::{Term, Terms};
 use crate::element::Element;
 use crate::table::{Affine, RowTable};
 
@@ -26,32 +28,59 @@ pub(super) fn solve<T: Element>(
     plan: &Plan<'_>,
     batch: &mut Batch<'_, T>,
     row: usize,
-    target: usize,
+    terms: Terms,
 ) -> f64 {
     let classes = plan.table.classes();
-    let careful = Careful::new(plan.table, batch.matrix.row(row, classes), target);
-    let solution = &careful.solution;
-    let (at_target, scale) = solution.careful_gradient(batch.upstream.at(row), plan.divisor);
+    let outside = batch.upstream.at(row);
+    let x = batch.matrix.row(row, classes);
+    let of = |term: Term| Part::new(plan, x, term, outside);
+    let (first, second) = (of(terms.first), terms.second.map(of));
     if let Some((x, gradient)) = batch.matrix.gradient(row, classes) {
         for class in 0..classes {
             // In place a class's gradient needs its own logit alone.
             let x = x.map_or(gradient[class], |x| x[class]);
-            gradient[class] = T::from_f64(match solution.is_nan() {
-                true => f64::NAN,
-                false if class == target => at_target,
-                false => {
-                    let slope = plan.table.affine(class).slope;
-                    scale
-                        .times(slope)
-                        .times(careful.exponential(class, x))
-                        .value()
-                }
-            });
+            let second = second.as_ref().map_or(0.0, |part| part.gradient(class, x));
+            gradient[class] = T::from_f64(first.gradient(class, x) + second);
         }
     }
-    let loss = solution.loss();
+    let second = second.map_or(0.0, |part| part.careful.solution.loss());
+    let loss = first.careful.solution.loss() + second;
     batch.note_loss(row, loss);
     loss
+}
+
+/// A row as it is held against one class.
+struct Part<'a> {
+    careful: Careful<'a>,
+    at_target: f64,
+    /// What an exponential times its class's slope is multiplied by.
+    scale: Product,
+}
+
+impl<'a> Part<'a> {
+    fn new<T: Element>(plan: &'a Plan<'_>, x: &[T], term: Term, outside: Outside) -> Self {
+        let careful = Careful::new(plan.table, x, term);
+        let (at_target, scale) = careful.solution.careful_gradient(outside, plan.divisor);
+        Self {
+            careful,
+            at_target,
+            scale,
+        }
+    }
+
+    /// Of a class with logit `x`.
+    fn gradient<T: Element>(&self, class: usize, x: T) -> f64 {
+        let Self { careful, scale, .. } = self;
+        match careful.solution.is_nan() {
+            true => f64::NAN,
+            false if class == careful.target => self.at_target,
+            false => {
+                let slope = careful.table.affine(class).slope;
+                let scale = scale.times(slope);
+                scale.times(careful.exponential(class, x)).value()
+            }
+        }
+    }
 }
 
 /// Differences are taken of logits this much smaller, so that none leaves `f64`.
@@ -91,7 +120,8 @@ fn map_of(table: &RowTable, target: usize, class: usize) -> Affine {
 
 impl<'a> Careful<'a> {
     /// Solves a row of at least one logit.
-    fn new<T: Element>(table: &'a RowTable, x: &[T], target: usize) -> Self {
+    fn new<T: Element>(table: &'a RowTable, x: &[T], term: Term) -> Self {
+        let target = term.class;
         let logit = |class: usize| x[class].to_f64() * SMALLER;
         let mut highest = 0;
         for class in 1..x.len() {
@@ -110,7 +140,7 @@ impl<'a> Careful<'a> {
             target,
             map,
             logit: top_logit,
-            solution: RowSolution::undefined(table, target),
+            solution: RowSolution::undefined(table, term),
         };
         if defined {
             let others = (0..x.len())
@@ -118,7 +148,7 @@ impl<'a> Careful<'a> {
                 .map(|class| careful.exponential(class, x[class]))
                 .sum();
             let target_offset = careful.below_top(target, x[target]);
-            careful.solution = RowSolution::of(table, target, target_offset, others);
+            careful.solution = RowSolution::of(table, term, target_offset, others);
         }
         careful
     }

@@ -14,6 +14,7 @@ mod half_bits;
 mod lane;
 mod map;
 mod overlap;
+mod pair;
 mod pass;
 mod plan;
 mod product;
@@ -22,17 +23,19 @@ mod solution;
 mod solve;
 mod split_row;
 mod sum;
+mod targets;
 mod top1;
 mod walk;
 
 pub use arch::CpuInstance;
-use batch::{Batch, Factors, Labels, Matrix};
+use batch::{Batch, Factors, Matrix};
 use plan::Plan;
+use targets::{Counted, RowTargets, Targets};
 pub use walk::CpuElement;
 
-use crate::call::{Options, Outcome, Outputs, Summary, Upstream};
+use crate::call::{Divisor, Lambda, Options, Outcome, Outputs, Summary, Upstream};
 use crate::element::{Label, Real};
-use crate::error::Error;
+use crate::error::{Error, check_parameter};
 use crate::loss::Loss;
 use crate::reduction::Reduction;
 use crate::shape::{check_length, check_rows};
@@ -63,8 +66,8 @@ impl Loss {
         self.evaluate_with(logits, labels, &Options::new())
     }
 
-    /// [`evaluate`](Self::evaluate) with a row stride, an upstream gradient, a gradient scale or
-    /// top-1 hits.
+    /// [`evaluate`](Self::evaluate) with what [`Options`] has: a row stride, an upstream gradient,
+    /// row weights, second labels and more.
     ///
     /// # Errors
     /// As [`evaluate_into`](Self::evaluate_into).
@@ -93,9 +96,11 @@ impl Loss {
     ///
     /// # Errors
     /// [`Error::LogitsShape`], [`Error::StridedBuffer`], [`Error::Stride`], [`Error::Length`] for
-    /// buffers of the wrong size, [`Error::Label`] naming the first bad row,
-    /// [`Error::UpstreamNeedsNoReduction`], [`Error::Misplaced`] for [`Options::hits`] without a
-    /// buffer. All are found before the first write.
+    /// buffers of the wrong size, [`Error::Label`], [`Error::SecondLabel`] or
+    /// [`Error::RowParameter`] naming the first bad row, [`Error::UpstreamNeedsNoReduction`],
+    /// [`Error::Parameter`] for a divisor out of range, [`Error::Misplaced`] for one where nothing
+    /// is averaged and for [`Options::hits`] without a buffer. All are found before the first
+    /// write.
     ///
     /// ```
     /// use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};
@@ -141,6 +146,34 @@ impl Loss {
         outputs: Outputs<'_, T>,
     ) -> Result<Summary, Error> {
         in_place(self, logits, labels, options, outputs)
+    }
+
+    /// What a mean over the rows with these labels divides by, as `options` say: their weights
+    /// added up, or their number; 0 where none counts. Of the options only the divisor, the row
+    /// weights and the second labels matter, and the loss's own reduction does not.
+    ///
+    /// Batches that are parts of a larger one divide by the sum of theirs: [`Divisor::Given`].
+    ///
+    /// # Errors
+    /// As [`evaluate_into`](Self::evaluate_into).
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Divisor, Loss, Objective, Options};
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let builder = Loss::builder(Objective::CrossEntropy, &counts).ignore_label(-1);
+    /// let loss = builder.class_weights([1.0, 3.0]).build()?;
+    /// let options = Options::<f32>::new();
+    /// assert_eq!(loss.divisor(&[0, -1, 1, 1], &options)?, 7.0);
+    /// assert_eq!(loss.divisor(&[0, -1, 1, 1], &options.divisor(Divisor::Rows))?, 3.0);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn divisor<L: Label, R: Real>(
+        &self,
+        labels: &[L],
+        options: &Options<'_, R>,
+    ) -> Result<f64, Error> {
+        let counted = row_targets(self, labels, options)?.weigh(self.table())?;
+        divisor_of(&counted, options.divisor)
     }
 }
 
@@ -260,20 +293,26 @@ fn run<T: CpuElement, L: Label>(
             Factors::Each(upstream, options.gradient_scale)
         }
     };
-    let (counted_rows, total_weight) = weigh_labels(loss, labels)?;
-    // Where nothing counts the loss is 0, not 0/0.
+    let targets = row_targets(loss, labels, options)?;
+    let counted = targets.weigh(loss.table())?;
     let divisor = match loss.reduction() {
-        Reduction::Mean if total_weight > 0.0 => total_weight,
-        Reduction::Mean | Reduction::Sum | Reduction::None => 1.0,
+        // Where nothing counts the loss is 0, not 0/0.
+        Reduction::Mean => match divisor_of(&counted, options.divisor)? {
+            0.0 => 1.0,
+            divisor => divisor,
+        },
+        Reduction::Sum | Reduction::None if options.divisor != Divisor::Weights => {
+            return Err(Error::Misplaced {
+                given: "a divisor in `Options`",
+                instead: "only Reduction::Mean divides; Upstream::Scalar scales a gradient",
+            });
+        }
+        Reduction::Sum | Reduction::None => 1.0,
     };
     let plan = Plan::new(loss, rows, divisor, size_of::<T>());
-    let targets = Labels {
-        labels,
-        classes: loss.classes(),
-        ignore: loss.ignore_label().map(i128::from),
-    };
     let batch = Batch {
         matrix,
+        plain: targets.are_plain(),
         targets: &targets,
         first: 0,
         count: rows,
@@ -284,27 +323,44 @@ fn run<T: CpuElement, L: Label>(
     let sum = T::walk(&plan, batch);
     Ok(Summary {
         loss: sum / divisor,
-        counted_rows,
-        total_weight,
+        counted_rows: counted.rows,
+        total_weight: counted.weight,
     })
 }
 
-/// Checks every label and adds up the weights of those that count, in row order.
-fn weigh_labels<L: Label>(loss: &Loss, labels: &[L]) -> Result<(usize, f64), Error> {
-    let classes = loss.classes();
-    let ignore = loss.ignore_label().map(i128::from);
-    let (mut counted, mut weight) = (0, 0.0);
-    for (row, label) in labels.iter().enumerate() {
-        if Some(label.value()) == ignore {
-            continue;
+/// What the rows are held against, of which the lengths were checked.
+fn row_targets<'a, L: Label, R: Real>(
+    loss: &Loss,
+    labels: &'a [L],
+    options: &Options<'a, R>,
+) -> Result<RowTargets<'a, L, R>, Error> {
+    let rows = labels.len();
+    if let Some(mixed) = options.mixed {
+        check_length("second labels", Some(mixed.labels.len()), rows)?;
+        if let Lambda::PerRow(lambda) = mixed.lambda {
+            check_length("lambda", Some(lambda.len()), rows)?;
         }
-        let class = label.class(classes).ok_or(Error::Label {
-            row,
-            label: label.value(),
-            classes,
-        })?;
-        counted += 1;
-        weight += loss.table().targets[class].weight;
     }
-    Ok((counted, weight))
+    check_length("row weights", options.row_weights.map(<[_]>::len), rows)?;
+    Ok(RowTargets {
+        labels,
+        mixed: options.mixed,
+        weights: options.row_weights,
+        classes: loss.classes(),
+        ignore: loss.ignore_label().map(i128::from),
+    })
+}
+
+/// 0 where no row counts.
+fn divisor_of(counted: &Counted, divisor: Divisor) -> Result<f64, Error> {
+    match divisor {
+        Divisor::Weights => Ok(counted.weight),
+        Divisor::Rows => Ok(counted.rows as f64),
+        Divisor::Given(divisor) => {
+            const ALLOWED: &str = "finite and above 0, or 0 where no row counts";
+            check_parameter("divisor", divisor, ALLOWED, |divisor| {
+                divisor > 0.0 || (divisor == 0.0 && counted.rows == 0)
+            })
+        }
+    }
 }

@@ -5,7 +5,7 @@
 //! for each row i, and once more:
 //!     OneBlockRow    sum row i into one buffer, write row i-1 from the other
 //!     ManyBlockRow   strip by strip: write row i-1 from the buffer, sum row i into it
-//!     solve row i    its loss and its gradient's factors
+//!     solve row i    its loss and its gradient's factors; of a mixed row as a pair
 //! ```
 
 use super::arch::isa::{Isa, Kernel};
@@ -14,10 +14,12 @@ use super::batch::Batch;
 use super::gradient::Gradient;
 use super::lane::{Lane, VectorOf};
 use super::map::Map;
+use super::pair::Pair;
 use super::plan::{Plan, kept_len};
 use super::solve::{Writing, solve};
 use super::sum::{BLOCK, Partial, RowSum, part_end};
 use super::top1::Top1;
+use crate::element::Element;
 
 /// The gradient of one row and the exponentials of a later one alternate after a block, or after so
 /// many columns where the gradient is streamed.
@@ -36,8 +38,9 @@ pub(super) struct Overlap<'a, T: Lane, M> {
 #[derive(Clone, Copy)]
 struct Waiting<T: Lane> {
     row: usize,
-    target: usize,
     writing: Writing<T>,
+    /// Of a mixed row: where its second label is, and its gradient there.
+    second: Option<(usize, T)>,
 }
 
 impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
@@ -58,33 +61,35 @@ impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
         let mut loss = 0.0;
         // Once more, to write the last.
         for row in 0..=batch.count {
-            let target = if row < batch.count {
-                batch.target(row)
+            let terms = if row < batch.count {
+                batch.terms(row)
             } else {
                 None
             };
+            let hit_of = batch.hit_of(terms.map(|_| row));
             let old = waiting.take();
-            let rows = (old.map(|old| old.row), target.map(|_| row));
+            let rows = (old.map(|old| old.row), terms.map(|_| row));
             let (gradient, x) = batch.matrix.overlap(rows, classes);
-            let new = match (x, target) {
-                (Some(x), Some(target)) => Some(RowSum {
+            let new = match (x, terms) {
+                (Some(x), Some(terms)) => Some(RowSum {
                     map,
                     first_class: 0,
                     x,
-                    target,
+                    target: terms.first.class,
                 }),
                 _ => None,
             };
-            if let (Some(hits), Some(RowSum { x, target, .. })) = (&mut batch.hits, new) {
-                hits[row] = isa.apart(Top1 { x, target });
+            if let (Some(hits), Some(RowSum { x, .. })) = (&mut batch.hits, new) {
+                hits[row] = hit_of.is_some_and(|target| isa.apart(Top1 { x, target }));
             }
+            let second = old.and_then(|old| Some((old.row, old.second?)));
             let old = match (gradient, old) {
                 (Some(gradient), Some(old)) => Some(Gradient {
                     map,
                     first_class: 0,
                     gradient,
                     factor: old.writing.factor,
-                    target: Some((old.target, old.writing.at_target)),
+                    target: Some((old.writing.target, old.writing.at_target)),
                     stream: plan.stream,
                     written: 0,
                 }),
@@ -110,22 +115,40 @@ impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
                 }
                 .run(isa)
             };
-            let Some(RowSum { x, target, .. }) = new else {
+            let (Some(RowSum { x, .. }), Some(terms)) = (new, terms) else {
+                if let Some(second) = second {
+                    patch(isa, plan, &mut batch, second);
+                }
                 if row < batch.count {
                     batch.ignore(row, classes);
                 }
                 continue;
             };
-            let place = (row, target, x[target]);
-            let (row_loss, writing) = solve(plan, &mut batch, map, place, partial);
+            let (first, logit) = (terms.first, x[terms.first.class]);
+            let mut next_second = None;
+            let (row_loss, writing) = match terms.second {
+                None => solve(plan, &mut batch, map, (row, first, logit), partial),
+                Some(other) => {
+                    let logits = [logit, x[other.class]].map(Element::to_f64);
+                    let pair = Pair::new(row, (first, other), logits);
+                    let kept = &mut kept[..classes];
+                    let (loss, writing, second) =
+                        pair.solve_kept(isa, plan, &mut batch, map, partial, kept);
+                    next_second = second;
+                    (loss, writing)
+                }
+            };
+            if let Some(second) = second {
+                patch(isa, plan, &mut batch, second);
+            }
             loss += row_loss;
             if let Some(writing) = writing
                 && batch.matrix.gradient(row, classes).is_some()
             {
                 waiting = Some(Waiting {
                     row,
-                    target,
                     writing,
+                    second: next_second,
                 });
             }
         }
@@ -133,6 +156,23 @@ impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
             isa.fence_streamed_stores();
         }
         loss
+    }
+}
+
+/// Writes the gradient at a mixed row's second label, when all else of the row is written.
+#[inline(never)]
+fn patch<I: Isa, T: Lane>(
+    isa: I,
+    plan: &Plan<'_>,
+    batch: &mut Batch<'_, T>,
+    (row, (place, value)): (usize, (usize, T)),
+) {
+    if plan.stream {
+        // What was streamed there must not come after it.
+        isa.fence_streamed_stores();
+    }
+    if let Some((_, gradient)) = batch.matrix.gradient(row, plan.table.classes()) {
+        gradient[place] = value;
     }
 }
 

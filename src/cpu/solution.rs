@@ -3,10 +3,12 @@
 
 use super::batch::Outside;
 use super::product::Product;
+use super::targets::Term;
 use crate::table::{RowTable, Target};
 
 /// What the gradient and the loss of a row are made from.
 pub(super) struct RowSolution {
+    /// Its weight is the row's: its share is in it.
     target: Target,
     focal_gamma: Option<f64>,
     /// `1 - p = S/d`, from sums without the target's term: it keeps its digits where `p` is near 1.
@@ -17,26 +19,28 @@ pub(super) struct RowSolution {
 }
 
 impl RowSolution {
-    /// For target `y` with logit `x`, and `others = sum_{j != y} exp(z_j - shift)`.
-    pub(super) fn new(table: &RowTable, y: usize, x: f64, shift: f64, others: f64) -> Self {
-        let target = table.targets[y];
+    /// For a target `y` with logit `x`, and `others = sum_{j != y} exp(z_j - shift)`.
+    #[inline(always)]
+    pub(super) fn new(table: &RowTable, term: Term, x: f64, shift: f64, others: f64) -> Self {
+        let target = table.targets[term.class];
         let z = target.slope * x + target.bias;
         // The softmax is undefined with a NaN or +inf, and with nothing above -inf.
         if shift.max(z).is_finite() && !z.is_nan() && others.is_finite() {
-            Self::of(table, y, z - shift, others)
+            Self::of(table, term, z - shift, others)
         } else {
-            Self::undefined(table, y)
+            Self::undefined(table, term)
         }
     }
 
-    /// For target `y`, `target_offset = z_y - shift` and `others = sum_{j != y} exp(z_j - shift)`,
-    /// which is finite.
-    pub(super) fn of(table: &RowTable, y: usize, target_offset: f64, others: f64) -> Self {
+    /// For a target `y`, `target_offset = z_y - shift` and `others = sum_{j != y} exp(z_j -
+    /// shift)`, which is finite.
+    #[inline(always)]
+    pub(super) fn of(table: &RowTable, term: Term, target_offset: f64, others: f64) -> Self {
         let row = |miss, normaliser, cross_entropy| Self {
             miss,
             normaliser,
             cross_entropy,
-            ..Self::undefined(table, y)
+            ..Self::undefined(table, term)
         };
         if target_offset >= 0.0 {
             // The target holds the maximum and its own term is 1: log d without forming 1 + S.
@@ -51,9 +55,14 @@ impl RowSolution {
     }
 
     /// A row that has a NaN for everything.
-    pub(super) fn undefined(table: &RowTable, y: usize) -> Self {
+    #[inline(always)]
+    pub(super) fn undefined(table: &RowTable, term: Term) -> Self {
+        let target = table.targets[term.class];
         Self {
-            target: table.targets[y],
+            target: Target {
+                weight: target.weight * term.share,
+                ..target
+            },
             focal_gamma: table.focal_gamma,
             miss: f64::NAN,
             normaliser: f64::NAN,
@@ -63,15 +72,18 @@ impl RowSolution {
 
     /// A row whose weight is 0 counts for nothing, also where its own loss or what scales it is
     /// infinite. A NaN in it shows.
+    #[inline(always)]
     pub(super) fn counts_for_nothing(&self) -> bool {
         self.target.weight == 0.0 && !self.is_nan()
     }
 
+    #[inline(always)]
     pub(super) fn is_nan(&self) -> bool {
         self.miss.is_nan()
     }
 
     /// `w_y L`.
+    #[inline(always)]
     pub(super) fn loss(&self) -> f64 {
         if self.counts_for_nothing() {
             return 0.0;
@@ -107,11 +119,13 @@ impl RowSolution {
 
     /// What the row's gradient is scaled by from outside. The weight is divided first: of a mean it
     /// is part of the divisor, and no more than 1 then, however small or large both are.
+    #[inline(always)]
     pub(super) fn outer_factor(&self, outside: Outside, divisor: f64) -> f64 {
         self.target.weight / divisor * (outside.upstream * outside.scale)
     }
 
     /// `dL/dx` times the [outer factor](Self::outer_factor).
+    #[inline(always)]
     pub(super) fn gradient(&self, outer_factor: f64) -> RowGradient {
         if self.counts_for_nothing() {
             return RowGradient {

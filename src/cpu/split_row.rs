@@ -15,11 +15,13 @@ use super::batch::Batch;
 use super::gradient::Gradient;
 use super::lane::Lane;
 use super::map::{Map, Pivot};
+use super::pair::Pair;
 use super::plan::{Plan, column_cut};
 use super::row_buffer::LINE;
 use super::solve::solve;
 use super::sum::{BLOCK, Partial, RowSum, SumColumns, part_end};
 use super::top1::Top1;
+use crate::element::Element;
 
 /// The rows' summed loss.
 pub(super) fn rows<T: Lane, M: Map<T::Real>>(
@@ -30,23 +32,40 @@ pub(super) fn rows<T: Lane, M: Map<T::Real>>(
     let classes = plan.table.classes();
     let mut loss = 0.0;
     for row in 0..batch.count {
-        let Some(target) = batch.target(row) else {
+        let Some(terms) = batch.terms(row) else {
             batch.ignore(row, classes);
             continue;
         };
+        let hit_of = batch.hit_of(Some(row));
         let x = batch.matrix.row(row, classes);
         if let Some(hits) = &mut batch.hits {
-            hits[row] = plan.instance.run(Top1 { x, target });
+            hits[row] = hit_of.is_some_and(|target| plan.instance.run(Top1 { x, target }));
         }
+        let (first, logit) = (terms.first, x[terms.first.class]);
         let columns = RowSum {
             map,
             first_class: 0,
             x,
-            target,
+            target: first.class,
         };
-        let partial = sum(plan, columns, 0..classes);
-        let place = (row, target, x[target]);
-        let (row_loss, writing) = solve(plan, &mut batch, map, place, partial);
+        let mut second = None;
+        let (partial, (row_loss, writing)) = match terms.second {
+            None => {
+                let partial = sum(plan, columns, 0..classes);
+                let place = (row, first, logit);
+                (partial, solve(plan, &mut batch, map, place, partial))
+            }
+            Some(other) => {
+                let logits = [logit, x[other.class]].map(Element::to_f64);
+                let before = sum(plan, columns, 0..other.class);
+                let after = sum(plan, columns, other.class + 1..classes);
+                let partial = before.and(after, map);
+                let pair = Pair::new(row, (first, other), logits);
+                let (loss, writing, at_second) = pair.solve(plan, &mut batch, map, partial);
+                second = at_second;
+                (partial, (loss, writing))
+            }
+        };
         loss += row_loss;
         if let Some(writing) = writing
             && let Some((x, gradient)) = batch.matrix.gradient(row, classes)
@@ -61,7 +80,10 @@ pub(super) fn rows<T: Lane, M: Map<T::Real>>(
                 stream: plan.stream,
             };
             write(plan, columns);
-            gradient[target] = writing.at_target;
+            gradient[writing.target] = writing.at_target;
+            if let Some((place, value)) = second {
+                gradient[place] = value;
+            }
         }
     }
     loss

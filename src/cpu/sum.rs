@@ -263,8 +263,8 @@ impl<'r, T: Lane, M: Map<T::Real>> RowSum<'r, T, M> {
     }
 }
 
-/// Numbers added up as the exponentials of a pass are.
-struct Resum<'a, R>(&'a [R]);
+/// A block's numbers added up as the exponentials of a pass are.
+pub(super) struct Resum<'a, R>(pub(super) &'a [R]);
 
 impl<R: Float> Kernel for Resum<'_, R> {
     type Output = f64;

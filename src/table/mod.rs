@@ -111,7 +111,7 @@ pub struct RowTable {
 pub(crate) const HELD: RangeInclusive<f64> = 1e-30..=1e30;
 
 /// The largest weight: the sum over as many rows as there can be is finite.
-const MOST_WEIGHT: f64 = 1e280;
+pub(crate) const MOST_WEIGHT: f64 = 1e280;
 
 impl RowTable {
     /// Fails where a parameter is one that the paths cannot hold.
