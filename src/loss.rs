@@ -8,6 +8,7 @@ use crate::error::{Error, check_parameter};
 use crate::objective::Objective;
 use crate::reduction::Reduction;
 use crate::table::log2::Log2Table;
+use crate::table::smoothing::Smoothing;
 use crate::table::{HELD, RowTable};
 
 /// What the logits are when they reach the loss.
@@ -53,6 +54,7 @@ pub struct LossBuilder {
     reduction: Reduction,
     ignore_label: Option<i64>,
     class_weights: Option<Vec<f64>>,
+    label_smoothing: f64,
 }
 
 /// What a loss is made from.
@@ -71,6 +73,7 @@ impl LossBuilder {
             reduction: Reduction::default(),
             ignore_label: None,
             class_weights: None,
+            label_smoothing: 0.0,
         }
     }
 
@@ -151,6 +154,36 @@ impl LossBuilder {
         self
     }
 
+    /// Label smoothing `epsilon` in `[0, 1]`; 0 where not set. The label keeps `1 - epsilon`, and
+    /// all classes share the rest, as in PyTorch's `CrossEntropyLoss`, on the logits `z` with the
+    /// margin at the target:
+    ///
+    /// ```text
+    /// L = (1 - eps) w_y (lse(z) - z_y) + (eps / C) sum_j w_j (lse(z) - z_j)
+    /// ```
+    ///
+    /// A mean divides by the same weights as without, and a row whose label has weight 0 keeps the
+    /// share of all classes. A class that is masked (`-inf`) makes the
+    /// loss infinite, unless its weight is 0. On the CPU; a loss with it is not bound to CUDA yet.
+    /// Focal loss has no smoothed form: an error.
+    ///
+    /// Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016,
+    /// section 7.
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Loss, Objective};
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let builder = Loss::builder(Objective::CrossEntropy, &counts);
+    /// let loss = builder.label_smoothing(0.5).build()?;
+    /// // The label is (0.75, 0.25).
+    /// assert_eq!(loss.evaluate(&[0.0f64, 0.0], &[0])?.gradient, [-0.25, 0.25]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn label_smoothing(mut self, epsilon: f64) -> Self {
+        self.label_smoothing = epsilon;
+        self
+    }
+
     /// Checks everything and lowers the objective to its table, once.
     ///
     /// # Errors
@@ -196,7 +229,15 @@ impl LossBuilder {
             weigh(&mut table, weights)?;
         }
         table.check()?;
+        let allowed = match table.focal_gamma {
+            None => "from 0 to 1",
+            Some(_) => "0 for a focal loss, which has no smoothed form",
+        };
+        check_parameter("label smoothing", self.label_smoothing, allowed, |e| {
+            (0.0..=1.0).contains(&e) && (e == 0.0 || table.focal_gamma.is_none())
+        })?;
         Ok(Loss(Arc::new(Inner {
+            smoothing: Smoothing::new(self.label_smoothing, &table),
             log2_table: Log2Table::new(&table.non_target),
             table,
             origin,
@@ -249,6 +290,8 @@ struct Inner {
     origin: Option<Origin>,
     reduction: Reduction,
     ignore_label: Option<i64>,
+    /// Of `table`'s weights.
+    smoothing: Option<Smoothing>,
 }
 
 /// Without the tables, which grow with the classes: models print their losses.
@@ -261,6 +304,7 @@ impl fmt::Debug for Loss {
             .field("classes", &self.classes())
             .field("reduction", &self.reduction())
             .field("ignore_label", &self.ignore_label())
+            .field("label_smoothing", &self.label_smoothing())
             .finish_non_exhaustive()
     }
 }
@@ -412,6 +456,23 @@ impl Loss {
         self.0.ignore_label
     }
 
+    /// Label smoothing `epsilon`; 0 for none.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective};
+    /// # let counts = ClassCounts::new([500, 50, 5])?;
+    /// let loss = Loss::builder(Objective::ala(), &counts).label_smoothing(0.1).build()?;
+    /// assert_eq!(loss.label_smoothing(), 0.1);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn label_smoothing(&self) -> f64 {
+        self.smoothing().map_or(0.0, |smoothing| smoothing.epsilon)
+    }
+
+    pub(crate) fn smoothing(&self) -> Option<&Smoothing> {
+        self.0.smoothing.as_ref()
+    }
+
     /// The row problem that the objective lowers to.
     ///
     /// ```
@@ -449,6 +510,7 @@ impl Loss {
         let mut inner = Inner::clone(&self.0);
         weigh(&mut inner.table, weights)?;
         inner.table.check()?;
+        inner.smoothing = Smoothing::new(self.label_smoothing(), &inner.table);
         Ok(Self(Arc::new(inner)))
     }
 }

@@ -124,6 +124,7 @@ impl Golden {
         let counts = ClassCounts::new(integers(&problem["counts"])).expect("counts");
         let mut builder = Loss::builder(objective(&case["objective"]), &counts)
             .scale(case["scale"].as_f64().expect("scale"))
+            .label_smoothing(case["smoothing"].as_f64().unwrap_or(0.0))
             .reduction(Reduction::None);
         if case["objective"]["name"] == "weighted_ce" {
             builder = builder.class_weights(floats(&problem["class_weights"]));
@@ -301,13 +302,16 @@ fn the_reference_smooths_and_mixes_as_automatic_differentiation_does() {
     }
 }
 
-/// Of the recipes those that mix, and do not smooth.
-fn assert_cpu_mixes<T: CpuElement>(bound: impl Fn(f64, f64) -> f64, of_loss: impl Fn(f64) -> f64) {
-    let mixes = |recipe: &Recipe| recipe.smoothing == 0.0;
-    for Recipe { case, mix, .. } in recipes().into_iter().filter(mixes) {
-        let (lambda, partners) = mix.expect("what is not smoothed is mixed");
+fn assert_cpu_recipes<T: CpuElement>(
+    bound: impl Fn(f64, f64) -> f64,
+    of_loss: impl Fn(f64) -> f64,
+) {
+    for Recipe { case, mix, .. } in recipes() {
         let logits: Vec<T> = case.logits.iter().map(|&x| T::from_f64(x)).collect();
-        let options = Options::new().mixed_with(&partners, Lambda::Scalar(lambda));
+        let mut options = Options::new();
+        if let Some((lambda, partners)) = &mix {
+            options = options.mixed_with(partners, Lambda::Scalar(*lambda));
+        }
         let outcome = case.loss.evaluate_with(&logits, &case.labels, &options);
         let outcome = outcome.expect("a valid batch");
         let slope = slope(case.loss.table());
@@ -322,13 +326,13 @@ fn assert_cpu_mixes<T: CpuElement>(bound: impl Fn(f64, f64) -> f64, of_loss: imp
 }
 
 #[test]
-fn every_type_mixes_as_automatic_differentiation_does() {
-    // At the targets two terms are added.
+fn every_type_smooths_and_mixes_as_automatic_differentiation_does() {
+    // Where two labels meet, and where a label is spread, terms are added that differ in sign.
     let double = |g: f64, slope: f64| 1e-12 * g.abs() + 1e-15 * slope;
-    assert_cpu_mixes::<f64>(double, |loss| 1e-12 * loss);
-    assert_cpu_mixes::<f32>(gradient_bound::<f32>, loss_bound);
-    assert_cpu_mixes::<f16>(gradient_bound::<f16>, loss_bound);
-    assert_cpu_mixes::<bf16>(gradient_bound::<bf16>, loss_bound);
+    assert_cpu_recipes::<f64>(double, |loss| 1e-12 * loss);
+    assert_cpu_recipes::<f32>(gradient_bound::<f32>, loss_bound);
+    assert_cpu_recipes::<f16>(gradient_bound::<f16>, loss_bound);
+    assert_cpu_recipes::<bf16>(gradient_bound::<bf16>, loss_bound);
 }
 
 #[test]

@@ -16,9 +16,10 @@
 use super::batch::{Batch, Outside};
 use super::plan::Plan;
 use super::product::Product;
-use super::solution::RowSolution;
+use super::solution::{RowSolution, SmoothedTarget};
 use super::targets::{Term, Terms};
 use crate::element::Element;
+use crate::table::smoothing::Smoothing;
 use crate::table::{Affine, RowTable};
 
 /// Solves a row of a batch, all of it. Its loss.
@@ -43,8 +44,7 @@ pub(super) fn solve<T: Element>(
             gradient[class] = T::from_f64(first.gradient(class, x) + second);
         }
     }
-    let second = second.map_or(0.0, |part| part.careful.solution.loss());
-    let loss = first.careful.solution.loss() + second;
+    let loss = first.loss + second.map_or(0.0, |part| part.loss);
     batch.note_loss(row, loss);
     loss
 }
@@ -52,34 +52,96 @@ pub(super) fn solve<T: Element>(
 /// A row as it is held against one class.
 struct Part<'a> {
     careful: Careful<'a>,
+    loss: f64,
     at_target: f64,
-    /// What an exponential times its class's slope is multiplied by.
+    /// What an exponential times its class's slope is multiplied by; where labels are smoothed,
+    /// what `dL/dz` times it is.
     scale: Product,
+    smoothed: Option<SmoothedTarget>,
 }
 
 impl<'a> Part<'a> {
     fn new<T: Element>(plan: &'a Plan<'_>, x: &[T], term: Term, outside: Outside) -> Self {
         let careful = Careful::new(plan.table, x, term);
+        if let Some(smoothing) = plan.smoothing {
+            return Self::smoothed(smoothing, careful, x, term, (outside, plan.divisor));
+        }
         let (at_target, scale) = careful.solution.careful_gradient(outside, plan.divisor);
         Self {
+            loss: careful.solution.loss(),
             careful,
             at_target,
             scale,
+            smoothed: None,
         }
+    }
+
+    fn smoothed<T: Element>(
+        smoothing: &Smoothing,
+        careful: Careful<'a>,
+        x: &[T],
+        term: Term,
+        (outside, divisor): (Outside, f64),
+    ) -> Self {
+        let table = careful.table;
+        let target = table.targets[term.class];
+        let smoothed = SmoothedTarget::new(smoothing, target.weight, table.classes());
+        let mut part = Self {
+            loss: f64::NAN,
+            at_target: f64::NAN,
+            scale: Product::of(f64::NAN),
+            smoothed: Some(smoothed),
+            careful,
+        };
+        let Careful {
+            solution, log_sum, ..
+        } = &part.careful;
+        if solution.is_nan() {
+            return part;
+        }
+        if term.share == 0.0 {
+            (part.loss, part.at_target, part.scale) = (0.0, 0.0, Product::of(0.0));
+            return part;
+        }
+        // lse(z) - z_j, each from its own difference. Nothing times an infinite one is nothing.
+        let spread = (table.targets.iter().zip(x).enumerate())
+            .filter(|(_, (target, _))| target.weight > 0.0)
+            .map(|(class, (target, &x))| {
+                target.weight * (log_sum - part.careful.below_top(class, x))
+            })
+            .sum();
+        let scale = Product::of(term.share)
+            .over(divisor)
+            .times(outside.upstream)
+            .times(outside.scale);
+        let at_target = scale
+            .times(target.gradient_slope)
+            .times(smoothed.at_target(solution));
+        part.loss = term.share * smoothed.loss(solution, spread);
+        (part.at_target, part.scale) = (at_target.value(), scale);
+        part
     }
 
     /// Of a class with logit `x`.
     fn gradient<T: Element>(&self, class: usize, x: T) -> f64 {
         let Self { careful, scale, .. } = self;
-        match careful.solution.is_nan() {
-            true => f64::NAN,
-            false if class == careful.target => self.at_target,
-            false => {
-                let slope = careful.table.affine(class).slope;
-                let scale = scale.times(slope);
-                scale.times(careful.exponential(class, x)).value()
-            }
+        let solution = &careful.solution;
+        if solution.is_nan() {
+            return f64::NAN;
         }
+        if class == careful.target {
+            return self.at_target;
+        }
+        let exponential = careful.exponential(class, x);
+        let of_class = match self.smoothed {
+            None => exponential,
+            Some(smoothed) => {
+                let weight = careful.table.targets[class].weight;
+                smoothed.off_target(exponential * solution.normaliser(), weight)
+            }
+        };
+        let slope = careful.table.affine(class).slope;
+        scale.times(slope).times(of_class).value()
     }
 }
 
@@ -96,6 +158,8 @@ struct Careful<'a> {
     logit: f64,
     /// What the row's gradient is made from.
     solution: RowSolution,
+    /// `lse(z) - z_m`.
+    log_sum: f64,
 }
 
 /// `z - z_m` for a logit and the largest, both smaller; 0 at most, since `z_m` is the largest.
@@ -141,13 +205,15 @@ impl<'a> Careful<'a> {
             map,
             logit: top_logit,
             solution: RowSolution::undefined(table, term),
+            log_sum: f64::NAN,
         };
         if defined {
-            let others = (0..x.len())
+            let others: f64 = (0..x.len())
                 .filter(|&class| class != target)
                 .map(|class| careful.exponential(class, x[class]))
                 .sum();
             let target_offset = careful.below_top(target, x[target]);
+            careful.log_sum = (others + target_offset.exp()).ln();
             careful.solution = RowSolution::of(table, term, target_offset, others);
         }
         careful

@@ -9,6 +9,7 @@ use super::arch::vector::Vector;
 use super::row_buffer::{self, RowBuffer};
 use crate::element::{Element, Real};
 use crate::table::log2::{Log2Maps, Log2Table};
+use crate::table::smoothing::Smoothing;
 
 /// What a row is computed in: `f32`, or `f64` for `f64` logits.
 pub(super) trait Float: Real + Default + PartialOrd + Neg<Output = Self> {
@@ -28,6 +29,9 @@ pub(super) trait Float: Real + Default + PartialOrd + Neg<Output = Self> {
     type Vector<I: Isa>: Vector<I, Self>;
 
     fn maps(table: &Log2Table) -> &Log2Maps<Self>;
+
+    /// The classes' weights.
+    fn weights(smoothing: &Smoothing) -> &[Self];
 
     /// `2^(slope x - whole)` for `x` within `clamp`; see [`exp2`](super::exp2).
     fn exp2<I: Isa>(
@@ -69,6 +73,10 @@ macro_rules! float {
 
             fn maps(table: &Log2Table) -> &Log2Maps<Self> {
                 &table.$maps
+            }
+
+            fn weights(smoothing: &Smoothing) -> &[Self] {
+                &smoothing.$maps
             }
 
             #[inline(always)]

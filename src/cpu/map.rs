@@ -68,6 +68,15 @@ pub(super) trait Map<R: Float>: Copy + Send + Sync {
         pivot: Pivot<R>,
     ) -> R::Vector<I>;
 
+    /// `z - m` for logits `x` in units of log2, as [`exponentials`](Self::exponentials) has them.
+    fn exponents<I: Isa>(
+        self,
+        isa: I,
+        class: usize,
+        x: R::Vector<I>,
+        pivot: Pivot<R>,
+    ) -> R::Vector<I>;
+
     /// `e` times what of the slope differs between classes.
     fn times_class_slope<I: Isa>(self, isa: I, class: usize, e: R::Vector<I>) -> R::Vector<I>;
 
@@ -158,6 +167,16 @@ impl<R: Float> Map<R> for Uniform<R> {
     }
 
     #[inline(always)]
+    fn exponents<I: Isa>(self, isa: I, _: usize, x: R::Vector<I>, pivot: Pivot<R>) -> R::Vector<I> {
+        let slope = R::Vector::splat(isa, self.slope_log2);
+        if pivot.subtract_first {
+            x.minus(R::Vector::splat(isa, pivot.finite())).times(slope)
+        } else {
+            x.times_plus(slope, R::Vector::splat(isa, -pivot.whole_exponent))
+        }
+    }
+
+    #[inline(always)]
     fn times_class_slope<I: Isa>(self, _: I, _: usize, e: R::Vector<I>) -> R::Vector<I> {
         e
     }
@@ -242,17 +261,30 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
         x: R::Vector<I>,
         pivot: Pivot<R>,
     ) -> R::Vector<I> {
+        // A rest may be negative or 0, and must not turn -infinity over. A NaN passes.
+        let x = R::Vector::splat(isa, R::LOWEST).or_higher(x);
+        let below_top = self.exponents(isa, class, x, pivot);
+        R::exp2(isa, below_top, R::ONE, pivot.clamp, pivot.whole_exponent)
+    }
+
+    /// Of `-infinity` it may be no number.
+    #[inline(always)]
+    fn exponents<I: Isa>(
+        self,
+        isa: I,
+        class: usize,
+        x: R::Vector<I>,
+        pivot: Pivot<R>,
+    ) -> R::Vector<I> {
         let top = pivot.finite();
         let all = |x| R::Vector::splat(isa, x);
-        // A rest may be negative or 0, and must not turn -infinity over. A NaN passes.
-        let x = all(R::LOWEST).or_higher(x);
         let Self {
             slopes,
             slope_rests,
             biases,
             ..
         } = self;
-        let below_top = if I::FUSED {
+        if I::FUSED {
             let rest = x.times_plus(from(isa, slope_rests, class), from(isa, biases, class));
             let below_top = x.times_plus(from(isa, slopes, class), all(-top));
             below_top.plus(rest)
@@ -265,8 +297,7 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
                 *x = R::from_f64(slope * x.to_f64() - top.to_f64() + biases[j].to_f64());
             }
             R::Vector::load(isa, &lanes)
-        };
-        R::exp2(isa, below_top, R::ONE, pivot.clamp, pivot.whole_exponent)
+        }
     }
 
     #[inline(always)]

@@ -19,6 +19,7 @@ mod pass;
 mod plan;
 mod product;
 mod row_buffer;
+mod smoothed;
 mod solution;
 mod solve;
 mod split_row;

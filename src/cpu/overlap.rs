@@ -12,10 +12,11 @@ use super::arch::isa::{Isa, Kernel};
 use super::arch::vector::Vector;
 use super::batch::Batch;
 use super::gradient::Gradient;
-use super::lane::{Lane, VectorOf};
+use super::lane::{Float, Lane, VectorOf};
 use super::map::Map;
 use super::pair::Pair;
 use super::plan::{Plan, kept_len};
+use super::smoothed::{Smoothed, WeightedExponents};
 use super::solve::{Writing, solve};
 use super::sum::{BLOCK, Partial, RowSum, part_end};
 use super::top1::Top1;
@@ -126,9 +127,24 @@ impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
             };
             let (first, logit) = (terms.first, x[terms.first.class]);
             let mut next_second = None;
-            let (row_loss, writing) = match terms.second {
-                None => solve(plan, &mut batch, map, (row, first, logit), partial),
-                Some(other) => {
+            let (row_loss, writing) = match (plan.smoothing, terms.second) {
+                (None, None) => solve(plan, &mut batch, map, (row, first, logit), partial),
+                (Some(smoothing), _) => {
+                    let spread = isa.apart(WeightedExponents {
+                        map,
+                        x,
+                        columns: 0..classes,
+                        pivot: partial.pivot,
+                        weights: T::Real::weights(smoothing),
+                    });
+                    let row = Smoothed::new(smoothing, row, terms, x);
+                    let partial = (partial, spread);
+                    let (loss, writing, second) =
+                        row.solve_kept(isa, plan, &mut batch, map, partial, kept);
+                    next_second = second;
+                    (loss, writing)
+                }
+                (None, Some(other)) => {
                     let logits = [logit, x[other.class]].map(Element::to_f64);
                     let pair = Pair::new(row, (first, other), logits);
                     let kept = &mut kept[..classes];

@@ -22,13 +22,13 @@ use crate::element::Real;
 
 /// The sum of a row off both targets, from one off the first alone. What was kept at both places is
 /// taken for nothing.
-struct WithoutBoth<'a, R> {
+pub(super) struct WithoutBoth<'a, R> {
     /// The row's exponentials.
-    kept: &'a mut [R],
+    pub(super) kept: &'a mut [R],
     /// The first target's and the second's.
-    places: [usize; 2],
+    pub(super) places: [usize; 2],
     /// Off the first.
-    sum: f64,
+    pub(super) sum: f64,
 }
 
 impl<R: Float> Kernel for WithoutBoth<'_, R> {
@@ -65,7 +65,7 @@ pub(super) struct Pair {
 
 /// A mixed row's loss, how its gradient is to be written, and where its second target is and the
 /// gradient there; no gradient where it is written already.
-type Solved<T> = (f64, Option<Writing<T>>, Option<(usize, T)>);
+pub(super) type Solved<T> = (f64, Option<Writing<T>>, Option<(usize, T)>);
 
 impl Pair {
     pub(super) fn new(row: usize, (first, second): (Term, Term), logits: [f64; 2]) -> Self {

@@ -9,6 +9,7 @@ use super::sum::BLOCK;
 use crate::loss::Loss;
 use crate::table::RowTable;
 use crate::table::log2::Log2Table;
+use crate::table::smoothing::Smoothing;
 
 /// Rows are handed to a thread in runs of about this many elements, but of a few rows at least, so
 /// that most rows have one before them whose gradient is written meanwhile.
@@ -37,6 +38,7 @@ pub struct Plan<'a> {
     pub(super) instance: CpuInstance,
     pub(super) table: &'a RowTable,
     pub(super) log2_table: &'a Log2Table,
+    pub(super) smoothing: Option<&'a Smoothing>,
     /// What the sum of the row losses is divided by.
     pub(super) divisor: f64,
     /// Rows of a run.
@@ -59,6 +61,7 @@ impl<'a> Plan<'a> {
             instance: CpuInstance::active(),
             table: loss.table(),
             log2_table: loss.log2_table(),
+            smoothing: loss.smoothing(),
             divisor,
             leaf_rows: (LEAF_ELEMENTS / classes).max(least_rows),
             keep,

@@ -4,6 +4,7 @@
 use super::batch::Outside;
 use super::product::Product;
 use super::targets::Term;
+use crate::table::smoothing::Smoothing;
 use crate::table::{RowTable, Target};
 
 /// What the gradient and the loss of a row are made from.
@@ -78,6 +79,21 @@ impl RowSolution {
     }
 
     #[inline(always)]
+    /// `1 - p`.
+    pub(super) fn miss(&self) -> f64 {
+        self.miss
+    }
+
+    /// A term of the sum times this is its class's probability.
+    pub(super) fn normaliser(&self) -> f64 {
+        self.normaliser
+    }
+
+    /// `-ln p`, without weight.
+    pub(super) fn cross_entropy(&self) -> f64 {
+        self.cross_entropy
+    }
+
     pub(super) fn is_nan(&self) -> bool {
         self.miss.is_nan()
     }
@@ -162,4 +178,55 @@ pub(super) struct RowGradient {
     pub(super) at_target: f64,
     /// What a term of the sum times its class's slope is multiplied by.
     pub(super) scale: f64,
+}
+
+/// The constants of a smoothed label's formulas (see [`smoothed`](super::smoothed)).
+#[derive(Clone, Copy)]
+pub(super) struct SmoothedTarget {
+    weight: f64,
+    /// `W - w_y`.
+    others: f64,
+    /// `(1 - eps) w_y`.
+    own: f64,
+    /// `eps / C`.
+    pub(super) each: f64,
+    /// `K`.
+    pub(super) factor: f64,
+}
+
+impl SmoothedTarget {
+    pub(super) fn new(smoothing: &Smoothing, weight: f64, classes: usize) -> Self {
+        let each = smoothing.epsilon / classes as f64;
+        let own = (1.0 - smoothing.epsilon) * weight;
+        Self {
+            weight,
+            others: smoothing.total - weight,
+            own,
+            each,
+            factor: own + each * smoothing.total,
+        }
+    }
+
+    /// With `spread = W lse(z) - sum_j w_j z_j`.
+    pub(super) fn loss(self, solution: &RowSolution, spread: f64) -> f64 {
+        // Nothing times an infinite loss is nothing.
+        let own = match self.own {
+            0.0 => 0.0,
+            own => own * solution.cross_entropy(),
+        };
+        // By rounding it may be less than it can be. A NaN stays.
+        let spread = if spread < 0.0 { 0.0 } else { spread };
+        own + self.each * spread
+    }
+
+    /// `dL/dz` of a class with probability `p` and this weight.
+    pub(super) fn off_target(self, p: f64, weight: f64) -> f64 {
+        self.factor * p - self.each * weight
+    }
+
+    /// `dL/dz` of the target.
+    pub(super) fn at_target(self, solution: &RowSolution) -> f64 {
+        let miss = solution.miss();
+        self.each * (self.others * (1.0 - miss) - self.weight * miss) - self.own * miss
+    }
 }

@@ -13,11 +13,12 @@ use super::arch::isa::{Isa, Kernel};
 use super::arch::vector::MOST_LANES;
 use super::batch::Batch;
 use super::gradient::Gradient;
-use super::lane::Lane;
+use super::lane::{Float, Lane};
 use super::map::{Map, Pivot};
 use super::pair::Pair;
 use super::plan::{Plan, column_cut};
 use super::row_buffer::LINE;
+use super::smoothed::{Fold, Smoothed, WeightedExponents};
 use super::solve::solve;
 use super::sum::{BLOCK, Partial, RowSum, SumColumns, part_end};
 use super::top1::Top1;
@@ -48,22 +49,39 @@ pub(super) fn rows<T: Lane, M: Map<T::Real>>(
             x,
             target: first.class,
         };
-        let mut second = None;
-        let (partial, (row_loss, writing)) = match terms.second {
-            None => {
-                let partial = sum(plan, columns, 0..classes);
-                let place = (row, first, logit);
-                (partial, solve(plan, &mut batch, map, place, partial))
-            }
+        let (mut second, mut fold) = (None, None);
+        let partial = match terms.second {
+            None => sum(plan, columns, 0..classes),
             Some(other) => {
-                let logits = [logit, x[other.class]].map(Element::to_f64);
                 let before = sum(plan, columns, 0..other.class);
                 let after = sum(plan, columns, other.class + 1..classes);
-                let partial = before.and(after, map);
+                before.and(after, map)
+            }
+        };
+        let (row_loss, writing) = match (plan.smoothing, terms.second) {
+            (None, None) => solve(plan, &mut batch, map, (row, first, logit), partial),
+            (Some(smoothing), _) => {
+                let weights = T::Real::weights(smoothing);
+                let all = WeightedExponents {
+                    map,
+                    x,
+                    columns: 0..classes,
+                    pivot: partial.pivot,
+                    weights,
+                };
+                let spread = weighted(plan, all);
+                let row = Smoothed::new(smoothing, row, terms, x);
+                let (solved, folded) = row.solve(plan, &mut batch, map, partial, spread);
+                let (loss, writing, at_second) = solved;
+                (second, fold) = (at_second, folded);
+                (loss, writing)
+            }
+            (None, Some(other)) => {
+                let logits = [logit, x[other.class]].map(Element::to_f64);
                 let pair = Pair::new(row, (first, other), logits);
                 let (loss, writing, at_second) = pair.solve(plan, &mut batch, map, partial);
                 second = at_second;
-                (partial, (loss, writing))
+                (loss, writing)
             }
         };
         loss += row_loss;
@@ -77,6 +95,7 @@ pub(super) fn rows<T: Lane, M: Map<T::Real>>(
                 pivot: partial.pivot,
                 gradient,
                 factor: writing.factor,
+                fold,
                 stream: plan.stream,
             };
             write(plan, columns);
@@ -103,6 +122,17 @@ fn sum<T: Lane, M: Map<T::Real>>(
     a.and(b, row.map)
 }
 
+fn weighted<T: Lane, M: Map<T::Real>>(plan: &Plan<'_>, all: WeightedExponents<'_, T, M>) -> f64 {
+    let Some(cut) = column_cut(all.columns.len()) else {
+        return plan.instance.run(all);
+    };
+    let middle = all.columns.start + cut;
+    let (low, high) = (all.columns.start..middle, middle..all.columns.end);
+    let part = |columns| WeightedExponents { columns, ..all };
+    let (a, b) = plan.both(|| weighted(plan, part(low)), || weighted(plan, part(high)));
+    a + b
+}
+
 fn write<T: Lane, M: Map<T::Real>>(plan: &Plan<'_>, columns: WriteColumns<'_, T, M>) {
     let Some(cut) = column_cut(columns.gradient.len()) else {
         plan.instance.run(columns);
@@ -121,6 +151,8 @@ struct WriteColumns<'a, T: Lane, M> {
     pivot: Pivot<T::Real>,
     gradient: &'a mut [T],
     factor: T::Real,
+    /// With smoothed labels.
+    fold: Option<Fold<'a, T::Real>>,
     stream: bool,
 }
 
@@ -153,6 +185,7 @@ impl<T: Lane, M: Map<T::Real>> Kernel for WriteColumns<'_, T, M> {
             pivot,
             gradient,
             factor,
+            fold,
             stream,
         } = self;
         // Blocks after the first begin a line.
@@ -178,6 +211,14 @@ impl<T: Lane, M: Map<T::Real>> Kernel for WriteColumns<'_, T, M> {
             };
             row.take(0..block.len(), pivot, Some(&mut exponentials))
                 .sum(isa);
+            if let Some(fold) = fold {
+                fold.fold(
+                    isa,
+                    &mut exponentials,
+                    first_class + block.start,
+                    block.len(),
+                );
+            }
             let mut part = Gradient {
                 map,
                 first_class: first_class + block.start,

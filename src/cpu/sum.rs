@@ -283,7 +283,7 @@ impl<R: Float> Kernel for Resum<'_, R> {
 
 /// Lanes added up in `f64`.
 #[inline(always)]
-fn total<I: Isa, R: Float>(sum: R::Vector<I>) -> f64 {
+pub(super) fn total<I: Isa, R: Float>(sum: R::Vector<I>) -> f64 {
     let mut lanes = [R::default(); MOST_LANES];
     sum.store(&mut lanes);
     across::<I, _>(lanes.map(Real::to_f64), |a, b| a + b)

@@ -54,7 +54,7 @@ impl Loss {
     /// # Errors
     /// [`CudaError::NotBuilt`], [`CudaError::TooManyClasses`],
     /// [`CudaError::Driver`]; [`Error::Parameter`] where a class weight is neither 0 nor from
-    /// `1e-20` to `1e20`.
+    /// `1e-20` to `1e20`, and for label smoothing, which CUDA does not have yet.
     pub fn bind(&self, context: &Arc<CudaContext>) -> Result<CudaLoss, Error> {
         if u32::try_from(self.classes()).map_or(true, |classes| classes > MOST_CLASSES) {
             return Err(CudaError::TooManyClasses {
@@ -71,6 +71,12 @@ impl Loss {
                 |weight| weight == 0.0 || (1e-20..=1e20).contains(&weight),
             )?;
         }
+        check_parameter(
+            "label smoothing on CUDA",
+            self.label_smoothing(),
+            "0: the kernels do not smooth labels yet",
+            |epsilon| epsilon == 0.0,
+        )?;
         let packed = pack::pack(self.table());
         module::check_there(context)?;
         // Not a stream of its own: as long as there is one, cudarc records an event at every use of

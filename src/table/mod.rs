@@ -1,6 +1,7 @@
 //! The row problem that every objective lowers to.
 
 pub(crate) mod log2;
+pub(crate) mod smoothing;
 
 use std::ops::RangeInclusive;
 

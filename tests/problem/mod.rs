@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod extreme;
+pub mod mixed;
 
 use ala_loss::{
     Ala, ClassCounts, CpuElement, DifficultyGradient, Element, Loss, Objective, QuantityLog,

@@ -23,6 +23,7 @@ fn a_config_comes_back_as_it_was_saved() {
             .with_reduction(Reduction::None)
             .with_ignore_label(-7)
             .with_class_weights([1.0, 0.5, 2.0])
+            .with_label_smoothing(0.1)
             .with_loss_scale(8.0);
         let file = folder.path().join("loss.json");
         config.save(&file).expect("written");
@@ -39,6 +40,7 @@ fn every_setting_reaches_the_loss() {
         .with_reduction(Reduction::Sum)
         .with_ignore_label(-7)
         .with_class_weights([1.0, 0.5, 2.0])
+        .with_label_smoothing(0.1)
         .init(&Device::flex());
     let loss = loss.loss();
     assert_eq!(loss.objective(), Some(Objective::CosFace { margin: 0.5 }));
@@ -51,6 +53,7 @@ fn every_setting_reaches_the_loss() {
         (Reduction::Sum, Some(-7))
     );
     assert_eq!(loss.table().targets()[2].weight, 2.0);
+    assert_eq!(loss.label_smoothing(), 0.1);
 }
 
 #[derive(Module, Debug)]

@@ -1,0 +1,165 @@
+//! Smoothed labels, of one label and of two, against the `f64` reference.
+
+use ala_loss::{ClassCounts, Error, Lambda, Loss, Objective, Options, Reduction, reference};
+use half::{bf16, f16};
+
+mod problem;
+use problem::mixed::{assert_edges, assert_long_rows, assert_random_rows};
+use problem::{assert_within, counts, labels, logits, objectives};
+
+#[test]
+fn f32_smoothed_rows_are_within_bounds() {
+    assert_random_rows::<f32>(51, 0.1);
+    assert_random_rows::<f32>(52, 1.0);
+}
+
+#[test]
+fn f64_smoothed_rows_are_within_bounds() {
+    assert_random_rows::<f64>(53, 0.1);
+}
+
+#[test]
+fn f16_smoothed_rows_are_within_bounds() {
+    assert_random_rows::<f16>(54, 0.1);
+}
+
+#[test]
+fn bf16_smoothed_rows_are_within_bounds() {
+    assert_random_rows::<bf16>(55, 0.1);
+}
+
+#[test]
+fn long_smoothed_rows_are_within_bounds() {
+    assert_long_rows::<f32>(56, 0.1);
+    assert_long_rows::<bf16>(57, 0.1);
+}
+
+#[test]
+fn edges_hold_where_labels_are_smoothed() {
+    assert_edges::<f32>(0.1);
+    assert_edges::<f64>(0.1);
+    assert_edges::<f16>(0.1);
+}
+
+/// `f64` to its own digits, of single labels as of mixed ones.
+#[test]
+fn f64_smoothed_rows_keep_their_digits() {
+    let mut rng = fastrand::Rng::with_seed(58);
+    for classes in [2, 10, 1300] {
+        let counts = counts(&mut rng, classes);
+        let weights: Vec<f64> = (0..classes)
+            .map(|j| f64::from(j as u32 % 4) / 2.0)
+            .collect();
+        for objective in objectives() {
+            let builder = Loss::builder(objective, &counts)
+                .scale(20.0)
+                .label_smoothing(0.2);
+            let builder = builder.class_weights(weights.clone());
+            let Ok(loss) = builder.reduction(Reduction::None).build() else {
+                assert!(matches!(objective, Objective::Focal { .. }));
+                continue;
+            };
+            let x = logits::<f64>(&mut rng, 3 * classes, 1.0);
+            let (a, b) = (labels(&mut rng, 3, classes), labels(&mut rng, 3, classes));
+            for lambda in [1.0, 0.25] {
+                let options = Options::new().mixed_with(&b, Lambda::Scalar(lambda));
+                let got = loss.evaluate_with(&x, &a, &options).expect("valid");
+                for row in 0..3 {
+                    let targets = [(a[row] as usize, lambda), (b[row] as usize, 1.0 - lambda)];
+                    let x = &x[row * classes..][..classes];
+                    let exact = reference::mixed_row(loss.table(), x, &targets, 0.2);
+                    let what = || format!("{objective:?} C={classes}");
+                    let bound = 1e-13 * exact.loss + 1e-15;
+                    assert_within(got.row_losses[row], exact.loss, bound, &what);
+                    assert!(got.row_losses[row] >= 0.0);
+                    let got = &got.gradient[row * classes..][..classes];
+                    for (got, exact) in got.iter().zip(exact.gradient) {
+                        assert_within(*got, exact, 1e-12 * exact.abs() + 1e-13, &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_masked_class_counts_by_its_weight() {
+    const MASK: f64 = f64::NEG_INFINITY;
+    let counts = ClassCounts::new([8, 2, 5, 1]).expect("valid");
+    let build = |weights: [f64; 4]| {
+        let builder = Loss::builder(Objective::ala(), &counts).class_weights(weights);
+        let builder = builder.label_smoothing(0.3).reduction(Reduction::None);
+        builder.build().expect("valid")
+    };
+    let x = [0.4, MASK, -0.2, 0.1];
+    for (weights, finite) in [([1.0, 0.0, 2.0, 0.5], true), ([1.0, 0.5, 2.0, 0.5], false)] {
+        let loss = build(weights);
+        // The masked class too.
+        for label in 0..4 {
+            let got = loss.evaluate(&x, &[label]).expect("valid");
+            let exact = reference::smoothed_row(loss.table(), &x, label, 0.3);
+            assert_eq!(got.row_losses[0].is_finite(), finite);
+            let what = || format!("{weights:?} label {label}");
+            assert_within(
+                got.row_losses[0],
+                exact.loss,
+                1e-13 * exact.loss.abs(),
+                &what,
+            );
+            for (got, exact) in got.gradient.into_iter().zip(exact.gradient) {
+                assert_within(got, exact, 1e-13, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_mean_divides_by_the_labels_own_weights() {
+    let counts = ClassCounts::new([8, 2]).expect("valid");
+    let builder = Loss::builder(Objective::CrossEntropy, &counts).class_weights([1.0, 3.0]);
+    let loss = builder.label_smoothing(0.5).build().expect("valid");
+    let outcome = loss.evaluate(&[0.0f64; 4], &[0, 1]).expect("valid");
+    // As PyTorch: (0.5 w_y + 0.25 (1 + 3)) ln 2 each, over 1 + 3.
+    assert!((outcome.loss - (1.5 + 2.5) / 4.0 * 2f64.ln()).abs() < 1e-15);
+}
+
+#[test]
+fn new_class_weights_are_the_smoothing_s_too() {
+    let counts = ClassCounts::new([8, 2]).expect("valid");
+    let build = |weights: [f64; 2]| {
+        let builder = Loss::builder(Objective::ala(), &counts).class_weights(weights);
+        builder.label_smoothing(0.3).build().expect("valid")
+    };
+    let later = build([1.0, 1.0])
+        .with_class_weights(&[2.0, 0.5])
+        .expect("valid");
+    let x = [0.3f32, -0.2, 0.9, 0.1];
+    assert_eq!(
+        later.evaluate(&x, &[0, 1]),
+        build([2.0, 0.5]).evaluate(&x, &[0, 1])
+    );
+    assert_eq!(later.label_smoothing(), 0.3);
+}
+
+#[test]
+fn smoothing_out_of_range_and_of_focal_loss_is_refused() {
+    let counts = ClassCounts::new([8, 2]).expect("valid");
+    for epsilon in [-0.1, 1.1, f64::NAN] {
+        let built = Loss::builder(Objective::ala(), &counts)
+            .label_smoothing(epsilon)
+            .build();
+        assert!(matches!(built, Err(Error::Parameter { .. })));
+    }
+    let focal = Loss::builder(Objective::Focal { gamma: 2.0 }, &counts);
+    let message = focal
+        .clone()
+        .label_smoothing(0.1)
+        .build()
+        .expect_err("refused")
+        .to_string();
+    assert_eq!(
+        message,
+        "label smoothing is 0.1: it must be 0 for a focal loss, which has no smoothed form"
+    );
+    assert!(focal.label_smoothing(0.0).build().is_ok());
+}
