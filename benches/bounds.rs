@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use ala_loss::{ClassCounts, CpuElement, CpuInstance, Loss, Objective, Options, Outputs};
+use ala_loss::{ClassCounts, CpuElement, CpuInstance, Lambda, Loss, Objective, Options, Outputs};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -14,8 +14,10 @@ use rayon::prelude::*;
 struct Batch<T> {
     name: String,
     loss: Loss,
+    smoothed: Loss,
     logits: Vec<T>,
     labels: Vec<u32>,
+    second_labels: Vec<u32>,
     gradient: Vec<T>,
 }
 
@@ -24,15 +26,16 @@ impl<T: CpuElement> Batch<T> {
         let mut rng = fastrand::Rng::with_seed(1);
         let counts = (0..classes).map(|j| 1 + 1000 / (1 + j as u64));
         let counts = ClassCounts::new(counts.collect::<Vec<_>>()).expect("valid");
+        let builder = Loss::builder(Objective::ala(), &counts);
         let logits: Vec<T> = (0..rows * classes)
             .map(|_| T::from_f64(rng.f64() * 2.0 - 1.0))
             .collect();
         Self {
             name: format!("{rows} x {classes} {}", std::any::type_name::<T>()),
-            loss: Loss::builder(Objective::ala(), &counts)
-                .build()
-                .expect("valid"),
+            loss: builder.clone().build().expect("valid"),
+            smoothed: builder.label_smoothing(0.1).build().expect("valid"),
             labels: (0..rows).map(|_| rng.u32(..classes as u32)).collect(),
+            second_labels: (0..rows).map(|_| rng.u32(..classes as u32)).collect(),
             gradient: logits.clone(),
             logits,
         }
@@ -43,6 +46,23 @@ impl<T: CpuElement> Batch<T> {
         let summary = self
             .loss
             .evaluate_into(&self.logits, &self.labels, &Options::new(), outputs);
+        black_box(summary.expect("valid"));
+    }
+
+    fn mixed(&mut self) {
+        let outputs = Outputs::new().gradient(&mut self.gradient);
+        let options = Options::new().mixed_with(&self.second_labels, Lambda::Scalar(0.3));
+        let summary = self
+            .loss
+            .evaluate_into(&self.logits, &self.labels, &options, outputs);
+        black_box(summary.expect("valid"));
+    }
+
+    fn smoothed(&mut self) {
+        let outputs = Outputs::new().gradient(&mut self.gradient);
+        let summary =
+            self.smoothed
+                .evaluate_into(&self.logits, &self.labels, &Options::new(), outputs);
         black_box(summary.expect("valid"));
     }
 
@@ -129,6 +149,26 @@ fn types(rows: usize, classes: usize) {
     );
 }
 
+/// Two labels a row, and smoothed ones, against one label.
+fn recipes<T: CpuElement>(rows: usize, classes: usize) {
+    let batch = std::cell::RefCell::new(Batch::<T>::new(rows, classes));
+    let [single, mixed, smoothed] = medians(
+        rounds(rows * classes),
+        [
+            &mut || batch.borrow_mut().fused(),
+            &mut || batch.borrow_mut().mixed(),
+            &mut || batch.borrow_mut().smoothed(),
+        ],
+    );
+    let over = |time: Duration| time.as_secs_f64() / single.as_secs_f64();
+    println!(
+        "{}: mixed {:.2} x, smoothed {:.2} x, bound 1.15",
+        batch.borrow().name,
+        over(mixed),
+        over(smoothed)
+    );
+}
+
 fn odd(rows: usize, odd: usize, even: usize, bound: f64) {
     let mut a = Batch::<f32>::new(rows, odd);
     let mut b = Batch::<f32>::new(rows, even);
@@ -170,6 +210,10 @@ fn main() {
     }
     for (rows, classes) in [(512, 8142), (128, 100_000), (256, 1000), (1024, 365)] {
         types(rows, classes);
+    }
+    for (rows, classes) in [(512, 8142), (128, 100_000), (256, 1000), (1024, 365)] {
+        recipes::<f32>(rows, classes);
+        recipes::<bf16>(rows, classes);
     }
     odd(512, 8142, 8192, 1.05);
     odd(1024, 365, 384, 1.15);

@@ -145,7 +145,8 @@ pub struct Summary {
     pub loss: f64,
     /// Rows that were not ignored.
     pub counted_rows: usize,
-    /// The counted rows' summed weights: what the mean divides by.
+    /// The counted rows' summed weights: what the mean divides by, unless
+    /// [`Options::divisor`](crate::Options::divisor) says otherwise.
     pub total_weight: f64,
 }
 
