@@ -16,7 +16,7 @@ use super::lane::{Float, Lane, VectorOf};
 use super::map::Map;
 use super::pair::Pair;
 use super::plan::{Plan, kept_len};
-use super::smoothed::{Smoothed, WeightedExponents};
+use super::smoothed::{Smoothed, WeightedExponents, places};
 use super::solve::{Writing, solve};
 use super::sum::{BLOCK, Partial, RowSum, part_end};
 use super::top1::Top1;
@@ -134,6 +134,7 @@ impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
                         map,
                         x,
                         columns: 0..classes,
+                        places: places(terms),
                         pivot: partial.pivot,
                         weights: T::Real::weights(smoothing),
                     });

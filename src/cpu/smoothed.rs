@@ -14,7 +14,7 @@
 use std::ops::Range;
 
 use super::arch::isa::{Isa, Kernel};
-use super::arch::vector::Vector;
+use super::arch::vector::{MOST_LANES, Vector};
 use super::batch::{Batch, Outside};
 use super::careful;
 use super::lane::{Float, Lane, VectorOf};
@@ -30,14 +30,16 @@ use crate::element::{Element, Real};
 use crate::table::RowTable;
 use crate::table::smoothing::Smoothing;
 
-/// `sum_j w_j (z_j - m)` over some columns of a row, the targets as classes like any other; `m` is
-/// the shift at the pivot. No number where a logit is infinite.
+/// `sum_j w_j (z_j - m)` off the targets over some columns of a row; `m` is the shift at the pivot.
+/// No number where a logit is infinite.
 pub(super) struct WeightedExponents<'a, T: Lane, M> {
     pub(super) map: M,
     /// The row.
     pub(super) x: &'a [T],
     /// Some blocks of it.
     pub(super) columns: Range<usize>,
+    /// Of the targets: a large one would cost the others their digits.
+    pub(super) places: [usize; 2],
     pub(super) pivot: Pivot<T::Real>,
     /// Of all classes.
     pub(super) weights: &'a [T::Real],
@@ -48,34 +50,50 @@ impl<T: Lane, M: Map<T::Real>> Kernel for WeightedExponents<'_, T, M> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) -> f64 {
-        let Self {
-            map,
-            x,
-            columns,
-            pivot,
-            weights,
-        } = self;
         let mut all = 0.0;
-        let mut class = columns.start;
-        for block in x[columns].chunks(BLOCK) {
+        let mut class = self.columns.start;
+        for block in self.x[self.columns.clone()].chunks(BLOCK) {
             let mut sum = VectorOf::<I, T>::splat(isa, T::Real::default());
             let vectors = block.chunks_exact(I::LANES);
             let rest = vectors.remainder();
             for vector in vectors {
-                let exponents = map.exponents(isa, class, T::widen(isa, vector), pivot);
-                let weights = VectorOf::<I, T>::load(isa, &weights[class..]);
-                sum = exponents.times_plus(weights, sum);
+                sum = self.onto(isa, class, T::widen(isa, vector), sum);
                 class += I::LANES;
             }
             if !rest.is_empty() {
                 // Behind the row's end weights are 0.
-                let exponents = map.exponents(isa, class, T::widen(isa, &padded(rest)), pivot);
-                let weights = VectorOf::<I, T>::load(isa, &weights[class..]);
-                sum = exponents.times_plus(weights, sum);
+                sum = self.onto(isa, class, T::widen(isa, &padded(rest)), sum);
             }
             all += total::<I, T::Real>(sum);
         }
         all * std::f64::consts::LN_2
+    }
+}
+
+impl<T: Lane, M: Map<T::Real>> WeightedExponents<'_, T, M> {
+    /// `sum` and the vector that begins at `class`.
+    #[inline(always)]
+    fn onto<I: Isa>(
+        &self,
+        isa: I,
+        class: usize,
+        x: VectorOf<I, T>,
+        sum: VectorOf<I, T>,
+    ) -> VectorOf<I, T> {
+        let mut exponents = self.map.exponents(isa, class, x, self.pivot);
+        let [first, second] = self.places.map(|place| place.wrapping_sub(class));
+        if first.min(second) < I::LANES {
+            let mut lanes = [T::Real::default(); MOST_LANES];
+            exponents.store(&mut lanes);
+            for place in [first, second] {
+                if place < I::LANES {
+                    lanes[place] = T::Real::default();
+                }
+            }
+            exponents = VectorOf::<I, T>::load(isa, &lanes);
+        }
+        let weights = VectorOf::<I, T>::load(isa, &self.weights[class..]);
+        exponents.times_plus(weights, sum)
     }
 }
 
@@ -131,6 +149,12 @@ pub(super) struct Smoothed<'a> {
     terms: Terms,
     /// Of the first term's class and of the second's.
     logits: [f64; 2],
+}
+
+/// Where the row's targets are; both the same where it has one.
+pub(super) fn places(terms: Terms) -> [usize; 2] {
+    let second = terms.second.unwrap_or(terms.first);
+    [terms.first.class, second.class]
 }
 
 /// A solved row, and what its exponentials become before they are written.
@@ -258,7 +282,7 @@ struct Rest<'a> {
     shift: f64,
     /// Of `exp(z_j - shift)`.
     sum: f64,
-    /// Of `w_j (z_j - shift)`, over all classes and without margins.
+    /// Of `w_j (z_j - shift)`.
     spread: f64,
 }
 
@@ -285,9 +309,12 @@ impl Rest<'_> {
         };
         let target = table.targets[term.class];
         let target_offset = target.slope * x + target.bias - shift;
-        let own = other.map_or(0.0, |(class, x)| offset(class, x).exp());
+        let (mut own, mut spread) = (0.0, self.spread + target.weight * target_offset);
+        if let Some((class, x)) = other {
+            own = offset(class, x).exp();
+            spread += table.targets[class].weight * offset(class, x);
+        }
         let solution = RowSolution::new(table, term, x, shift, self.sum + own);
-        let spread = self.spread + target.weight * (target_offset - offset(term.class, x));
         let smoothed = SmoothedTarget::new(self.smoothing, target.weight, table.classes());
         let log_sum = solution.cross_entropy() + target_offset;
         let at_other = other.map_or(0.0, |(class, _)| {

@@ -18,7 +18,7 @@ use super::map::{Map, Pivot};
 use super::pair::Pair;
 use super::plan::{Plan, column_cut};
 use super::row_buffer::LINE;
-use super::smoothed::{Fold, Smoothed, WeightedExponents};
+use super::smoothed::{Fold, Smoothed, WeightedExponents, places};
 use super::solve::solve;
 use super::sum::{BLOCK, Partial, RowSum, SumColumns, part_end};
 use super::top1::Top1;
@@ -66,6 +66,7 @@ pub(super) fn rows<T: Lane, M: Map<T::Real>>(
                     map,
                     x,
                     columns: 0..classes,
+                    places: places(terms),
                     pivot: partial.pivot,
                     weights,
                 };
