@@ -491,6 +491,22 @@ impl Loss {
         &self.0.log2_table
     }
 
+    /// The same loss, its rows reduced in another way.
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Loss, Objective, Reduction};
+    /// let loss = Loss::new(Objective::CrossEntropy, &ClassCounts::new([9, 3])?)?;
+    /// let sum = loss.with_reduction(Reduction::Sum);
+    /// assert_eq!(sum.evaluate(&[0.0f32; 4], &[0, 1])?.gradient, [-0.5, 0.5, 0.5, -0.5]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn with_reduction(&self, reduction: Reduction) -> Self {
+        Self(Arc::new(Inner {
+            reduction,
+            ..Inner::clone(&self.0)
+        }))
+    }
+
     /// The same loss with its weights multiplied by `weights`, `[C]`: the step of a re-weighting
     /// schedule.
     ///

@@ -123,6 +123,32 @@ fn a_mean_divides_by_the_labels_own_weights() {
     assert!((outcome.loss - (1.5 + 2.5) / 4.0 * 2f64.ln()).abs() < 1e-15);
 }
 
+/// Weights of any size that is allowed, of which a mean sees only how they compare.
+#[test]
+fn weights_beyond_f32_smooth_as_others_do() {
+    let counts = ClassCounts::new([8, 2, 5, 1]).expect("valid");
+    let x = [0.4f32, 0.7, -0.2, 0.1, -0.9, 0.3, 0.8, 0.2];
+    let options = Options::new().mixed_with(&[3, 3], Lambda::Scalar(0.75));
+    let of = |size: f64| {
+        let weights = [1.0, 0.5, 2.0, 0.25].map(|weight| weight * size);
+        let builder = Loss::builder(Objective::ala(), &counts).label_smoothing(0.3);
+        let loss = builder.class_weights(weights).build().expect("valid");
+        loss.evaluate_with(&x, &[0, 2], &options).expect("valid")
+    };
+    let one = of(1.0);
+    for size in [1e-200, 1e-50, 1e50, 1e200] {
+        let other = of(size);
+        let what = || format!("weights of {size:e}");
+        assert_within(other.loss, one.loss, 1e-12 * one.loss, &what);
+        for (got, exact) in other.gradient.into_iter().zip(&one.gradient) {
+            let exact = f64::from(*exact);
+            assert_within(got.into(), exact, 1e-6 * exact.abs() + 1e-7, &what);
+        }
+    }
+    let nothing = of(0.0);
+    assert_eq!((nothing.loss, nothing.gradient), (0.0, vec![0.0; 8]));
+}
+
 #[test]
 fn new_class_weights_are_the_smoothing_s_too() {
     let counts = ClassCounts::new([8, 2]).expect("valid");

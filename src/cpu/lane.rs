@@ -30,7 +30,7 @@ pub(super) trait Float: Real + Default + PartialOrd + Neg<Output = Self> {
 
     fn maps(table: &Log2Table) -> &Log2Maps<Self>;
 
-    /// The classes' weights.
+    /// The classes' weights, as parts of the largest.
     fn weights(smoothing: &Smoothing) -> &[Self];
 
     /// `2^(slope x - whole)` for `x` within `clamp`; see [`exp2`](super::exp2).

@@ -30,8 +30,8 @@ use crate::element::{Element, Real};
 use crate::table::RowTable;
 use crate::table::smoothing::Smoothing;
 
-/// `sum_j w_j (z_j - m)` off the targets over some columns of a row; `m` is the shift at the pivot.
-/// No number where a logit is infinite.
+/// `sum_j w_j (z_j - m)` off the targets over some columns of a row, the weights as parts of the
+/// largest; `m` is the shift at the pivot. No number where a logit is infinite.
 pub(super) struct WeightedExponents<'a, T: Lane, M> {
     pub(super) map: M,
     /// The row.
@@ -41,7 +41,7 @@ pub(super) struct WeightedExponents<'a, T: Lane, M> {
     /// Of the targets: a large one would cost the others their digits.
     pub(super) places: [usize; 2],
     pub(super) pivot: Pivot<T::Real>,
-    /// Of all classes.
+    /// Of all classes, as parts of the largest.
     pub(super) weights: &'a [T::Real],
 }
 
@@ -100,11 +100,11 @@ impl<T: Lane, M: Map<T::Real>> WeightedExponents<'_, T, M> {
 /// Makes of a row's exponentials, or of some columns', what is written as its gradient.
 #[derive(Clone, Copy)]
 pub(super) struct Fold<'a, R> {
-    /// Of all classes.
-    pub(super) weights: &'a [R],
+    /// Of all classes, as parts of the largest.
+    weights: &'a [R],
     /// What an exponential is multiplied by.
     keep: R,
-    /// What a weight is multiplied by and taken off.
+    /// What a weight is multiplied by before it is taken off.
     less: R,
 }
 
@@ -218,7 +218,7 @@ impl<'a> Smoothed<'a> {
             smoothing: self.smoothing,
             shift: map.shift(partial.pivot),
             sum: partial.sum,
-            spread,
+            spread: spread * self.smoothing.largest,
         };
         let (one, other) = match self.terms.second {
             None => (rest.side((first, x_first), None), None),
@@ -229,11 +229,12 @@ impl<'a> Smoothed<'a> {
         };
         let of_other = |part: fn(&Side) -> f64| other.as_ref().map_or(0.0, part);
         let scale = one.scale + of_other(|side| side.scale);
-        let each = one.each + of_other(|side| side.each);
-        let largest = scale.max(each);
+        let each = (one.each + of_other(|side| side.each)) * self.smoothing.largest;
+        // What both are parts of, so that the lanes' type holds them.
+        let size = scale.max(each);
         let outside = batch.upstream.at(row);
         let outer = outside.upstream * outside.scale / plan.divisor;
-        let factor = outer * largest * map.common_slope();
+        let factor = outer * size * map.common_slope();
         let at_first = outer * (one.at_target + of_other(|side| side.at_other));
         let at_second = outer * (one.at_other + of_other(|side| side.at_target));
         let loss = one.loss + of_other(|side| side.loss);
@@ -243,9 +244,9 @@ impl<'a> Smoothed<'a> {
             at_target: at_first + at_second,
         };
         let unfit =
-            !scales.fit::<T::Real>() && scaled_far::<T::Real>(scales, outside) && largest > 0.0;
+            size > 0.0 && !scales.fit::<T::Real>() && scaled_far::<T::Real>(scales, outside);
         // A NaN is in the loss too.
-        if map.needs_care(partial.pivot) || !loss.is_finite() || !largest.is_finite() || unfit {
+        if map.needs_care(partial.pivot) || !loss.is_finite() || !size.is_finite() || unfit {
             let solved = (careful::solve(plan, batch, row, self.terms), None, None);
             return (solved, None);
         }
@@ -256,7 +257,7 @@ impl<'a> Smoothed<'a> {
             factor: rounded(factor),
         };
         let at_second = (self.terms.second).map(|term| (term.class, T::from_f64(at_second)));
-        let part = |of: f64| T::Real::from_f64(if largest > 0.0 { of / largest } else { 0.0 });
+        let part = |of: f64| T::Real::from_f64(if size > 0.0 { of / size } else { 0.0 });
         let fold = Fold {
             weights: T::Real::weights(self.smoothing),
             keep: part(scale),

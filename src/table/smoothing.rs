@@ -10,6 +10,8 @@ pub(crate) struct Smoothing {
     pub(crate) epsilon: f64,
     /// The weights added up.
     pub(crate) total: f64,
+    /// What the columns' weights are parts of: by themselves they may be beyond `f32`.
+    pub(crate) largest: f64,
     /// `[C]` and [`PADDING`] zeros.
     pub(crate) single: Vec<f32>,
     pub(crate) double: Vec<f64>,
@@ -18,17 +20,23 @@ pub(crate) struct Smoothing {
 impl Smoothing {
     /// `None` for 0.
     pub(crate) fn new(epsilon: f64, table: &RowTable) -> Option<Self> {
-        fn column<R: Real>(weights: &[f64]) -> Vec<R> {
+        fn column<R: Real>(weights: &[f64], largest: f64) -> Vec<R> {
             let padding = [0.0; PADDING];
             let all = weights.iter().chain(&padding);
-            all.map(|&weight| R::from_f64(weight)).collect()
+            all.map(|&weight| R::from_f64(weight / largest)).collect()
         }
         let weights: Vec<f64> = table.targets.iter().map(|target| target.weight).collect();
+        // Where all are 0 they are so as parts of anything.
+        let largest = match weights.iter().copied().fold(0.0, f64::max) {
+            0.0 => 1.0,
+            largest => largest,
+        };
         (epsilon > 0.0).then(|| Self {
             epsilon,
             total: weights.iter().sum(),
-            single: column(&weights),
-            double: column(&weights),
+            largest,
+            single: column(&weights, largest),
+            double: column(&weights, largest),
         })
     }
 }

@@ -101,15 +101,7 @@ impl CosineLoss {
     /// ```
     pub fn new(loss: Loss) -> Self {
         let of_part = match loss.reduction() {
-            Reduction::Mean => {
-                let sum = Loss::from_table(loss.table().clone()).reduction(Reduction::Sum);
-                match loss.ignore_label() {
-                    Some(label) => sum.ignore_label(label),
-                    None => sum,
-                }
-                .build()
-                .expect("a loss's own table and ignore label make a loss")
-            }
+            Reduction::Mean => loss.with_reduction(Reduction::Sum),
             Reduction::Sum | Reduction::None => loss.clone(),
         };
         Self {
@@ -267,39 +259,16 @@ impl CosineLoss {
             });
         }
         let labels = labels_on_host(labels)?;
-        let classes = self.loss.classes();
-        let is_class = |label: i64| usize::try_from(label).is_ok_and(|label| label < classes);
-        let bad = labels
-            .iter()
-            .position(|&label| !is_class(label) && Some(label) != self.loss.ignore_label());
-        if let Some(row) = bad {
-            return Err(Error::wrap(ala_loss::Error::Label {
-                row,
-                label: labels[row].into(),
-                classes,
-            }));
-        }
+        let counted = self.loss.divisor(&labels, &Options::<f64>::new());
+        let divisor = match (self.loss.reduction(), counted.map_err(Error::wrap)?) {
+            (Reduction::Mean, weight) if weight > 0.0 => weight,
+            _ => 1.0,
+        };
         Ok(Batch::OnHost {
-            divisor: self.divisor(&labels),
+            divisor,
             loss: self.of_part.clone(),
             labels,
         })
-    }
-
-    /// What a reduced loss is divided by: 1 but for a mean with weights.
-    fn divisor(&self, labels: &[i64]) -> f64 {
-        if self.loss.reduction() != Reduction::Mean {
-            return 1.0;
-        }
-        let targets = self.loss.table().targets();
-        let counted = labels
-            .iter()
-            .filter(|label| Some(**label) != self.loss.ignore_label());
-        let total: f64 = counted
-            .filter_map(|&label| targets.get(usize::try_from(label).ok()?))
-            .map(|target| target.weight)
-            .sum();
-        if total > 0.0 { total } else { 1.0 }
     }
 
     fn check_tensors(&self, features: &Tensor, weight: &Tensor, labels: &Tensor) -> Result<()> {

@@ -125,9 +125,12 @@ impl CpuOp {
             return gradient.affine(factor, 0.0);
         }
         let of_row = |(row, label): (usize, &i64)| {
-            let weight = |class: usize| self.loss.table().targets()[class].weight;
+            // Of a smoothed label all classes have a share.
+            let weighs = |class: usize| {
+                self.loss.label_smoothing() > 0.0 || self.loss.table().targets()[class].weight > 0.0
+            };
             let counts = Some(*label) != self.loss.ignore_label()
-                && usize::try_from(*label).is_ok_and(|class| weight(class) > 0.0);
+                && usize::try_from(*label).is_ok_and(weighs);
             match (counts, upstream.get(row).or(upstream.first())) {
                 (true, Some(&factor)) => factor,
                 _ => 0.0,

@@ -88,12 +88,18 @@ fn the_parts_come_to_what_head_and_loss_do() -> Outcome {
         .collect();
     let some = Tensor::from_vec(some, ROWS, &Device::Cpu)?;
     let each = Tensor::from_vec(values(ROWS, 23), ROWS, &Device::Cpu)?;
-    for objective in objectives() {
+    let smoothed = [
+        (Objective::ala(), 0.2),
+        (Objective::CosFace { margin: 0.2 }, 0.2),
+    ];
+    let plain = objectives().into_iter().map(|objective| (objective, 0.0));
+    for (objective, smoothing) in plain.chain(smoothed) {
         for reduction in [Reduction::Mean, Reduction::Sum, Reduction::None] {
             let loss = builder(objective)?
                 .reduction(reduction)
                 .ignore_label(-1)
                 .class_weights(vec![0.5, 1.0, 2.0, 0.0, 3.0])
+                .label_smoothing(smoothing)
                 .build()?;
             let (features, weight) = (features()?, weight()?);
             // Of rows that are not reduced each has a weight.
