@@ -7,7 +7,7 @@ use crate::error::{Error, check_parameter};
 use crate::groups::{Group, GroupThresholds};
 
 /// Largest count that a double represents exactly together with all smaller ones.
-const MAX_COUNT: u64 = 1 << 53;
+pub(crate) const MAX_COUNT: u64 = 1 << 53;
 
 /// What to do with a class that has no training sample.
 ///

@@ -185,6 +185,16 @@ pub enum Error {
         /// Number of classes.
         classes: usize,
     },
+    /// A class has more hits than rows.
+    #[error("class {class} has {hits} hits: its {rows} rows can have so many at most")]
+    Hits {
+        /// The first offending class.
+        class: usize,
+        /// Its hits.
+        hits: u64,
+        /// Its rows.
+        rows: u64,
+    },
     /// A gradient for each row makes sense only where the loss is not reduced.
     #[error("an upstream gradient for each row needs Reduction::None; the loss has Reduction::{0}")]
     UpstreamNeedsNoReduction(&'static str),

@@ -47,7 +47,7 @@ mod schedule;
 mod shape;
 mod table;
 
-pub use call::{Divisor, Lambda, Options, Outcome, Outputs, Summary, Upstream};
+pub use call::{Divisor, Lambda, NO_CLASS, Options, Outcome, Outputs, Summary, Upstream};
 pub use counts::{ClassCounts, ZeroCounts};
 pub use cpu::{CpuElement, CpuInstance};
 #[doc(hidden)]

@@ -1,6 +1,7 @@
 //! Top-1 accuracy overall, for each class, and for many-, medium- and few-shot classes.
 
-use crate::counts::ClassCounts;
+use crate::call::NO_CLASS;
+use crate::counts::{ClassCounts, MAX_COUNT};
 use crate::element::Label;
 use crate::error::Error;
 use crate::groups::{Group, GroupThresholds};
@@ -95,7 +96,9 @@ impl Tally {
         self
     }
 
-    /// Adds a batch by its predicted classes; both `[N]`.
+    /// Adds a batch by its predicted classes, those of
+    /// [`Outcome::predictions`](crate::Outcome::predictions) or any others; both `[N]`. A row whose
+    /// prediction is [`NO_CLASS`] is a miss.
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::Label`], [`Error::Prediction`]; nothing of the batch is added
@@ -109,6 +112,8 @@ impl Tally {
     /// let outside = Error::Prediction { row: 1, prediction: 3, classes: 3 };
     /// assert_eq!(tally.add_predictions(&[0, 1], &[0, 3]), Err(outside));
     /// assert_eq!(tally.accuracy().overall, Some(0.5));
+    /// tally.add_predictions(&[0, 1], &[ala_loss::NO_CLASS; 2])?; // rows with a NaN
+    /// assert_eq!(tally.accuracy().overall, Some(0.25));
     /// # Ok::<(), ala_loss::Error>(())
     /// ```
     pub fn add_predictions<L: Label, P: Label>(
@@ -119,7 +124,7 @@ impl Tally {
         let classes = self.groups.len();
         check_length("predictions", Some(predictions.len()), labels.len())?;
         for (row, prediction) in predictions.iter().enumerate() {
-            if self.ignored(labels[row]) {
+            if self.ignored(labels[row]) || prediction.value() == i128::from(NO_CLASS) {
                 continue;
             }
             prediction.class(classes).ok_or(Error::Prediction {
@@ -153,6 +158,47 @@ impl Tally {
     pub fn add_hits<L: Label>(&mut self, labels: &[L], hits: &[bool]) -> Result<(), Error> {
         check_length("hits", Some(hits.len()), labels.len())?;
         self.add(labels, |row| hits[row])
+    }
+
+    /// Adds what was counted elsewhere, on a device say: for each class its rows and how many of
+    /// them were hits, `[C]` each.
+    ///
+    /// # Errors
+    /// [`Error::Length`]; [`Error::Hits`] where a class has more hits than rows;
+    /// [`Error::CountTooLarge`] where its rows so far come to more than `2^53`. Nothing is added
+    /// then.
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Error, GroupThresholds, metrics::Tally};
+    /// let counts = ClassCounts::new([500, 50, 5])?;
+    /// let mut tally = Tally::new(&counts, GroupThresholds::default());
+    /// tally.add_counts(&[8, 0, 4], &[6, 0, 1])?; // rows, hits
+    /// let more = Error::Hits { class: 1, hits: 1, rows: 0 };
+    /// assert_eq!(tally.add_counts(&[8, 0, 4], &[6, 1, 1]), Err(more));
+    /// assert_eq!(tally.accuracy().per_class, [Some(0.75), None, Some(0.25)]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn add_counts(&mut self, rows: &[u64], hits: &[u64]) -> Result<(), Error> {
+        let classes = self.groups.len();
+        check_length("rows of the classes", Some(rows.len()), classes)?;
+        check_length("hits of the classes", Some(hits.len()), classes)?;
+        for (class, (&rows, &hits)) in rows.iter().zip(hits).enumerate() {
+            if hits > rows {
+                return Err(Error::Hits { class, hits, rows });
+            }
+            let count = self.rows[class].saturating_add(rows);
+            if count > MAX_COUNT {
+                return Err(Error::CountTooLarge { class, count });
+            }
+        }
+        let add = |to: &mut [u64], more: &[u64]| {
+            for (sum, more) in to.iter_mut().zip(more) {
+                *sum += more;
+            }
+        };
+        add(&mut self.rows, rows);
+        add(&mut self.hits, hits);
+        Ok(())
     }
 
     fn ignored<L: Label>(&self, label: L) -> bool {
@@ -194,8 +240,9 @@ impl Tally {
     pub fn accuracy(&self) -> Accuracy {
         let over = |within: &dyn Fn(usize) -> bool| {
             let classes = || (0..self.groups.len()).filter(|&class| within(class));
-            let rows: u64 = classes().map(|class| self.rows[class]).sum();
-            let hits: u64 = classes().map(|class| self.hits[class]).sum();
+            // Of many classes they may not fit 64 bits.
+            let rows: u128 = classes().map(|class| u128::from(self.rows[class])).sum();
+            let hits: u128 = classes().map(|class| u128::from(self.hits[class])).sum();
             (rows > 0).then(|| hits as f64 / rows as f64)
         };
         let group = |group| over(&|class| self.groups[class] == group);

@@ -65,6 +65,30 @@ pub fn row(table: &RowTable, x: &[f64], y: usize) -> ReferenceRow {
     }
 }
 
+/// The class predicted from logits `x`, `[C]`: the lowest of those that have the largest logit, as
+/// in [`Outcome::predictions`](crate::Outcome::predictions). `None` where there is a NaN, and where
+/// there are no logits.
+///
+/// ```
+/// use ala_loss::reference::prediction;
+/// assert_eq!(prediction(&[0.1, 0.7, 0.7]), Some(1));
+/// assert_eq!(prediction(&[-0.0, 0.0]), Some(0)); // they are equal
+/// assert_eq!(prediction(&[f64::NEG_INFINITY; 3]), Some(0));
+/// assert_eq!(prediction(&[0.1, f64::INFINITY, f64::NAN]), None);
+/// ```
+pub fn prediction(x: &[f64]) -> Option<usize> {
+    if x.iter().any(|logit| logit.is_nan()) {
+        return None;
+    }
+    let mut largest = None;
+    for (class, &logit) in x.iter().enumerate() {
+        if largest.is_none_or(|largest: usize| logit > x[largest]) {
+            largest = Some(class);
+        }
+    }
+    largest
+}
+
 /// The row with its label smoothed, as PyTorch's `CrossEntropyLoss` does it, on the adjusted logits
 /// `z` of target `y`. The weights `w` are the table's; `smoothing`, epsilon, is in `0..=1`.
 ///

@@ -6,7 +6,8 @@
 use std::process::Command;
 
 use ala_loss::{
-    CpuElement, CpuInstance, Loss, Objective, Options, Outputs, Real, Reduction, Upstream,
+    CpuElement, CpuInstance, Loss, NO_CLASS, Objective, Options, Outputs, Real, Reduction,
+    Upstream, reference,
 };
 use half::{bf16, f16};
 
@@ -262,9 +263,9 @@ fn edges_at_every_place<T: CpuElement>() {
     }
 }
 
-/// Hits with the highest logit in each part of a row, ties and NaN, between rows that are ignored:
-/// rows shorter than a vector, of one block, of several, and so long or few that their columns are
-/// shared out.
+/// Hits and predictions with the highest logit in each part of a row, ties and NaN, between rows
+/// that are ignored: rows shorter than a vector, of one block, of several, and so long or few that
+/// their columns are shared out.
 fn hits_and_ignored_rows<T: CpuElement>() {
     let mut rng = fastrand::Rng::with_seed(60);
     let ignored = 2;
@@ -341,18 +342,22 @@ fn hits_and_ignored_rows<T: CpuElement>() {
             assert_eq!(summary.counted_rows, counted, "{what}");
             let mut over = x.clone();
             let mut hits: Vec<bool> = expected.iter().map(|hit| !hit).collect();
-            loss.evaluate_in_place(
-                &mut over,
-                &y,
-                &Options::new(),
-                Outputs::new().hits(&mut hits),
-            )
-            .expect("valid");
+            let mut predictions = vec![classes as u32; rows];
+            let outputs = Outputs::new().hits(&mut hits).predictions(&mut predictions);
+            loss.evaluate_in_place(&mut over, &y, &Options::new(), outputs)
+                .expect("valid");
             assert_eq!(hits, expected, "in place, {what}");
+            let class = |row: usize| {
+                let x = problem::widen(&x[row * classes..][..classes]);
+                let class = reference::prediction(&x).filter(|_| y[row] != ignored as i64);
+                class.map_or(NO_CLASS, |class| class as u32)
+            };
+            let classes_of_rows: Vec<u32> = (0..rows).map(class).collect();
+            assert_eq!(predictions, classes_of_rows, "in place, {what}");
             assert!(bits(&over) == bits(&gradient), "in place, {what}");
 
             let wide = problem::widen(&x);
-            let exact = ala_loss::reference::batch(&loss, &wide, &y, &vec![1.0; rows]);
+            let exact = reference::batch(&loss, &wide, &y, &vec![1.0; rows]);
             let slope = problem::slope(loss.table());
             for row in 0..rows {
                 let columns = row * classes..(row + 1) * classes;

@@ -5,4 +5,4 @@ mod outputs;
 
 pub(crate) use options::Mixed;
 pub use options::{Divisor, Lambda, Options, Upstream};
-pub use outputs::{Outcome, Outputs, Summary};
+pub use outputs::{NO_CLASS, Outcome, Outputs, Summary};

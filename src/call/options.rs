@@ -105,6 +105,7 @@ pub struct Options<'a, R> {
     pub(crate) row_weights: Option<&'a [R]>,
     pub(crate) mixed: Option<Mixed<'a, R>>,
     pub(crate) hits: bool,
+    pub(crate) predictions: bool,
 }
 
 /// The second labels, and how much is the first ones'.
@@ -124,6 +125,7 @@ impl<R> Default for Options<'_, R> {
             row_weights: None,
             mixed: None,
             hits: false,
+            predictions: false,
         }
     }
 }
@@ -242,7 +244,8 @@ impl<'a, R: Real> Options<'a, R> {
     /// gives both. A label whose part is 0, and one that is the ignore label, counts for nothing;
     /// a row counts while one of its labels does. In [`Divisor::Weights`] a row counts `lambda` of
     /// its first label's weight and `1 - lambda` of its second's. [Hits](crate::Outcome::hits) are
-    /// of the first label.
+    /// of the first label. A row that counts has a
+    /// [prediction](crate::Outcome::predictions), whichever of its labels does.
     ///
     /// Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018; Yun et al., "CutMix",
     /// ICCV 2019.
@@ -280,6 +283,25 @@ impl<'a, R: Real> Options<'a, R> {
     /// ```
     pub fn hits(mut self) -> Self {
         self.hits = true;
+        self
+    }
+
+    /// Asks for the rows' predicted classes where the result is owned
+    /// ([`Loss::evaluate_with`](crate::Loss::evaluate_with)); elsewhere they need a buffer
+    /// ([`Outputs::predictions`](crate::Outputs::predictions)). What they are:
+    /// [`Outcome::predictions`](crate::Outcome::predictions).
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective, Options};
+    /// # let counts = ClassCounts::new([9, 3])?;
+    /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
+    /// let logits = [0.9f32, 0.2, 0.1, 0.3];
+    /// let outcome = loss.evaluate_with(&logits, &[0, 0], &Options::new().predictions())?;
+    /// assert_eq!(outcome.predictions, Some(vec![0, 1]));
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn predictions(mut self) -> Self {
+        self.predictions = true;
         self
     }
 }

@@ -2,6 +2,19 @@
 
 use crate::element::Element;
 
+/// The prediction of a row that has none: one with a NaN, or one that does not count. It is no
+/// class: where predictions are wanted there are at most `u32::MAX` classes.
+///
+/// ```
+/// use ala_loss::{ClassCounts, Loss, NO_CLASS, Objective, Options};
+/// let loss = Loss::new(Objective::CrossEntropy, &ClassCounts::new([9, 3])?)?;
+/// let logits = [0.1f32, 0.3, f32::NAN, 0.3];
+/// let outcome = loss.evaluate_with(&logits, &[0, 0], &Options::new().predictions())?;
+/// assert_eq!(outcome.predictions, Some(vec![1, NO_CLASS]));
+/// # Ok::<(), ala_loss::Error>(())
+/// ```
+pub const NO_CLASS: u32 = u32::MAX;
+
 /// The caller's buffers; each one left out is not computed.
 ///
 /// ```
@@ -24,6 +37,7 @@ pub struct Outputs<'a, T: Element> {
     pub(crate) gradient_stride: Option<usize>,
     pub(crate) row_losses: Option<&'a mut [T::Real]>,
     pub(crate) hits: Option<&'a mut [bool]>,
+    pub(crate) predictions: Option<&'a mut [u32]>,
 }
 
 impl<T: Element> Default for Outputs<'_, T> {
@@ -33,6 +47,7 @@ impl<T: Element> Default for Outputs<'_, T> {
             gradient_stride: None,
             row_losses: None,
             hits: None,
+            predictions: None,
         }
     }
 }
@@ -123,6 +138,24 @@ impl<'a, T: Element> Outputs<'a, T> {
         self.hits = Some(buffer);
         self
     }
+
+    /// The lowest class of each row's largest logit, `[N]`; see [`Outcome::predictions`]. With
+    /// [`hits`](Self::hits) too, a row is looked at once for both.
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};
+    /// # let counts = ClassCounts::new([9, 3])?;
+    /// # let loss = Loss::builder(Objective::CrossEntropy, &counts).build()?;
+    /// let mut predictions = [0; 2];
+    /// let outputs = Outputs::new().predictions(&mut predictions);
+    /// loss.evaluate_into(&[0.9f32, 0.2, 0.1, 0.3], &[0, 0], &Options::new(), outputs)?;
+    /// assert_eq!(predictions, [0, 1]);
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn predictions(mut self, buffer: &'a mut [u32]) -> Self {
+        self.predictions = Some(buffer);
+        self
+    }
 }
 
 /// What a call into the caller's buffers returns.
@@ -176,4 +209,10 @@ pub struct Outcome<T: Element> {
     /// compared, without margin or prior, as at inference; ties go to the lowest class; ignored
     /// rows and rows with a NaN are misses.
     pub hits: Option<Vec<bool>>,
+    /// On request: the lowest class of the row's largest logit, `[N]`. The logits given are
+    /// compared, without margin or prior, as at inference. `+inf` is a logit like any other, and of
+    /// a row that is `-inf` throughout class 0 is the lowest. A row with a NaN and a row that does
+    /// not count have [`NO_CLASS`]. So a row is a [hit](Self::hits) where its prediction is its
+    /// (first) label, and only there.
+    pub predictions: Option<Vec<u32>>,
 }

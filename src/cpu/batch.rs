@@ -1,6 +1,7 @@
 //! The rows of a call with all that belongs to them, and how they are split in two.
 
 use super::targets::{Targets, Terms};
+use crate::call::NO_CLASS;
 use crate::element::{Element, Real};
 
 /// The logits and where the gradient goes. The last row need not be followed by its padding.
@@ -169,6 +170,53 @@ impl<R: Real> Factors<'_, R> {
     }
 }
 
+/// What is wanted of which logit is a row's largest.
+pub(super) struct Top1Outputs<'a> {
+    pub(super) hits: Option<&'a mut [bool]>,
+    pub(super) predictions: Option<&'a mut [u32]>,
+}
+
+impl Top1Outputs<'_> {
+    fn split_at(self, row: usize) -> (Self, Self) {
+        let hits = split_option(self.hits, row);
+        let predictions = split_option(self.predictions, row);
+        let part = |hits, predictions| Self { hits, predictions };
+        (part(hits.0, predictions.0), part(hits.1, predictions.1))
+    }
+
+    /// The outputs of a row that counts. Where its prediction is wanted its hit comes from it, and
+    /// the row is looked at once.
+    #[inline(always)]
+    pub(super) fn note(
+        &mut self,
+        row: usize,
+        label: Option<usize>,
+        prediction: impl FnOnce() -> Option<usize>,
+        hit: impl FnOnce(usize) -> bool,
+    ) {
+        if let Some(predictions) = &mut self.predictions {
+            let class = prediction();
+            // There are fewer classes than NO_CLASS: it was checked.
+            predictions[row] = class.map_or(NO_CLASS, |class| class as u32);
+            if let Some(hits) = &mut self.hits {
+                hits[row] = label.is_some() && class == label;
+            }
+        } else if let Some(hits) = &mut self.hits {
+            hits[row] = label.is_some_and(hit);
+        }
+    }
+
+    /// The outputs of a row that does not count.
+    fn ignore(&mut self, row: usize) {
+        if let Some(hits) = &mut self.hits {
+            hits[row] = false;
+        }
+        if let Some(predictions) = &mut self.predictions {
+            predictions[row] = NO_CLASS;
+        }
+    }
+}
+
 /// A run of rows with all that belongs to them.
 #[expect(missing_debug_implementations, reason = "nobody outside can name it")]
 pub struct Batch<'a, T: Element> {
@@ -181,7 +229,7 @@ pub struct Batch<'a, T: Element> {
     pub(super) count: usize,
     pub(super) upstream: Factors<'a, T::Real>,
     pub(super) row_losses: Option<&'a mut [T::Real]>,
-    pub(super) hits: Option<&'a mut [bool]>,
+    pub(super) top1: Top1Outputs<'a>,
 }
 
 impl<T: Element> Batch<'_, T> {
@@ -189,8 +237,8 @@ impl<T: Element> Batch<'_, T> {
         let matrix = self.matrix.split_at(row);
         let upstream = self.upstream.split_at(row);
         let row_losses = split_option(self.row_losses, row);
-        let hits = split_option(self.hits, row);
-        let part = |first, count, matrix, upstream, row_losses, hits| Self {
+        let top1 = self.top1.split_at(row);
+        let part = |first, count, matrix, upstream, row_losses, top1| Self {
             matrix,
             targets: self.targets,
             plain: self.plain,
@@ -198,18 +246,18 @@ impl<T: Element> Batch<'_, T> {
             count,
             upstream,
             row_losses,
-            hits,
+            top1,
         };
         let (first, rest) = (self.first, self.count - row);
         (
-            part(first, row, matrix.0, upstream.0, row_losses.0, hits.0),
+            part(first, row, matrix.0, upstream.0, row_losses.0, top1.0),
             part(
                 first + row,
                 rest,
                 matrix.1,
                 upstream.1,
                 row_losses.1,
-                hits.1,
+                top1.1,
             ),
         )
     }
@@ -227,7 +275,7 @@ impl<T: Element> Batch<'_, T> {
     /// The class that the row's hit is of, where hits are wanted and its first label is one.
     #[inline(always)]
     pub(super) fn hit_of(&self, row: Option<usize>) -> Option<usize> {
-        self.hits.as_ref()?;
+        self.top1.hits.as_ref()?;
         self.targets.first_class(self.first + row?)
     }
 
@@ -239,9 +287,7 @@ impl<T: Element> Batch<'_, T> {
         if let Some(losses) = &mut self.row_losses {
             losses[row] = T::Real::from_f64(0.0);
         }
-        if let Some(hits) = &mut self.hits {
-            hits[row] = false;
-        }
+        self.top1.ignore(row);
     }
 
     /// The loss of a row, where row losses are wanted.

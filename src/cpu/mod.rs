@@ -29,12 +29,12 @@ mod top1;
 mod walk;
 
 pub use arch::CpuInstance;
-use batch::{Batch, Factors, Matrix};
+use batch::{Batch, Factors, Matrix, Top1Outputs};
 use plan::Plan;
 use targets::{Counted, RowTargets, Targets};
 pub use walk::CpuElement;
 
-use crate::call::{Divisor, Lambda, Options, Outcome, Outputs, Summary, Upstream};
+use crate::call::{Divisor, Lambda, NO_CLASS, Options, Outcome, Outputs, Summary, Upstream};
 use crate::element::{Label, Real};
 use crate::error::{Error, check_parameter};
 use crate::loss::Loss;
@@ -99,9 +99,10 @@ impl Loss {
     /// [`Error::LogitsShape`], [`Error::StridedBuffer`], [`Error::Stride`], [`Error::Length`] for
     /// buffers of the wrong size, [`Error::Label`], [`Error::SecondLabel`] or
     /// [`Error::RowParameter`] naming the first bad row, [`Error::UpstreamNeedsNoReduction`],
-    /// [`Error::Parameter`] for a divisor out of range, [`Error::Misplaced`] for one where nothing
-    /// is averaged and for [`Options::hits`] without a buffer. All are found before the first
-    /// write.
+    /// [`Error::Parameter`] for a divisor out of range and for more classes than
+    /// [predictions](Outputs::predictions) can tell, [`Error::Misplaced`] for a divisor where
+    /// nothing is averaged and for [`Options::hits`] or [`Options::predictions`] without a buffer.
+    /// All are found before the first write.
     ///
     /// ```
     /// use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};
@@ -190,11 +191,15 @@ fn owned<T: CpuElement, L: Label>(
     let mut gradient = vec![T::ZERO; rows * classes];
     let mut row_losses = vec![T::Real::from_f64(0.0); rows];
     let mut hits = options.hits.then(|| vec![false; rows]);
+    let mut predictions = options.predictions.then(|| vec![NO_CLASS; rows]);
     let mut outputs = Outputs::new()
         .gradient(&mut gradient)
         .row_losses(&mut row_losses);
     if let Some(hits) = &mut hits {
         outputs = outputs.hits(hits);
+    }
+    if let Some(predictions) = &mut predictions {
+        outputs = outputs.predictions(predictions);
     }
     let summary = into(loss, logits, labels, options, outputs)?;
     Ok(Outcome {
@@ -203,6 +208,7 @@ fn owned<T: CpuElement, L: Label>(
         gradient,
         counted_rows: summary.counted_rows,
         hits,
+        predictions,
     })
 }
 
@@ -233,14 +239,11 @@ fn into<T: CpuElement, L: Label>(
         }
         None => Matrix::Read { logits, stride },
     };
-    run(
-        loss,
-        matrix,
-        labels,
-        options,
-        outputs.row_losses,
-        outputs.hits,
-    )
+    let top1 = Top1Outputs {
+        hits: outputs.hits,
+        predictions: outputs.predictions,
+    };
+    run(loss, matrix, labels, options, outputs.row_losses, top1)
 }
 
 fn in_place<T: CpuElement, L: Label>(
@@ -256,14 +259,11 @@ fn in_place<T: CpuElement, L: Label>(
     let (rows, classes) = (labels.len(), loss.classes());
     let stride = check_rows("logits", logits.len(), rows, classes, options.stride)?;
     let matrix = Matrix::InPlace { logits, stride };
-    run(
-        loss,
-        matrix,
-        labels,
-        options,
-        outputs.row_losses,
-        outputs.hits,
-    )
+    let top1 = Top1Outputs {
+        hits: outputs.hits,
+        predictions: outputs.predictions,
+    };
+    run(loss, matrix, labels, options, outputs.row_losses, top1)
 }
 
 fn run<T: CpuElement, L: Label>(
@@ -272,17 +272,11 @@ fn run<T: CpuElement, L: Label>(
     labels: &[L],
     options: &Options<'_, T::Real>,
     row_losses: Option<&mut [T::Real]>,
-    hits: Option<&mut [bool]>,
+    top1: Top1Outputs<'_>,
 ) -> Result<Summary, Error> {
     let rows = labels.len();
     check_length("row losses", row_losses.as_deref().map(<[_]>::len), rows)?;
-    if options.hits && hits.is_none() {
-        return Err(Error::Misplaced {
-            given: "hits in `Options`",
-            instead: "they are for results that the call allocates: give `Outputs::hits` a buffer",
-        });
-    }
-    check_length("hits", hits.as_deref().map(<[_]>::len), rows)?;
+    check_top1(&top1, options, rows, loss.classes())?;
     let upstream = match options.upstream {
         Upstream::One => Factors::Same(1.0, options.gradient_scale),
         Upstream::Scalar(upstream) => Factors::Same(upstream, options.gradient_scale),
@@ -319,7 +313,7 @@ fn run<T: CpuElement, L: Label>(
         count: rows,
         upstream,
         row_losses,
-        hits,
+        top1,
     };
     let sum = T::walk(&plan, batch);
     Ok(Summary {
@@ -327,6 +321,38 @@ fn run<T: CpuElement, L: Label>(
         counted_rows: counted.rows,
         total_weight: counted.weight,
     })
+}
+
+fn check_top1<R>(
+    top1: &Top1Outputs<'_>,
+    options: &Options<'_, R>,
+    rows: usize,
+    classes: usize,
+) -> Result<(), Error> {
+    if options.hits && top1.hits.is_none() {
+        return Err(Error::Misplaced {
+            given: "hits in `Options`",
+            instead: "they are for results that the call allocates: give `Outputs::hits` a buffer",
+        });
+    }
+    if options.predictions && top1.predictions.is_none() {
+        return Err(Error::Misplaced {
+            given: "predictions in `Options`",
+            instead: "they are for results that the call allocates: give `Outputs::predictions` a \
+                      buffer",
+        });
+    }
+    check_length("hits", top1.hits.as_deref().map(<[_]>::len), rows)?;
+    let predictions = top1.predictions.as_deref().map(<[_]>::len);
+    check_length("predictions", predictions, rows)?;
+    if predictions.is_some() && u32::try_from(classes).is_err() {
+        return Err(Error::Parameter {
+            name: "the number of classes",
+            value: classes as f64,
+            allowed: "at most 4294967295 where predictions, which are `u32`, are wanted",
+        });
+    }
+    Ok(())
 }
 
 /// What the rows are held against, of which the lengths were checked.

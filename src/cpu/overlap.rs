@@ -19,7 +19,7 @@ use super::plan::{Plan, kept_len};
 use super::smoothed::{Smoothed, WeightedExponents, places};
 use super::solve::{Writing, solve};
 use super::sum::{BLOCK, Partial, RowSum, part_end};
-use super::top1::Top1;
+use super::top1::{Argmax, Top1};
 use crate::element::Element;
 
 /// The gradient of one row and the exponentials of a later one alternate after a block, or after so
@@ -80,8 +80,10 @@ impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
                 }),
                 _ => None,
             };
-            if let (Some(hits), Some(RowSum { x, .. })) = (&mut batch.hits, new) {
-                hits[row] = hit_of.is_some_and(|target| isa.apart(Top1 { x, target }));
+            if let Some(RowSum { x, .. }) = new {
+                let prediction = || isa.apart(Argmax { x }).map(|largest| largest.class);
+                let hit = |target| isa.apart(Top1 { x, target });
+                batch.top1.note(row, hit_of, prediction, hit);
             }
             let second = old.and_then(|old| Some((old.row, old.second?)));
             let old = match (gradient, old) {

@@ -21,7 +21,7 @@ use super::row_buffer::LINE;
 use super::smoothed::{Fold, Smoothed, WeightedExponents, places};
 use super::solve::solve;
 use super::sum::{BLOCK, Partial, RowSum, SumColumns, part_end};
-use super::top1::Top1;
+use super::top1::{Argmax, Largest, Top1};
 use crate::element::Element;
 
 /// The rows' summed loss.
@@ -39,9 +39,9 @@ pub(super) fn rows<T: Lane, M: Map<T::Real>>(
         };
         let hit_of = batch.hit_of(Some(row));
         let x = batch.matrix.row(row, classes);
-        if let Some(hits) = &mut batch.hits {
-            hits[row] = hit_of.is_some_and(|target| plan.instance.run(Top1 { x, target }));
-        }
+        let prediction = || largest(plan, x).map(|largest| largest.class);
+        let hit = |target| plan.instance.run(Top1 { x, target });
+        batch.top1.note(row, hit_of, prediction, hit);
         let (first, logit) = (terms.first, x[terms.first.class]);
         let columns = RowSum {
             map,
@@ -121,6 +121,15 @@ fn sum<T: Lane, M: Map<T::Real>>(
     let (low, high) = (columns.start..middle, middle..columns.end);
     let (a, b) = plan.both(|| sum(plan, row, low), || sum(plan, row, high));
     a.and(b, row.map)
+}
+
+fn largest<T: Lane>(plan: &Plan<'_>, x: &[T]) -> Option<Largest<T::Real>> {
+    let Some(cut) = column_cut(x.len()) else {
+        return plan.instance.run(Argmax { x });
+    };
+    let (low, high) = x.split_at(cut);
+    let (a, b) = plan.both(|| largest(plan, low), || largest(plan, high));
+    Some(a?.or_of_columns_from(cut, b?))
 }
 
 fn weighted<T: Lane, M: Map<T::Real>>(plan: &Plan<'_>, all: WeightedExponents<'_, T, M>) -> f64 {
