@@ -7,6 +7,7 @@ use crate::counts::ClassCounts;
 use crate::error::{Error, check_parameter};
 use crate::objective::Objective;
 use crate::reduction::Reduction;
+use crate::shape::check_length;
 use crate::table::log2::Log2Table;
 use crate::table::smoothing::Smoothing;
 use crate::table::{HELD, RowTable};
@@ -221,6 +222,7 @@ impl LossBuilder {
                     counts,
                     scale,
                     input,
+                    class_weights: self.class_weights.clone(),
                 };
                 (table, Some(origin))
             }
@@ -316,6 +318,8 @@ struct Origin {
     counts: ClassCounts,
     scale: f64,
     input: Input,
+    /// Those that were given, multiplied.
+    class_weights: Option<Vec<f64>>,
 }
 
 impl Loss {
@@ -527,6 +531,56 @@ impl Loss {
         weigh(&mut inner.table, weights)?;
         inner.table.check()?;
         inner.smoothing = Smoothing::new(self.label_smoothing(), &inner.table);
+        if let Some(origin) = &mut inner.origin {
+            origin.class_weights = Some(match &origin.class_weights {
+                Some(before) => before.iter().zip(weights).map(|(a, b)| a * b).collect(),
+                None => weights.to_vec(),
+            });
+        }
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// The same loss for other class counts, such as those that an online learner has seen so far:
+    /// what [`builder`](Self::builder) makes of the same objective and settings, to the bit. All
+    /// that the objective takes from the counts is computed anew: margins, priors, its own weights.
+    /// Class weights that were given stay as they are, also where they were computed from counts.
+    ///
+    /// It costs what building a loss does; for a GPU it is to be bound anew.
+    ///
+    /// # Errors
+    /// [`Error::Length`] where the number of classes is another; [`Error::Misplaced`] for a loss
+    /// [from a table](Self::from_table), which knows no objective; and as
+    /// [`build`](LossBuilder::build).
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Loss, Objective};
+    /// let mut seen = [500, 5];
+    /// let loss = Loss::builder(Objective::ala(), &ClassCounts::new(seen)?).scale(16.0).build()?;
+    /// seen[1] += 495; // the rare class has caught up
+    /// let loss = loss.with_counts(&ClassCounts::new(seen)?)?;
+    /// let targets = loss.table().targets();
+    /// assert_eq!(targets[0], targets[1]);
+    /// assert_eq!(loss.scale(), Some(16.0));
+    /// # Ok::<(), ala_loss::Error>(())
+    /// ```
+    pub fn with_counts(&self, counts: &ClassCounts) -> Result<Self, Error> {
+        let Some(origin) = &self.0.origin else {
+            return Err(Error::Misplaced {
+                given: "class counts for a loss from a table",
+                instead: "lower your objective for them, and build a loss from that table",
+            });
+        };
+        let name = "class counts";
+        check_length(name, Some(counts.classes()), self.classes())?;
+        let builder = LossBuilder {
+            source: Source::Objective(origin.objective, counts.clone()),
+            scale: Some(origin.scale),
+            input: Some(origin.input),
+            reduction: self.reduction(),
+            ignore_label: self.ignore_label(),
+            class_weights: origin.class_weights.clone(),
+            label_smoothing: self.label_smoothing(),
+        };
+        builder.build()
     }
 }
