@@ -161,7 +161,9 @@ fn pairs(rng: &mut fastrand::Rng, classes: usize) -> Vec<[usize; 2]> {
 }
 
 fn special_rows<T: CpuElement>() {
-    use std::f64::{INFINITY, NAN, NEG_INFINITY};
+    const NAN: f64 = f64::NAN;
+    const INFINITY: f64 = f64::INFINITY;
+    const NEG_INFINITY: f64 = f64::NEG_INFINITY;
     let mut rng = fastrand::Rng::with_seed(81);
     for classes in SIZES.into_iter().filter(|&classes| classes < 4097) {
         let pairs = pairs(&mut rng, classes);
