@@ -1,23 +1,25 @@
 //! The loss of a cosine classifier from its features and class weights, a few rows of logits at a
 //! time.
 
+use std::ops::Range;
 #[cfg(feature = "cuda")]
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use ala_loss::{CpuElement, Loss, Options, Outputs, Real, Reduction, Summary, Upstream};
+use ala_loss::{CpuElement, Loss, Outputs, Real, Reduction, Summary, Upstream};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CustomOp2, DType, Device, Error, InplaceOp1, Layout, Result, Shape, Storage,
-    Tensor, WithDType, bail,
+    CpuStorage, CustomOp2, DType, Device, InplaceOp1, Layout, Result, Shape, Storage, Tensor,
+    WithDType, bail,
 };
 
 use crate::cosine_head::UnitRows;
 #[cfg(feature = "cuda")]
 use crate::cuda::{Bound, DeviceBatch, DeviceFactor, divisor_of};
-use crate::loss_op::{RowOutput, check_devices, check_labels, labels_on_host};
+use crate::loss_op::{RowOutput, check_alone, check_devices, check_labels, row_type};
+use crate::step::{HostStep, StepOptions};
 
 /// Logits that are there at a time, about: 4 MB of `f32`.
 const LOGITS_AT_ONCE: usize = 1 << 20;
@@ -161,6 +163,49 @@ impl CosineLoss {
         Ok(self.forward_rows(features, weight, labels)?.loss)
     }
 
+    /// [`forward`](Self::forward) with second labels (mixup, CutMix), row weights or another
+    /// divisor.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward). Options of another shape or type than [`StepOptions`] allows,
+    /// a second label, lambda or weight out of its range (ala-loss's own message, which names the
+    /// row), a divisor where nothing divides. On CUDA any option, so far.
+    ///
+    /// # Example
+    ///
+    /// The features of inputs of which each is 0.7 of one sample and 0.3 of another:
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Lambda, Loss, Objective};
+    /// use ala_loss_candle::{CosineLoss, StepOptions};
+    /// use candle_core::{Device, Tensor, Var};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let counts = ClassCounts::new([500, 50, 5])?;
+    /// let loss = CosineLoss::new(Loss::new(Objective::ala(), &counts)?);
+    ///
+    /// let features = Var::new(&[[1f32, 2.0], [0.5, -1.0]], &Device::Cpu)?; // of your network
+    /// let weight = Var::new(&[[0.3f32, 0.1], [-0.2, 0.4], [0.1, 0.1]], &Device::Cpu)?;
+    /// let labels = Tensor::new(&[0u32, 2], &Device::Cpu)?;
+    /// let partners = Tensor::new(&[2u32, 0], &Device::Cpu)?;
+    /// let mixed = StepOptions::new().mixed_with(&partners, Lambda::Scalar(0.7));
+    /// let gradients = loss.forward_with(&features, &weight, &labels, &mixed)?.backward()?;
+    /// assert!(gradients.get(&features).is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn forward_with(
+        &self,
+        features: &Tensor,
+        weight: &Tensor,
+        labels: &Tensor,
+        options: &StepOptions<'_>,
+    ) -> Result<Tensor> {
+        let output = self.forward_rows_with(features, weight, labels, options)?;
+        Ok(output.loss)
+    }
+
     /// [`forward`](Self::forward), with what the same pass knows of each row.
     ///
     /// # Errors
@@ -188,8 +233,42 @@ impl CosineLoss {
         weight: &Tensor,
         labels: &Tensor,
     ) -> Result<RowOutput> {
-        self.check_tensors(features, weight, labels)?;
-        let batch = self.batch(labels)?;
+        self.forward_rows_with(features, weight, labels, &StepOptions::new())
+    }
+
+    /// [`forward_with`](Self::forward_with), with what the same pass knows of each row.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward_with`](Self::forward_with).
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective};
+    /// # use ala_loss_candle::{CosineLoss, StepOptions};
+    /// # use candle_core::{Device, Tensor};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let loss = CosineLoss::new(Loss::new(Objective::ala(), &counts)?);
+    /// let features = Tensor::new(&[[1f32, 0.0], [0.9, 0.1]], &Device::Cpu)?;
+    /// let weight = Tensor::new(&[[1f32, 0.0], [0.0, 1.0]], &Device::Cpu)?;
+    /// let labels = Tensor::new(&[0u8, 1], &Device::Cpu)?;
+    /// let weights = Tensor::new(&[0f32, 1.0], &Device::Cpu)?;
+    /// let options = StepOptions::new().row_weights(&weights);
+    /// let output = loss.forward_rows_with(&features, &weight, &labels, &options)?;
+    /// assert_eq!(output.row_losses.to_vec1::<f32>()?[0], 0.0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn forward_rows_with(
+        &self,
+        features: &Tensor,
+        weight: &Tensor,
+        labels: &Tensor,
+        options: &StepOptions<'_>,
+    ) -> Result<RowOutput> {
+        self.check_tensors(features, weight, labels, options)?;
+        options.check_reduction(self.loss.reduction())?;
+        let batch = self.batch(labels, options, row_type(features))?;
         let pass = Pass {
             features: UnitRows::of(&features.detach())?,
             weight: UnitRows::of(&weight.detach())?,
@@ -242,8 +321,39 @@ impl CosineLoss {
         }
     }
 
-    /// The labels, and what a reduced loss is divided by. On the CPU every label is checked.
-    fn batch(&self, labels: &Tensor) -> Result<Batch> {
+    /// What a mean over the rows with these labels divides by. See
+    /// [`CandleLoss::divisor`](crate::CandleLoss::divisor).
+    ///
+    /// # Errors
+    ///
+    /// As [`forward_with`](Self::forward_with).
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Loss, Objective};
+    /// # use ala_loss_candle::{CosineLoss, StepOptions};
+    /// # use candle_core::{Device, Tensor};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let loss = CosineLoss::new(Loss::new(Objective::ala(), &counts)?);
+    /// let labels = Tensor::new(&[0u8, 1, 1], &Device::Cpu)?;
+    /// let all = loss.divisor(&labels, &StepOptions::new())?;
+    /// assert_eq!(all.to_scalar::<f64>()?, 3.0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn divisor(&self, labels: &Tensor, options: &StepOptions<'_>) -> Result<Tensor> {
+        check_alone(labels, options)?;
+        #[cfg(feature = "cuda")]
+        if labels.device().is_cuda() {
+            return divisor_of(&self.bound, &labels.contiguous()?)?.reshape(());
+        }
+        options
+            .on_host(labels, DType::F64)?
+            .total_as_tensor(&self.loss)
+    }
+
+    /// The step, and what a reduced loss is divided by. On the CPU every row is checked.
+    fn batch(&self, labels: &Tensor, options: &StepOptions<'_>, row_type: DType) -> Result<Batch> {
         #[cfg(feature = "cuda")]
         if labels.device().is_cuda() {
             let labels = labels.contiguous()?;
@@ -258,20 +368,25 @@ impl CosineLoss {
                 labels,
             });
         }
-        let labels = labels_on_host(labels)?;
-        let counted = self.loss.divisor(&labels, &Options::<f64>::new());
-        let divisor = match (self.loss.reduction(), counted.map_err(Error::wrap)?) {
-            (Reduction::Mean, weight) if weight > 0.0 => weight,
+        let step = options.on_host(labels, row_type)?;
+        let divisor = match (self.loss.reduction(), step.total(&self.loss)?) {
+            (Reduction::Mean, total) if total > 0.0 => total,
             _ => 1.0,
         };
         Ok(Batch::OnHost {
             divisor,
             loss: self.of_part.clone(),
-            labels,
+            step,
         })
     }
 
-    fn check_tensors(&self, features: &Tensor, weight: &Tensor, labels: &Tensor) -> Result<()> {
+    fn check_tensors(
+        &self,
+        features: &Tensor,
+        weight: &Tensor,
+        labels: &Tensor,
+        options: &StepOptions<'_>,
+    ) -> Result<()> {
         let others = [("weight", weight), ("labels", labels)];
         check_devices(("features", features), &others)?;
         let classes = self.loss.classes();
@@ -306,7 +421,9 @@ impl CosineLoss {
         if features.device().is_cuda() && features.dtype() == DType::F64 {
             bail!("the features are f64: on CUDA expected f32, f16 or bf16");
         }
-        check_labels(labels, rows, &format!("features [{rows}, {width}]"))
+        let of = format!("features [{rows}, {width}]");
+        check_labels("labels", labels, rows, &of)?;
+        options.check(("features", features), rows, &of)
     }
 }
 
@@ -328,11 +445,11 @@ pub(crate) struct RowResults {
     pub(crate) hits: Tensor,
 }
 
-/// A batch's labels, and what its loss is divided by.
+/// What a batch's rows are held against, and what its loss is divided by.
 enum Batch {
     OnHost {
         loss: Loss,
-        labels: Vec<i64>,
+        step: HostStep,
         divisor: f64,
     },
     #[cfg(feature = "cuda")]
@@ -366,7 +483,7 @@ impl Pass {
         match &self.batch {
             Batch::OnHost {
                 loss,
-                labels,
+                step,
                 divisor,
             } => {
                 let upstream = match upstream {
@@ -383,12 +500,12 @@ impl Pass {
                 };
                 let batch = HostBatch {
                     loss,
-                    labels,
+                    step,
                     upstream,
                     divisor: *divisor,
                     sum: 0.0,
                     row_losses: Vec::new(),
-                    hits: Vec::with_capacity(labels.len()),
+                    hits: Vec::with_capacity(step.rows()),
                     dtype: self.features.unit.dtype(),
                 };
                 self.run_on(batch, wanted)
@@ -455,7 +572,7 @@ impl Pass {
 /// The loss of a batch on the CPU.
 struct HostBatch<'a> {
     loss: &'a Loss,
-    labels: &'a [i64],
+    step: &'a HostStep,
     upstream: Upstream<f64, &'a [f64]>,
     divisor: f64,
     sum: f64,
@@ -470,11 +587,12 @@ impl BatchLoss for HostBatch<'_> {
         let range = begin..begin + logits.dim(0)?;
         let op = PartOp {
             loss: self.loss,
-            labels: &self.labels[range.clone()],
+            step: self.step,
             upstream: match self.upstream {
-                Upstream::PerRow(upstream) => Upstream::PerRow(&upstream[range]),
+                Upstream::PerRow(upstream) => Upstream::PerRow(&upstream[range.clone()]),
                 other => other,
             },
+            rows: range,
             over,
             done: Mutex::new(None),
         };
@@ -496,7 +614,7 @@ impl BatchLoss for HostBatch<'_> {
         let loss = Tensor::new(self.sum / self.divisor, &Device::Cpu)?;
         Ok(RowResults {
             loss: loss.to_dtype(row_losses.dtype())?,
-            hits: Tensor::from_vec(self.hits, self.labels.len(), &Device::Cpu)?,
+            hits: Tensor::from_vec(self.hits, self.step.rows(), &Device::Cpu)?,
             row_losses,
         })
     }
@@ -505,7 +623,8 @@ impl BatchLoss for HostBatch<'_> {
 /// Loss of a part's logits, and their gradient over them where it is wanted.
 struct PartOp<'a> {
     loss: &'a Loss,
-    labels: &'a [i64],
+    step: &'a HostStep,
+    rows: Range<usize>,
     upstream: Upstream<f64, &'a [f64]>,
     over: bool,
     done: Mutex<Option<Done>>,
@@ -522,7 +641,7 @@ impl PartOp<'_> {
     where
         T: CpuElement<Real: WithDType> + WithDType,
     {
-        let rows = self.labels.len();
+        let rows = self.rows.len();
         let each: Vec<T::Real>;
         let upstream = match self.upstream {
             Upstream::One => Upstream::One,
@@ -535,20 +654,19 @@ impl PartOp<'_> {
                 Upstream::PerRow(&each[..])
             }
         };
-        let options = Options::new().upstream(upstream);
         let mut row_losses = vec![<T::Real as Real>::from_f64(0.0); rows];
         let mut hits = vec![false; rows];
         let outputs = Outputs::new().row_losses(&mut row_losses).hits(&mut hits);
-        let summary = match self.over {
-            true => self
-                .loss
-                .evaluate_in_place(logits, self.labels, &options, outputs),
-            false => self
-                .loss
-                .evaluate_into(logits, self.labels, &options, outputs),
-        };
+        let loss = self.loss;
+        let summary = self.step.of_rows(self.rows.clone(), |labels, options| {
+            let options = options.upstream(upstream);
+            match self.over {
+                true => loss.evaluate_in_place(logits, labels, &options, outputs),
+                false => loss.evaluate_into(logits, labels, &options, outputs),
+            }
+        })?;
         let done = Done {
-            summary: summary.map_err(Error::wrap)?,
+            summary,
             row_losses: Tensor::from_vec(row_losses, rows, &Device::Cpu)?,
             hits,
         };

@@ -3,17 +3,17 @@
 
 use std::sync::{Arc, OnceLock};
 
-use ala_loss::{CpuElement, Loss, Options, Outputs, Real, Reduction, Upstream};
+use ala_loss::{CpuElement, Loss, Options, Outputs, Real, Reduction, Summary, Upstream};
 use candle_core::{
-    CpuStorage, CustomOp1, DType, Device, Error, Layout, Result, Shape, Storage, Tensor, WithDType,
-    bail,
+    CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Storage, Tensor, WithDType, bail,
 };
 
 use crate::loss_op::{Kept, row_range};
+use crate::step::HostStep;
 
 pub(crate) struct CpuOp {
     pub(crate) loss: Loss,
-    pub(crate) labels: Vec<i64>,
+    pub(crate) step: HostStep,
     /// What the gradient is kept for: an upstream gradient of this.
     pub(crate) loss_scale: f64,
     pub(crate) keep_gradient: bool,
@@ -69,13 +69,8 @@ impl CpuOp {
             hits.resize(rows, false);
             outputs = outputs.hits(&mut hits);
         }
-        let options = Options::new()
-            .stride(stride)
-            .gradient_scale(self.loss_scale);
-        let summary = self
-            .loss
-            .evaluate_into(logits, &self.labels, &options, outputs)
-            .map_err(Error::wrap)?;
+        let upstream = (Upstream::One, self.loss_scale);
+        let summary = self.evaluate(logits, stride, upstream, outputs)?;
 
         let kept = Kept {
             gradient: self
@@ -87,7 +82,7 @@ impl CpuOp {
                     let rows = (0..rows).flat_map(|row| &logits[row * stride..][..classes]);
                     Tensor::from_vec(
                         rows.copied().collect(),
-                        (self.labels.len(), classes),
+                        (self.step.rows(), classes),
                         &Device::Cpu,
                     )
                 })
@@ -116,6 +111,24 @@ impl CpuOp {
         })
     }
 
+    /// Calls the loss with the step; `scale` is for the gradient alone.
+    fn evaluate<T: Logit>(
+        &self,
+        logits: &[T],
+        stride: usize,
+        (upstream, scale): (Upstream<f64, &[T::Real]>, f64),
+        outputs: Outputs<'_, T>,
+    ) -> Result<Summary> {
+        self.step.of_rows(0..self.step.rows(), |labels, options| {
+            let options: Options<'_, T::Real> = options
+                .stride(stride)
+                .divisor(self.step.divisor())
+                .upstream(upstream)
+                .gradient_scale(scale);
+            self.loss.evaluate_into(logits, labels, &options, outputs)
+        })
+    }
+
     /// The kept gradient times what the upstream one is of the loss scale. A row that does not
     /// count stays 0, whatever arrives.
     fn scaled(&self, gradient: &Tensor, upstream: &[f64]) -> Result<Tensor> {
@@ -124,20 +137,16 @@ impl CpuOp {
         {
             return gradient.affine(factor, 0.0);
         }
-        let of_row = |(row, label): (usize, &i64)| {
-            // Of a smoothed label all classes have a share.
-            let weighs = |class: usize| {
-                self.loss.label_smoothing() > 0.0 || self.loss.table().targets()[class].weight > 0.0
-            };
-            let counts = Some(*label) != self.loss.ignore_label()
-                && usize::try_from(*label).is_ok_and(weighs);
-            match (counts, upstream.get(row).or(upstream.first())) {
-                (true, Some(&factor)) => factor,
-                _ => 0.0,
-            }
+        let rows = self.step.rows();
+        let of_row = |row| match (
+            self.step.counts(row, &self.loss),
+            upstream.get(row).or(upstream.first()),
+        ) {
+            (true, Some(&factor)) => factor,
+            _ => 0.0,
         };
-        let factors: Vec<f64> = self.labels.iter().enumerate().map(of_row).collect();
-        let factors = Tensor::from_vec(factors, (self.labels.len(), 1), &Device::Cpu)?;
+        let factors: Vec<f64> = (0..rows).map(of_row).collect();
+        let factors = Tensor::from_vec(factors, (rows, 1), &Device::Cpu)?;
         gradient.broadcast_mul(&factors.to_dtype(gradient.dtype())?)
     }
 
@@ -160,11 +169,8 @@ impl CpuOp {
                 other.len()
             ),
         };
-        let options = Options::new().stride(stride).upstream(upstream);
         let outputs = Outputs::new().gradient(&mut gradient);
-        self.loss
-            .evaluate_into(logits, &self.labels, &options, outputs)
-            .map_err(Error::wrap)?;
+        self.evaluate(logits, stride, (upstream, 1.0), outputs)?;
         Tensor::from_vec(gradient, (rows, classes), &Device::Cpu)
     }
 }

@@ -6,7 +6,9 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod loss_op;
+mod step;
 
 pub use cosine_head::CosineHead;
 pub use cosine_loss::CosineLoss;
 pub use loss_op::{CandleLoss, RowOutput};
+pub use step::StepOptions;

@@ -8,7 +8,8 @@ use candle_core::{DType, Device, Layout, Result, Tensor, bail};
 
 use crate::cpu::CpuOp;
 #[cfg(feature = "cuda")]
-use crate::cuda::{Bound, CudaOp};
+use crate::cuda::{Bound, CudaOp, divisor_of};
+use crate::step::StepOptions;
 
 /// A [`Loss`] over candle tensors, differentiable with respect to the logits: on the CPU, and on
 /// CUDA devices with the feature `cuda`.
@@ -32,6 +33,9 @@ use crate::cuda::{Bound, CudaOp};
 /// classes are not neighbours in memory (a transposed tensor) are copied first. So are, on CUDA, a
 /// variable and a part of another tensor whose gradient is wanted: they might change before the
 /// backward pass, which reads them.
+///
+/// On the CPU [`forward_with`](Self::forward_with) takes more: second labels (mixup, CutMix), row
+/// weights, and what a mean divides by, for a batch in parts.
 ///
 /// # Upstream gradients and the loss scale
 ///
@@ -254,7 +258,47 @@ impl CandleLoss {
     /// # }
     /// ```
     pub fn forward(&self, logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
-        Ok(self.apply(logits, labels, false)?.0)
+        self.forward_with(logits, labels, &StepOptions::new())
+    }
+
+    /// [`forward`](Self::forward) with second labels (mixup, CutMix), row weights or another
+    /// divisor: in the same one pass, and with the same upstream gradients.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward). Options of another shape or type than [`StepOptions`] allows,
+    /// a second label, lambda or weight out of its range (ala-loss's own message, which names the
+    /// row), a divisor where nothing divides. On CUDA any option, so far.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use ala_loss::{ClassCounts, Lambda, Loss, Objective};
+    /// use ala_loss_candle::{CandleLoss, StepOptions};
+    /// use candle_core::{Device, Tensor, Var};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let counts = ClassCounts::new([500, 50, 5])?;
+    /// let loss = CandleLoss::new(Loss::new(Objective::ala(), &counts)?);
+    ///
+    /// // Of a network, for inputs of which each is 0.7 of one sample and 0.3 of another.
+    /// let cosines = Var::new(&[[0.8f32, 0.1, -0.3], [0.2, 0.4, 0.1]], &Device::Cpu)?;
+    /// let labels = Tensor::new(&[0u32, 2], &Device::Cpu)?;
+    /// let permutation = Tensor::new(&[1u32, 0], &Device::Cpu)?;
+    /// let partners = labels.index_select(&permutation, 0)?;
+    /// let mixed = StepOptions::new().mixed_with(&partners, Lambda::Scalar(0.7));
+    /// let gradients = loss.forward_with(&cosines, &labels, &mixed)?.backward()?;
+    /// assert!(gradients.get(&cosines).is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn forward_with(
+        &self,
+        logits: &Tensor,
+        labels: &Tensor,
+        options: &StepOptions<'_>,
+    ) -> Result<Tensor> {
+        Ok(self.apply(logits, labels, options, false)?.0)
     }
 
     /// [`forward`](Self::forward), with what the same pass knows of each row.
@@ -280,7 +324,39 @@ impl CandleLoss {
     /// # }
     /// ```
     pub fn forward_rows(&self, logits: &Tensor, labels: &Tensor) -> Result<RowOutput> {
-        let (loss, kept) = self.apply(logits, labels, true)?;
+        self.forward_rows_with(logits, labels, &StepOptions::new())
+    }
+
+    /// [`forward_with`](Self::forward_with), with what the same pass knows of each row.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward_with`](Self::forward_with).
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Lambda, Loss, Objective};
+    /// # use ala_loss_candle::{CandleLoss, StepOptions};
+    /// # use candle_core::{Device, Tensor};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let loss = CandleLoss::new(Loss::new(Objective::ala(), &counts)?);
+    /// let cosines = Tensor::new(&[[0.9f32, 0.1], [0.8, 0.2]], &Device::Cpu)?;
+    /// let (labels, partners) = ([0u8, 1], [1u8, 0]);
+    /// let partners = Tensor::new(&partners, &Device::Cpu)?;
+    /// let mixed = StepOptions::new().mixed_with(&partners, Lambda::Scalar(0.6));
+    /// let labels = Tensor::new(&labels, &Device::Cpu)?;
+    /// let output = loss.forward_rows_with(&cosines, &labels, &mixed)?;
+    /// assert_eq!(output.hits_on_host()?, [true, false]); // of the first labels
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn forward_rows_with(
+        &self,
+        logits: &Tensor,
+        labels: &Tensor,
+        options: &StepOptions<'_>,
+    ) -> Result<RowOutput> {
+        let (loss, kept) = self.apply(logits, labels, options, true)?;
         let Some(Kept {
             row_losses: Some(row_losses),
             hits: Some(hits),
@@ -296,14 +372,53 @@ impl CandleLoss {
         })
     }
 
+    /// What a mean over the rows with these labels `[N]` divides by, as the options say: a number
+    /// `[]` on the labels' device, f64 on the CPU and f32 on CUDA. 0 where no row counts. Parts of
+    /// a batch take it as [`Divisor::Given`](ala_loss::Divisor::Given).
+    ///
+    /// Row weights are taken as they are here; a step rounds them to the type of its row losses.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward_with`](Self::forward_with).
+    ///
+    /// ```
+    /// # use ala_loss::{ClassCounts, Divisor, Loss, Objective};
+    /// # use ala_loss_candle::{CandleLoss, StepOptions};
+    /// # use candle_core::{Device, Tensor};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let counts = ClassCounts::new([9, 3])?;
+    /// let loss = Loss::builder(Objective::CrossEntropy, &counts).ignore_label(-1);
+    /// let loss = CandleLoss::new(loss.class_weights([1.0, 3.0]).build()?);
+    /// let labels = Tensor::new(&[0i64, -1, 1, 1], &Device::Cpu)?;
+    /// let weights = loss.divisor(&labels, &StepOptions::new())?;
+    /// assert_eq!(weights.to_scalar::<f64>()?, 7.0);
+    /// let rows = loss.divisor(&labels, &StepOptions::new().divisor(Divisor::Rows))?;
+    /// assert_eq!(rows.to_scalar::<f64>()?, 3.0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn divisor(&self, labels: &Tensor, options: &StepOptions<'_>) -> Result<Tensor> {
+        check_alone(labels, options)?;
+        #[cfg(feature = "cuda")]
+        if labels.device().is_cuda() {
+            return divisor_of(&self.bound, &labels.contiguous()?)?.reshape(());
+        }
+        options
+            .on_host(labels, DType::F64)?
+            .total_as_tensor(&self.loss)
+    }
+
     fn apply(
         &self,
         logits: &Tensor,
         labels: &Tensor,
+        options: &StepOptions<'_>,
         keep_rows: bool,
     ) -> Result<(Tensor, Arc<OnceLock<Kept>>)> {
         check_devices(("logits", logits), &[("labels", labels)])?;
-        self.check_shapes(logits, labels)?;
+        self.check_shapes(logits, labels, options)?;
+        options.check_reduction(self.loss.reduction())?;
         let logits = if rows_are_slices(logits.layout()) {
             logits.clone()
         } else {
@@ -321,7 +436,7 @@ impl CandleLoss {
             )?)?,
             _ => logits.apply_op1(CpuOp {
                 loss: self.loss.clone(),
-                labels: labels_on_host(labels)?,
+                step: options.on_host(labels, row_type(&logits))?,
                 loss_scale: self.loss_scale,
                 keep_gradient: logits.track_op(),
                 keep_rows,
@@ -331,7 +446,12 @@ impl CandleLoss {
         Ok((loss, kept))
     }
 
-    fn check_shapes(&self, logits: &Tensor, labels: &Tensor) -> Result<()> {
+    fn check_shapes(
+        &self,
+        logits: &Tensor,
+        labels: &Tensor,
+        options: &StepOptions<'_>,
+    ) -> Result<()> {
         let classes = self.loss.classes();
         let (rows, found) = match *logits.dims() {
             [rows, found] => (rows, found),
@@ -345,8 +465,30 @@ impl CandleLoss {
                 "the logits have shape [{rows}, {found}], but the loss was built for {classes} classes"
             );
         }
-        check_labels(labels, rows, &format!("logits [{rows}, {classes}]"))
+        let of = format!("logits [{rows}, {classes}]");
+        check_labels("labels", labels, rows, &of)?;
+        options.check(("logits", logits), rows, &of)
     }
+}
+
+/// The type of a row's loss.
+pub(crate) fn row_type(logits: &Tensor) -> DType {
+    match logits.dtype() {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    }
+}
+
+/// Labels and options without what they are the labels of.
+pub(crate) fn check_alone(labels: &Tensor, options: &StepOptions<'_>) -> Result<()> {
+    let named = ("labels", labels);
+    check_devices(named, &[])?;
+    let &[rows] = labels.dims() else {
+        bail!("the labels have shape {:?}: expected [N]", labels.dims());
+    };
+    let of = format!("labels [{rows}]");
+    check_labels("labels", labels, rows, &of)?;
+    options.check(named, rows, &of)
 }
 
 type Named<'a> = (&'a str, &'a Tensor);
@@ -377,28 +519,23 @@ pub(crate) fn check_devices((name, first): Named<'_>, others: &[Named<'_>]) -> R
     }
 }
 
-/// `of` is what they are the labels of.
-pub(crate) fn check_labels(labels: &Tensor, rows: usize, of: &str) -> Result<()> {
+/// `of` is what they, or the second ones, are the labels of.
+pub(crate) fn check_labels(name: &str, labels: &Tensor, rows: usize, of: &str) -> Result<()> {
     if *labels.dims() != [rows] {
         bail!(
-            "the labels have shape {:?}: {of} need [{rows}]",
+            "the {name} have shape {:?}: {of} need [{rows}]",
             labels.dims()
         );
     }
     match (labels.dtype(), labels.device()) {
         (DType::U8 | DType::U32 | DType::I32 | DType::I64, _) => Ok(()),
         (DType::I16, Device::Cpu) => Ok(()),
-        (DType::I16, _) => bail!("the labels are i16: on CUDA they are u8, u32, i32 or i64"),
+        (DType::I16, _) => bail!("the {name} are i16: on CUDA they are u8, u32, i32 or i64"),
         (other, _) => bail!(
-            "the labels are {}: expected u8, u32, i16, i32 or i64",
+            "the {name} are {}: expected u8, u32, i16, i32 or i64",
             other.as_str()
         ),
     }
-}
-
-/// Labels as integers that every label type fits into.
-pub(crate) fn labels_on_host(labels: &Tensor) -> Result<Vec<i64>> {
-    labels.to_dtype(DType::I64)?.to_vec1()
 }
 
 /// Whether each row of an `[N, C]` layout is one slice and no row overlaps another.

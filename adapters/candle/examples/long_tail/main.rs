@@ -4,6 +4,7 @@
 //! cargo run --release -p ala-loss-candle --example long_tail
 //! ```
 
+mod batch;
 mod chart;
 mod data;
 mod method;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
 /// Trains what the options name and writes the table to `output`, the chart and the JSON to their
 /// files.
 fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
+    options.check()?;
     // Both places are tried first: a typing mistake must not cost the whole training.
     fs::create_dir_all(&options.out)
         .map_err(|error| format!("cannot make the folder {}: {error}", options.out.display()))?;
@@ -54,6 +56,9 @@ fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
     let recipe = Recipe {
         steps: options.steps,
         scale: options.scale,
+        mixup: options.mixup,
+        label_smoothing: options.label_smoothing,
+        parts: options.accumulate as usize,
     };
     let trials = trials::run(&tasks, &methods, options.seeds, recipe)?;
 
@@ -82,9 +87,10 @@ fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
     } else {
         ""
     };
+    let recipe = report::recipe(recipe);
     writeln!(
         output,
-        "Test accuracy in %, mean ± standard deviation, {} seed{}{paired}.",
+        "Test accuracy in %, mean ± standard deviation, {} seed{}{paired}.{recipe}",
         options.seeds,
         if options.seeds == 1 { "" } else { "s" }
     )?;
@@ -186,6 +192,36 @@ mod tests {
         });
         assert_eq!(trials[0], trials[1]);
         assert_ne!(trials[0][0]["overall"], trials[0][2]["overall"]);
+    }
+
+    /// Above the table the recipe of the training is told, as far as it is not the plain one.
+    #[test]
+    fn mixup_smoothing_and_accumulation_are_told() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        for (arguments, told) in [
+            ("", "1 seed.\n"),
+            ("--accumulate 5", "1 seed. Each batch in 5 parts.\n"),
+            (
+                "--mixup 0.2 --label-smoothing 0.3 --accumulate 2",
+                "1 seed. Mixup with alpha 0.2. Label smoothing 0.3. Each batch in 2 parts.\n",
+            ),
+        ] {
+            let arguments = format!("--seeds 1 --steps 2 --methods ala {arguments}");
+            let text = output_of(folder.path(), &arguments).expect("valid options");
+            assert!(text.contains(told), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_smoothed_focal_loss_is_refused_before_anything_is_trained() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        for methods in ["", "--methods ala,focal"] {
+            let arguments = format!("--label-smoothing 0.1 --data /no/such/folder {methods}");
+            let error = output_of(folder.path(), &arguments).expect_err("no smoothed form");
+            assert!(error.contains("focal has no smoothed form"), "{error}");
+        }
+        let arguments = "--seeds 1 --steps 1 --methods focal --mixup 1 --accumulate 2";
+        output_of(folder.path(), arguments).expect("it can be mixed");
     }
 
     #[test]

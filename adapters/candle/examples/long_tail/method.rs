@@ -66,8 +66,18 @@ impl Method {
         }
     }
 
+    /// Whether its loss is defined for a smoothed label.
+    pub(crate) fn has_smoothing(self) -> bool {
+        self != Self::Focal
+    }
+
     /// The loss for these counts; `scale` is for cosine heads, linear logits are taken as they are.
-    pub(crate) fn loss(self, counts: &ClassCounts, scale: f64) -> Result<Loss, Error> {
+    pub(crate) fn loss(
+        self,
+        counts: &ClassCounts,
+        scale: f64,
+        label_smoothing: f64,
+    ) -> Result<Loss, Error> {
         let objective = match self {
             Self::CrossEntropy | Self::CrossEntropyCosine => Objective::CrossEntropy,
             Self::Focal => Objective::Focal { gamma: FOCAL_GAMMA },
@@ -88,7 +98,10 @@ impl Method {
             Head::Linear => 1.0,
             Head::Cosine => scale,
         };
-        Loss::builder(objective, counts).scale(scale).build()
+        Loss::builder(objective, counts)
+            .scale(scale)
+            .label_smoothing(label_smoothing)
+            .build()
     }
 }
 
@@ -108,12 +121,29 @@ mod tests {
     fn only_cosine_heads_are_scaled() {
         let counts = ClassCounts::new(vec![100, 10]).expect("both counts are positive");
         for &method in Method::value_variants() {
-            let loss = method.loss(&counts, 16.0).expect("16 is a valid scale");
+            let loss = method
+                .loss(&counts, 16.0, 0.0)
+                .expect("16 is a valid scale");
             let expected = match method.head() {
                 Head::Linear => 1.0,
                 Head::Cosine => 16.0,
             };
             assert_eq!(loss.scale(), Some(expected), "{}", method.name());
+        }
+    }
+
+    #[test]
+    fn the_losses_agree_on_which_of_them_can_be_smoothed() {
+        let counts = ClassCounts::new(vec![100, 10]).expect("both counts are positive");
+        for &method in Method::value_variants() {
+            let smoothed = method.loss(&counts, 16.0, 0.1);
+            assert_eq!(
+                smoothed.is_ok(),
+                method.has_smoothing(),
+                "{}",
+                method.name()
+            );
+            assert!(smoothed.map_or(true, |loss| loss.label_smoothing() == 0.1));
         }
     }
 }

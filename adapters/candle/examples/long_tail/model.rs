@@ -1,12 +1,13 @@
 //! The network: two hidden layers and a head for images, a head alone for features.
 
-use ala_loss::Loss;
+use ala_loss::{Divisor, Loss};
 use ala_loss_candle::{CandleLoss, CosineHead, CosineLoss};
 use candle_core::{Device, Module, Result, Tensor, Var};
 use candle_nn::Linear;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::batch::Batch;
 use crate::method::Head;
 
 /// Widths of the hidden layers for images.
@@ -80,19 +81,22 @@ impl Network {
         }
     }
 
-    /// The loss of samples `[N, width]` and labels `[N]`.
+    /// The loss of a batch, or of a part of one with the divisor of the whole.
     pub(crate) fn loss_of(
         &self,
         loss: &NetworkLoss,
-        samples: &Tensor,
-        labels: &Tensor,
+        batch: &Batch,
+        divisor: Divisor<&Tensor>,
     ) -> Result<Tensor> {
-        let features = self.features(samples)?;
+        let features = self.features(&batch.samples)?;
+        let (labels, options) = (&batch.labels, batch.options(divisor));
         match (loss, &self.classifier) {
             (NetworkLoss::Cosine(loss), Classifier::Cosine(head)) => {
-                loss.forward(&features, head.weight(), labels)
+                loss.forward_with(&features, head.weight(), labels, &options)
             }
-            (NetworkLoss::Linear(loss), _) => loss.forward(&self.logits(&features)?, labels),
+            (NetworkLoss::Linear(loss), _) => {
+                loss.forward_with(&self.logits(&features)?, labels, &options)
+            }
             (NetworkLoss::Cosine(_), Classifier::Linear(_)) => {
                 candle_core::bail!("a loss over cosines for a linear head")
             }
@@ -116,6 +120,15 @@ impl Network {
 }
 
 impl NetworkLoss {
+    /// What the batch's mean divides by.
+    pub(crate) fn divisor(&self, batch: &Batch) -> Result<Tensor> {
+        let options = batch.options(Divisor::Weights);
+        match self {
+            Self::Linear(loss) => loss.divisor(&batch.labels, &options),
+            Self::Cosine(loss) => loss.divisor(&batch.labels, &options),
+        }
+    }
+
     /// Waits for the device, and tells whether a label was out of range.
     pub(crate) fn check(&self, device: &Device) -> Result<()> {
         match self {

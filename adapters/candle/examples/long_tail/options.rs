@@ -7,6 +7,7 @@ use clap::{Parser, ValueEnum};
 
 use crate::Failure;
 use crate::method::Method;
+use crate::training::BATCH;
 
 /// Trains one small network a method on long-tailed data and compares the accuracies.
 ///
@@ -39,6 +40,23 @@ pub(crate) struct Options {
     /// Logit scale s of the methods with a cosine head; the linear heads always use 1.
     #[arg(long, value_name = "S", default_value_t = 30.0, value_parser = scale)]
     pub(crate) scale: f64,
+
+    /// Mixup: each batch is mixed with a permutation of itself, by a lambda drawn from
+    /// Beta(ALPHA, ALPHA), and every sample is held against both its labels. Mixed are the images,
+    /// or the features given. On the CPU alone, so far.
+    #[arg(long, value_name = "ALPHA", value_parser = alpha)]
+    pub(crate) mixup: Option<f64>,
+
+    /// Label smoothing: the share of a label that is spread over all classes, from 0 to under 1.
+    /// Of every method but focal, which has no smoothed form. On the CPU alone, so far.
+    #[arg(long, value_name = "E", default_value_t = 0.0, value_parser = smoothing)]
+    pub(crate) label_smoothing: f64,
+
+    /// Gradient accumulation: each step takes its 128 samples in K parts, whose gradients add up to
+    /// that of the whole. It changes the memory that a step takes, and the results by rounding
+    /// alone. On the CPU alone, so far.
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=BATCH as u64))]
+    pub(crate) accumulate: u64,
 
     /// Images of the most frequent class over images of the rarest.
     #[arg(long, value_name = "RATIO", default_value_t = 100.0, value_parser = imbalance)]
@@ -148,6 +166,20 @@ impl Options {
         }
     }
 
+    /// What no option alone shows to be wrong.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let unsmoothed = self.methods.iter().find(|method| !method.has_smoothing());
+        match unsmoothed {
+            Some(method) if self.label_smoothing > 0.0 => Err(format!(
+                "--label-smoothing {}: {} has no smoothed form; name the other methods with --methods",
+                self.label_smoothing,
+                method.name()
+            )
+            .into()),
+            _ => Ok(()),
+        }
+    }
+
     /// The methods in the order given, each once.
     pub(crate) fn distinct_methods(&self) -> Vec<Method> {
         let mut distinct = Vec::with_capacity(self.methods.len());
@@ -176,6 +208,18 @@ fn scale(text: &str) -> Result<f64, String> {
     number(text, "a finite number above 0", |value| value > 0.0)
 }
 
+fn alpha(text: &str) -> Result<f64, String> {
+    number(text, "above 0 and at most 1e6", |value| {
+        value > 0.0 && value <= 1e6
+    })
+}
+
+fn smoothing(text: &str) -> Result<f64, String> {
+    number(text, "at least 0 and under 1", |value| {
+        (0.0..1.0).contains(&value)
+    })
+}
+
 fn imbalance(text: &str) -> Result<f64, String> {
     number(text, "a finite number of at least 1", |value| value >= 1.0)
 }
@@ -202,6 +246,8 @@ mod tests {
         let options = parse("").expect("no option is required");
         assert_eq!((options.seeds, options.steps), (3, 1000));
         assert_eq!((options.scale, options.imbalance), (30.0, 100.0));
+        assert_eq!((options.mixup, options.label_smoothing), (None, 0.0));
+        assert_eq!(options.accumulate, 1);
         assert_eq!(options.distinct_methods(), Method::value_variants());
         assert_eq!(options.source(), Source::Embedded);
     }
@@ -216,6 +262,18 @@ mod tests {
             "--scale inf",
             "--imbalance 0.5",
             "--imbalance NaN",
+            "--mixup 0",
+            "--mixup -1",
+            "--mixup 2e6",
+            "--mixup NaN",
+            "--mixup inf",
+            "--mixup",
+            "--label-smoothing 1",
+            "--label-smoothing -0.1",
+            "--label-smoothing NaN",
+            "--accumulate 0",
+            "--accumulate 129",
+            "--accumulate 1.5",
             "--methods",
             "--methods softmax",
         ] {

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::method::Method;
 use crate::task::Groups;
+use crate::training::Recipe;
 
 /// The result of one method with one seed; accuracies in per cent.
 #[derive(Clone, Debug, Serialize)]
@@ -100,6 +101,21 @@ pub(crate) fn group_line(counts: &ClassCounts, groups: Groups) -> String {
         of(&|n| (few_under..=many_over).contains(&n)),
         of(&|n| n < few_under),
     )
+}
+
+/// What is not as in a plain training, a sentence each.
+pub(crate) fn recipe(recipe: Recipe) -> String {
+    let mut text = String::new();
+    if let Some(alpha) = recipe.mixup {
+        text += &format!(" Mixup with alpha {alpha}.");
+    }
+    if recipe.label_smoothing > 0.0 {
+        text += &format!(" Label smoothing {}.", recipe.label_smoothing);
+    }
+    if recipe.parts > 1 {
+        text += &format!(" Each batch in {} parts.", recipe.parts);
+    }
+    text
 }
 
 /// Mean and standard deviation over seeds, below them the difference to `baseline` paired by seed.

@@ -2,7 +2,9 @@
 
 use std::f64::consts::PI;
 
+use ala_loss::Divisor;
 use ala_loss::metrics::Accuracy;
+use candle_core::backprop::GradStore;
 use candle_core::{D, Device, Module, Tensor};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use rand::SeedableRng;
@@ -10,8 +12,9 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use crate::Failure;
+use crate::batch::{Batch, Mixup};
 use crate::method::Method;
-use crate::model::Network;
+use crate::model::{Network, NetworkLoss};
 use crate::task::Task;
 
 /// Samples a step.
@@ -30,6 +33,11 @@ const GPU_STEPS_BETWEEN_LOOKS: u64 = 50;
 pub(crate) struct Recipe {
     pub(crate) steps: u64,
     pub(crate) scale: f64,
+    /// Mixup's alpha.
+    pub(crate) mixup: Option<f64>,
+    pub(crate) label_smoothing: f64,
+    /// In how many parts a batch is taken.
+    pub(crate) parts: usize,
 }
 
 /// Trains a network from the seed's weights and returns its accuracy on the test samples.
@@ -64,7 +72,7 @@ fn fit(
     let classes = task.counts.classes();
     let device = task.train.device();
     let network = Network::new(width, task.hidden, classes, method.head(), seed, device)?;
-    let loss = network.loss(method.loss(&task.counts, recipe.scale)?);
+    let loss = network.loss(method.loss(&task.counts, recipe.scale, recipe.label_smoothing)?);
     let mut optimizer = AdamW::new(
         network.variables(),
         ParamsAdamW {
@@ -73,13 +81,23 @@ fn fit(
         },
     )?;
     let mut batches = Batches::new(task.train.dim(0)?, seed);
+    let mixup = recipe.mixup.map(|alpha| Mixup::new(alpha, seed));
+    let mut mixup = mixup.transpose()?;
     for step in 0..recipe.steps {
         let progress = step as f64 / recipe.steps as f64;
         optimizer.set_learning_rate(LEARNING_RATE * 0.5 * (1.0 + (PI * progress).cos()));
         let batch = batches.next_batch(device)?;
         let samples = task.train.index_select(&batch, 0)?;
         let labels = task.train_labels.index_select(&batch, 0)?;
-        let value = network.loss_of(&loss, &samples, &labels)?;
+        let batch = match &mut mixup {
+            Some(mixup) => mixup.mix(&samples, labels)?,
+            None => Batch {
+                samples,
+                labels,
+                mixed: None,
+            },
+        };
+        let (value, gradients) = gradients_of(&network, &loss, &batch, recipe.parts)?;
         // To look at it waits for a GPU, which would have nothing to do meanwhile.
         let look = device.is_cpu() || step % GPU_STEPS_BETWEEN_LOOKS == 0;
         if look && !value.to_scalar::<f32>()?.is_finite() {
@@ -89,13 +107,44 @@ fn fit(
             )
             .into());
         }
-        optimizer.backward_step(&value)?;
+        optimizer.step(&gradients)?;
         if !after_step(&value) {
             break;
         }
     }
     loss.check(device)?;
     Ok(network)
+}
+
+/// The loss of a batch and its gradients, from so many parts of it one after the other.
+fn gradients_of(
+    network: &Network,
+    loss: &NetworkLoss,
+    batch: &Batch,
+    parts: usize,
+) -> candle_core::Result<(Tensor, GradStore)> {
+    if parts == 1 {
+        let value = network.loss_of(loss, batch, Divisor::Weights)?;
+        let gradients = value.backward()?;
+        return Ok((value, gradients));
+    }
+    // With the whole's divisor losses and gradients of the parts add up to the whole's.
+    let whole = loss.divisor(batch)?;
+    let mut gradients = GradStore::default();
+    let mut sum: Option<Tensor> = None;
+    for part in batch.parts(parts) {
+        let value = network.loss_of(loss, &part?, Divisor::Given(&whole))?;
+        gradients.extend(value.backward()?)?;
+        let value = value.detach();
+        sum = Some(match sum {
+            Some(sum) => (sum + value)?,
+            None => value,
+        });
+    }
+    match sum {
+        Some(sum) => Ok((sum, gradients)),
+        None => candle_core::bail!("a batch in no parts"),
+    }
 }
 
 /// The class with the largest logit: no method adjusts its logits at test time.
@@ -153,6 +202,155 @@ impl Batches {
 mod tests {
     use super::*;
 
+    use ala_loss::{ClassCounts, ZeroCounts};
+    use candle_core::Var;
+    use clap::ValueEnum;
+
+    use crate::task::Groups;
+
+    const PLAIN: Recipe = Recipe {
+        steps: 3,
+        scale: 30.0,
+        mixup: None,
+        label_smoothing: 0.0,
+        parts: 1,
+    };
+
+    /// 300 samples of five classes with different counts, on 7 axes.
+    fn small_task() -> Task {
+        let rows = 300usize;
+        let classes: Vec<u32> = (0..rows).map(|i| (i * i % 5).min(i % 7) as u32).collect();
+        let features: Vec<f32> = (0..rows * 7)
+            .map(|i| {
+                ((i * 37 % 101) as f32 / 50.0 - 1.0) + f32::from(classes[i / 7] as usize == i % 7)
+            })
+            .collect();
+        let counts = ClassCounts::from_labels(&classes, 5, ZeroCounts::Reject).expect("all are");
+        let train = Tensor::from_vec(features, (rows, 7), &Device::Cpu).expect("as many");
+        Task {
+            test: train.clone(),
+            train,
+            train_labels: Tensor::new(classes.clone(), &Device::Cpu).expect("one axis"),
+            test_labels: classes,
+            counts,
+            groups: Groups::FIELD,
+            hidden: &[8],
+        }
+    }
+
+    #[test]
+    fn mixup_and_smoothing_reach_every_method() {
+        let task = small_task();
+        for &method in Method::value_variants() {
+            let losses = |mixup: Option<f64>, label_smoothing: f64| {
+                let recipe = Recipe {
+                    mixup,
+                    label_smoothing,
+                    ..PLAIN
+                };
+                let mut losses = Vec::new();
+                let network = fit(&task, method, 3, recipe, |loss| {
+                    losses.push(loss.to_scalar::<f32>().expect("one number"));
+                    true
+                });
+                network.expect("trains");
+                losses
+            };
+            let plain = losses(None, 0.0);
+            let mixed = losses(Some(1.0), 0.0);
+            let name = method.name();
+            assert_eq!(losses(Some(1.0), 0.0), mixed, "{name}: the same seed");
+            let mut variants = vec![plain, mixed];
+            if method.has_smoothing() {
+                variants.extend([losses(None, 0.2), losses(Some(1.0), 0.2)]);
+            }
+            for (index, losses) in variants.iter().enumerate() {
+                let as_before = variants[..index].iter().any(|other| other[0] == losses[0]);
+                assert!(!as_before, "{name}: {variants:?}");
+            }
+        }
+    }
+
+    /// By every method, of mixed and smoothed samples too, and in parts of which the sizes differ.
+    #[test]
+    fn parts_of_a_batch_have_the_gradients_of_the_whole() -> candle_core::Result<()> {
+        let task = small_task();
+        for &method in Method::value_variants() {
+            let smoothing = if method.has_smoothing() { 0.1 } else { 0.0 };
+            let network = Network::new(7, task.hidden, 5, method.head(), 4, &Device::Cpu)?;
+            let loss = method.loss(&task.counts, 30.0, smoothing).expect("valid");
+            let loss = network.loss(loss);
+            let rows = |of: &Tensor| of.narrow(0, 0, BATCH);
+            let (samples, labels) = (rows(&task.train)?, rows(&task.train_labels)?);
+            let mut mixup = Mixup::new(1.0, 0).expect("above 0");
+            let mixed = mixup.mix(&samples, labels.clone())?;
+            let plain = Batch {
+                samples,
+                labels,
+                mixed: None,
+            };
+            for batch in [plain, mixed] {
+                let (value, whole) = gradients_of(&network, &loss, &batch, 1)?;
+                for parts in [2, 5, BATCH] {
+                    let (sum, gradients) = gradients_of(&network, &loss, &batch, parts)?;
+                    let (sum, value) = (sum.to_scalar::<f32>()?, value.to_scalar::<f32>()?);
+                    assert!((sum - value).abs() <= 1e-5 * value, "{sum}, not {value}");
+                    for variable in network.variables() {
+                        let of = |gradients: &GradStore| {
+                            let gradient = gradients.get(&variable).expect("it has one");
+                            gradient.flatten_all()?.to_vec1::<f32>()
+                        };
+                        let (found, expected) = (of(&gradients)?, of(&whole)?);
+                        let most = expected.iter().fold(0f32, |most, g| most.max(g.abs()));
+                        assert!(most > 0.0);
+                        for (found, expected) in found.iter().zip(&expected) {
+                            let difference = (found - expected).abs();
+                            let name = method.name();
+                            assert!(
+                                difference <= 1e-5 * most,
+                                "{name} {parts}: {found}, {expected}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// AdamW moves each parameter by about the learning rate: a rounding's difference shows where a
+    /// gradient is nearly nothing, so the mean is looked at.
+    #[test]
+    fn a_step_in_parts_is_that_of_the_whole_batch() {
+        let task = small_task();
+        let trained = |parts: usize, mixup: Option<f64>| -> Vec<f32> {
+            let recipe = Recipe {
+                steps: 1,
+                mixup,
+                parts,
+                ..PLAIN
+            };
+            let network = fit(&task, Method::Ala, 2, recipe, |_| true).expect("trains");
+            let flat = |variable: Var| variable.flatten_all()?.to_vec1::<f32>();
+            let variables = network.variables().into_iter().map(flat);
+            let variables = variables.collect::<candle_core::Result<Vec<_>>>();
+            variables.expect("f32").concat()
+        };
+        let apart = |a: &[f32], b: &[f32]| {
+            let differences = a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs()));
+            differences.sum::<f64>() / a.len() as f64
+        };
+        for mixup in [None, Some(0.5)] {
+            let whole = trained(1, mixup);
+            for parts in [4, 7] {
+                let mean = apart(&trained(parts, mixup), &whole);
+                assert!(mean < 1e-6, "{parts}: {mean}");
+            }
+        }
+        let mean = apart(&trained(1, Some(0.5)), &trained(1, None));
+        assert!(mean > 1e-5, "mixup changes nothing: {mean}");
+    }
+
     #[test]
     fn an_epoch_visits_every_sample_once_and_batches_are_always_full() {
         let rows = 3 * BATCH / 2;
@@ -194,10 +392,7 @@ mod tests {
             // candle reads what it has downloaded without waiting.
             soft.set_prompt_downloads(true);
         }
-        let recipe = Recipe {
-            steps: 3,
-            scale: 30.0,
-        };
+        let recipe = PLAIN;
         let trained = |device: &Device, method: Method| {
             let options = Options::parse_from(["long_tail"]);
             let tasks = Tasks::load(&options, device).expect("embedded");

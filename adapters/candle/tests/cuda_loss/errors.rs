@@ -1,7 +1,7 @@
 //! What is refused, and when a label out of range is told.
 
-use ala_loss::{Objective, Reduction};
-use ala_loss_candle::{CandleLoss, CosineLoss};
+use ala_loss::{Divisor, Lambda, Objective, Reduction};
+use ala_loss_candle::{CandleLoss, CosineLoss, StepOptions};
 use candle_core::{DType, Device, Tensor};
 
 use crate::cases::{
@@ -48,6 +48,37 @@ fn tensors_on_two_devices_and_types_that_the_kernels_lack() -> Outcome {
     let weight = weight.to_device(&Device::Cpu)?;
     let told = message(cosine.forward(&features, &weight, &labels));
     assert!(told.contains("weight on Cpu"), "{told}");
+    Ok(())
+}
+
+#[test]
+fn what_a_step_takes_on_the_cpu_alone_is_refused() -> Outcome {
+    let device = device();
+    let op = CandleLoss::new(loss(Objective::ala(), Reduction::Mean));
+    let cosine = CosineLoss::new(loss(Objective::ala(), Reduction::Mean));
+    let logits = Tensor::zeros((ROWS, CLASSES), DType::F32, &device)?;
+    let weight = Tensor::zeros((CLASSES, CLASSES), DType::F32, &device)?;
+    let labels = Tensor::new(&LABELS, &device)?;
+    let ones = Tensor::ones(ROWS, DType::F32, &device)?;
+    let plain = StepOptions::new();
+    for options in [
+        plain.mixed_with(&labels, Lambda::Scalar(0.5)),
+        plain.row_weights(&ones),
+        plain.divisor(Divisor::Rows),
+    ] {
+        for told in [
+            message(op.forward_with(&logits, &labels, &options)),
+            message(cosine.forward_with(&logits, &weight, &labels, &options)),
+            message(op.divisor(&labels, &options)),
+        ] {
+            assert!(told.contains("on CUDA: not yet"), "{told}");
+        }
+    }
+    let of_rows = op.divisor(&labels, &plain)?;
+    assert_eq!(of_rows.to_scalar::<f32>()?, ROWS as f32);
+    let on_host = ones.to_device(&Device::Cpu)?;
+    let told = message(op.forward_with(&logits, &labels, &plain.row_weights(&on_host)));
+    assert!(told.contains("row weights on Cpu"), "{told}");
     Ok(())
 }
 

@@ -7,4 +7,5 @@ mod element_types;
 mod errors;
 mod gradient;
 mod layouts;
+mod step;
 mod values;
