@@ -165,20 +165,22 @@ fn atomics_return_the_old_value_and_do_not_tear() {
             atom.shared.add.u32 %r1, [cell], 1; atom.global.add.u32 %r2, [%d0], 1; st.global.u32 [%d1], %r2;
             cvt.u64.u32 %d3, %r0; atom.global.min.u64 %d4, [%d0+8], %d3; mov.b32 %f1, 0f3F000000; red.global.add.f32 [%d0+16], %f1;
             atom.global.exch.b32 %r3, [%d0+20], 9; red.global.add.u32 [%d0+24], %r0; atom.global.exch.b64 %d5, [%d0+32], %d3;
+            red.global.add.u64 [%d0+40], %d3;
             bar.sync 0; @%p1 bra END; ld.shared.u32 %r6, [cell]; st.global.u32 [%d0+28], %r6; END:",
         );
         device.order = order;
-        let at = device.upload_u32(&[100, 0, 9, 0, 0, 1, 5, 0, 200, 0]);
+        let at = device.upload_u32(&[100, 0, 9, 0, 0, 1, 5, 0, 200, 0, u32::MAX, 0]);
         let out = device.space(4 * 96);
         let counters = device.run("k", 1, 96, &[at, out]).unwrap_or_else(|fault| panic!("{fault}"));
-        let cells = device.u32s(at, 10);
+        let cells = device.u32s(at, 12);
         let last = cells[8];
         assert!(last < 96 && (order != Order::Forward || last == 95), "{order:?}: {last}");
-        assert_eq!(cells, [196, 0, 0, 0, 48f32.to_bits(), 9, 5 + 95 * 48, 96, last, 0]);
+        // The last carries over into its upper half.
+        assert_eq!(cells, [196, 0, 0, 0, 48f32.to_bits(), 9, 5 + 95 * 48, 96, last, 0, 95 * 48 - 1, 1]);
         let mut olds = device.u32s(out, 96);
         olds.sort_unstable();
         assert_eq!(olds, (100..196).collect::<Vec<_>>());
-        assert_eq!(counters.atomics, 7 * 96);
+        assert_eq!(counters.atomics, 8 * 96);
     }
 }
 
