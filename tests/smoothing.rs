@@ -1,6 +1,8 @@
 //! Smoothed labels, of one label and of two, against the `f64` reference.
 
-use ala_loss::{ClassCounts, Error, Lambda, Loss, Objective, Options, Reduction, reference};
+use ala_loss::{
+    ClassCounts, Error, Lambda, Loss, Objective, Options, Reduction, Upstream, reference,
+};
 use half::{bf16, f16};
 
 mod problem;
@@ -188,4 +190,23 @@ fn smoothing_out_of_range_and_of_focal_loss_is_refused() {
         "label smoothing is 0.1: it must be 0 for a focal loss, which has no smoothed form"
     );
     assert!(focal.label_smoothing(0.0).build().is_ok());
+}
+
+/// What scales a gradient from outside does not reach a row that counts for nothing.
+#[test]
+fn a_smoothed_row_of_weight_0_has_gradient_0_whatever_comes_from_outside() {
+    let counts = ClassCounts::new([9, 3, 1]).expect("valid");
+    let builder = Loss::builder(Objective::ala(), &counts).label_smoothing(0.1);
+    let loss = builder.reduction(Reduction::None).build().expect("valid");
+    for outside in [f32::NAN, f32::INFINITY] {
+        let upstream = [outside, 1.0, outside];
+        let options = Options::new()
+            .row_weights(&[0.0, 1.0, 1.0])
+            .upstream(Upstream::PerRow(&upstream));
+        let outcome = loss.evaluate_with(&[0.5f32; 9], &[0, 1, 2], &options);
+        let gradient = outcome.expect("valid").gradient;
+        assert_eq!(gradient[..3], [0.0; 3], "{outside}");
+        assert!(gradient[3..6].iter().all(|g| g.is_finite()), "{outside}");
+        assert!(gradient[6..].iter().all(|g| !g.is_finite()), "{outside}");
+    }
 }

@@ -233,7 +233,11 @@ impl<'a> Smoothed<'a> {
         // What both are parts of, so that the lanes' type holds them.
         let size = scale.max(each);
         let outside = batch.upstream.at(row);
-        let outer = outside.upstream * outside.scale / plan.divisor;
+        // A row that counts for nothing does so whatever scales it from outside; a NaN in it shows.
+        let outer = match size {
+            0.0 => 0.0,
+            _ => outside.upstream * outside.scale / plan.divisor,
+        };
         let factor = outer * size * map.common_slope();
         let at_first = outer * (one.at_target + of_other(|side| side.at_other));
         let at_second = outer * (one.at_other + of_other(|side| side.at_target));
