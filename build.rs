@@ -26,6 +26,9 @@ mod cuda {
     /// The units that kernels are loaded by, as in `src/cuda/image.rs`.
     const TYPES: [&str; 3] = ["f32", "f16", "bf16"];
     const MAPS: [&str; 2] = ["uniform", "per_class"];
+    /// How prebuilt files are named, before the numbers of their architectures.
+    const KINDS: [&str; 3] = ["sm", "compute", RECIPE_PTX];
+    const RECIPE_PTX: &str = "recipe_compute";
     /// What asks for nvcc, and what says where it is.
     const ASKING: [&str; 2] = ["ALA_CUDA_ARCHS", "NVCC"];
     const SEARCHED: [&str; 3] = ["CUDA_HOME", "CUDA_PATH", "PATH"];
@@ -139,12 +142,17 @@ mod cuda {
                 .files
                 .iter()
                 .map(|file| {
-                    let is_ptx = file.starts_with("compute");
-                    let of = architectures_of(file, if is_ptx { "compute" } else { "sm" });
+                    let kind = KINDS
+                        .into_iter()
+                        .find(|kind| !architectures_of(file, kind).is_empty())
+                        .unwrap_or_else(|| panic!("{file} is of no kind"));
+                    let of = architectures_of(file, kind);
+                    let is_ptx = kind != "sm";
+                    let steps = if kind == RECIPE_PTX { "Recipe" } else { "Plain" };
                     let path = fs::canonicalize(Path::new(PREBUILT).join(file));
                     let path = path.unwrap_or_else(|error| panic!("cannot find {file}: {error}"));
                     format!(
-                        "Family {{ is_ptx: {is_ptx}, architectures: &{of:?}, packed: include_bytes!({path:?}) }}, "
+                        "Family {{ steps: Steps::{steps}, is_ptx: {is_ptx}, architectures: &{of:?}, packed: include_bytes!({path:?}) }}, "
                     )
                 })
                 .collect();
@@ -254,11 +262,16 @@ mod cuda {
         /// Compiles every unit.
         fn embed(&self, sources: &str, out: &Path, report: &mut String) -> String {
             let mut fatbins = String::new();
-            for (ty, map) in TYPES.iter().flat_map(|ty| MAPS.map(|map| (ty, map))) {
-                let unit = [format!("-DALA_TYPE={ty}"), format!("-DALA_MAP={map}")];
-                let fatbin = out.join(format!("{ty}_{map}.fatbin"));
-                *report += &self.compile("ala.cu", &unit, &fatbin);
-                fatbins += &format!("include_bytes!({fatbin:?}), ");
+            for (steps, options) in [("plain", &[][..]), ("recipe", &["-DALA_RECIPE"])] {
+                fatbins += "[";
+                for (ty, map) in TYPES.iter().flat_map(|ty| MAPS.map(|map| (ty, map))) {
+                    let mut unit = vec![format!("-DALA_TYPE={ty}"), format!("-DALA_MAP={map}")];
+                    unit.extend(options.iter().map(ToString::to_string));
+                    let fatbin = out.join(format!("{steps}_{ty}_{map}.fatbin"));
+                    *report += &self.compile("ala.cu", &unit, &fatbin);
+                    fatbins += &format!("include_bytes!({fatbin:?}), ");
+                }
+                fatbins += "], ";
             }
             let numbers: Vec<&str> = self.version.split('.').collect();
             embedded(

@@ -20,6 +20,21 @@ typedef struct AlaAffine {
     float bias;
 } AlaAffine;
 
+/* What all classes have together, behind AlaTarget[classes]. */
+typedef struct AlaClasses {
+    double total_weight; /* their weights added up */
+    float common_weight; /* of each of them, where all have the same */
+    float reserved;
+} AlaClasses;
+
+/* A class's map off the target with its weight, for recipes that smooth labels. */
+typedef struct AlaWeighed {
+    float slope;
+    float bias;
+    float weight;
+    float slope_weight; /* slope times weight */
+} AlaWeighed;
+
 /* A class's maps once more, unrounded, for rows whose exponents f32 cannot tell apart. */
 typedef struct AlaExact {
     double slope; /* off the target */
@@ -42,7 +57,16 @@ typedef struct AlaState {
     uint32_t blocks_done;  /* of the launch under way */
     uint32_t tickets;      /* given out to the blocks of that launch, where several share a row */
     uint64_t disturbed; /* whether blocks of two launches met here, or one waited in vain; sticky */
+    double divisor;     /* where ala_count ran: what the mean divides by */
+    float rounded_divisor; /* the same */
+    uint32_t bad_what;     /* ALA_BAD_*: what is wrong with the bad row */
 } AlaState;
+
+/* AlaState::bad_what. Of a number AlaState::bad_label has the bits, of its f32. */
+#define ALA_BAD_LABEL 0u
+#define ALA_BAD_SECOND_LABEL 1u
+#define ALA_BAD_LAMBDA 2u
+#define ALA_BAD_WEIGHT 3u
 
 /* Blocks of a launch, at most. */
 #define ALA_MOST_BLOCKS 4096u
@@ -71,11 +95,21 @@ typedef struct AlaPart {
     uint32_t reserved;
 } AlaPart;
 
+/* What a recipe's kernels tell beside it: of the part's classes off the targets the sum of w_j (u_j
+   - AlaPart::max) and of w_j, and the class of the largest logit with that logit. */
+typedef struct AlaRecipePart {
+    float exponents;
+    float weight;
+    float best;
+    uint32_t best_class;
+} AlaRecipePart;
+
 /* What the blocks of a launch tell one another. One for each workspace, behind the state. */
 typedef struct AlaBlocks {
     AlaBlockTotals totals[ALA_MOST_BLOCKS];
     /* Of a group's rows by turns: who is a row ahead must not write over the last. */
     AlaPart parts[2][ALA_MOST_BLOCKS];
+    AlaRecipePart recipe_parts[2][ALA_MOST_BLOCKS];
     /* Parts that a group's blocks have written, over all its rows; 0 between launches. */
     uint32_t arrived[ALA_MOST_BLOCKS];
 } AlaBlocks;
@@ -92,13 +126,17 @@ typedef struct AlaBlocks {
 
 /* Bits of AlaParams::flags. */
 #define ALA_HAS_IGNORE 1u /* ignore_label is to be looked for */
-#define ALA_COUNTED 2u    /* ala_count ran before: total_weight and counted_rows are in the state */
-#define ALA_WEIGHTED 4u   /* not every w_y is 1 */
+#define ALA_COUNTED                                                                               \
+    2u                  /* what a mean divides by is on the device: given, or in the state, where \
+                           ala_count left it with total_weight and counted_rows */
+#define ALA_WEIGHTED 4u /* not every w_y is 1 */
 #define ALA_UPSTREAM_PER_ROW 8u /* upstream is [N], else one number */
 #define ALA_FOCAL 16u           /* focal_gamma is to be used */
-#define ALA_OUT_OF_PHASE                                                     \
-    32u /* a gradient's row may begin elsewhere in 16 bytes than the logits' \
-         */
+#define ALA_OUT_OF_PHASE                                                                     \
+    32u                 /* a gradient's row may begin elsewhere in 16 bytes than the logits' \
+                         */
+#define ALA_BY_ROWS 64u /* a mean divides by the rows that count, not by their weights */
+#define ALA_GIVEN 128u  /* what it divides by is given: ala_count did not run */
 
 /* Kernel parameter. Strides are in elements; every pointer is a device address; 0 where something
    is left out. */
@@ -114,6 +152,8 @@ typedef struct AlaParams {
     uint64_t hits;       /* uint8_t[rows], or 0 */
     uint64_t loss;       /* float, or 0: AlaState::loss once more */
     uint64_t divisor;    /* float, or 0: where ala_count leaves what a mean divides by */
+    uint64_t given;      /* float, with ALA_COUNTED: what a mean divides by, in the state or the
+                            caller's (ALA_GIVEN) */
     uint64_t state;      /* AlaState */
     uint64_t blocks;     /* AlaBlocks */
     uint64_t rows;
@@ -134,6 +174,24 @@ typedef struct AlaParams {
     uint32_t rows_32;       /* rows, at most 2^32 - 1: a conversion would be an instruction more */
     uint32_t sure_rows;     /* the same; 0 where skipped_upstream is a number */
 } AlaParams;
+
+/* Kernel parameter of a recipe's kernels: a step with anything below. */
+typedef struct AlaRecipe {
+    AlaParams step;
+    uint64_t second_labels; /* [rows], or 0: rows have one label */
+    uint64_t lambda;        /* float[rows], or 0: lambda_of_all */
+    uint64_t row_weights;   /* float[rows], or 0: 1 */
+    uint64_t predictions;   /* uint32_t[rows], or 0 */
+    uint64_t class_rows;    /* uint64_t[classes], or 0: rows by first label, added to */
+    uint64_t class_hits;    /* the same of hits; 0 where class_rows is */
+    uint64_t weighed;       /* AlaWeighed[classes]; unused where the slope is uniform */
+    uint64_t all_classes;   /* AlaClasses */
+    float lambda_of_all;
+    float own;                  /* 1 - epsilon, of label smoothing */
+    float each;                 /* epsilon / classes; 0 where labels are not smoothed */
+    uint32_t second_label_type; /* ALA_LABEL_* */
+    uint32_t reserved;
+} AlaRecipe;
 
 /* Where the unfused baseline leaves what its steps tell one another. */
 typedef struct AlaScratch {

@@ -1,5 +1,6 @@
-// Every kernel, by name: ala_<tier>_<type>_<map>. The list is the only place where types meet
-// tiers. With ALA_TYPE and ALA_MAP set, those of one type and one map.
+// Every kernel, by name: ala_<tier>_<type>_<map>, and ala_recipe_<tier>_<type>_<map> for steps with
+// what terms.cuh has. The list is the only place where types meet tiers. With ALA_TYPE and ALA_MAP
+// set, those of one type and one map, and with ALA_RECIPE the recipe's.
 //
 // To read them: abi.h says what a kernel is given, row.cuh is the mathematics, dev/unfused.cuh
 // takes its eight steps one by one, and gives them the numbers that every fused tier marks its own
@@ -22,10 +23,21 @@ constexpr int ANY = 0;
 template <typename T, int ELEMENTS>
 constexpr int WHOLE_VECTORS = (ELEMENTS + ala::WIDTH<T> - 1) / ala::WIDTH<T> * ala::WIDTH<T>;
 
-#define FUSED(type, kernel, name, lanes, elements, threads, map) \
+#define PLAIN(type, kernel, name, lanes, elements, threads, map) \
     KERNEL(                                                      \
         ala_##name##_##type##_##map, threads,                    \
         ala::kernel<TYPE_##type, MAP_##map, lanes, WHOLE_VECTORS<TYPE_##type, elements>, threads>)
+#define RECIPE(type, kernel, name, lanes, elements, threads, map) \
+    RECIPE_KERNEL(                                                \
+        ala_recipe_##name##_##type##_##map, threads,              \
+        ala::kernel<                                              \
+            TYPE_##type, RECIPE_MAP_##map, lanes, WHOLE_VECTORS<TYPE_##type, elements>, threads>)
+
+#ifdef ALA_RECIPE
+#define FUSED RECIPE
+#else
+#define FUSED PLAIN
+#endif
 
 #ifdef ALA_TYPE
 // A unit of one type and one map, as they are loaded: the tiers of the other map are nothing.
@@ -42,6 +54,14 @@ ALA_TIERS(FUSED_OF_UNIT)
 #else
 #define FUSED_OF_EVERY_TYPE(...) EVERY_TYPE(FUSED, __VA_ARGS__)
 ALA_TIERS(FUSED_OF_EVERY_TYPE)
+#undef FUSED
+#define FUSED RECIPE
+ALA_TIERS(FUSED_OF_EVERY_TYPE)
 #endif
 
+#ifndef ALA_RECIPE
 KERNEL(ala_count, 256, ala::count_rows<256>)
+#endif
+#if defined(ALA_RECIPE) || !defined(ALA_TYPE)
+RECIPE_KERNEL(ala_recipe_count, 256, ala::count_rows<256>)
+#endif

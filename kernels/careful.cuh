@@ -8,8 +8,7 @@
 // which is exact to rounding where the slopes are equal. Slow, and rare: a row of nothing but
 // masks, for one.
 #pragma once
-#include "finish.cuh"
-#include "row_io.cuh"
+#include "terms.cuh"
 
 namespace ala {
 
@@ -103,8 +102,9 @@ __device__ __forceinline__ double sum_off_target(
 
 // Solves one row by all threads of the block. Steps 1 and 2, the maps, are in every exponent.
 template <typename T, typename Map>
-__device__ void solve_with_care(const AlaParams& p, uint64_t row, uint32_t y) {
+__device__ void solve_with_care(const AlaParams& p, uint64_t row) {
     __shared__ RowGradient scales;
+    const uint32_t y = static_cast<uint32_t>(read_label(p, row));
     const T* logits = logits_row<T>(p, row);
     double x_top;
     const uint32_t top = top_class(p, logits, y, x_top);
@@ -142,26 +142,133 @@ __device__ void solve_with_care(const AlaParams& p, uint64_t row, uint32_t y) {
     __syncthreads();
 }
 
-// Solves the rows that a block left, and gives the block's loss anew to thread 0. Its rows are
-// `count` from `first` on, and again every `step`. Called by every thread of the block when all
-// that the block wrote is visible to it.
+// The sum of w_j (u_m - u_j) off the target, in thread 0.
 template <typename T, typename Map>
-__device__ double solve_left(const AlaParams& p, uint64_t first, uint32_t count, uint64_t step) {
+__device__ __forceinline__ double exponents_off_target(
+    const AlaRecipe& r, const Map& map, const T* logits, uint32_t y, Affine64 map_top,
+    double x_top) {
+    AlaTotals mine = no_rows();
+#pragma unroll 1
+    for (uint32_t j = threadIdx.x; j < r.step.classes; j += blockDim.x) {
+        const double w = map.weight(r, j);
+        if (j != y && w != 0.0) {
+            mine.loss -= w * difference(exact_map(r.step, j, y), widen(logits[j]), map_top, x_top);
+        }
+    }
+    return block_totals(mine).loss;
+}
+
+// A term's loss that is infinite in f32, from its target's offset and what solution_of calls its
+// spread: it may be beyond f32 on the way alone. No focal factor but 1 leaves such a loss.
+__device__ inline float loss_beyond_f32(
+    const AlaRecipe& r, const AlaTarget& target, float share, double offset, double spread) {
+    const double w = target.weight;
+    const double at_target = w == 0.0 ? 0.0 : -offset * w * static_cast<double>(LN_2);
+    const double own = r.own == 0.0f ? 0.0 : static_cast<double>(r.own) * at_target;
+    const double all = fma(static_cast<double>(LN_2), spread, at_target);
+    const double smooth = r.each == 0.0f ? 0.0 : static_cast<double>(r.each) * all;
+    return static_cast<float>(static_cast<double>(share) * (own + smooth));
+}
+
+// A term of a row as its gradient needs it.
+struct CarefulTerm {
+    Affine64 top;
+    double x_top;
+    TermSolution solution;
+};
+
+// The same of a recipe's row, one term after the other.
+template <typename T, typename Map>
+__device__ void solve_with_care(const AlaRecipe& r, uint64_t row) {
+    __shared__ CarefulTerm solved[2];
+    const AlaParams& p = r.step;
+    const Map map(r);
+    const T* logits = logits_row<T>(p, row);
+    const RowTerms terms = read_terms(r, row);
+#pragma unroll 1
+    for (uint32_t i = 0; i < terms.count; i++) {
+        const uint32_t y = i == 0 ? terms.y[0] : terms.y[1];
+        double x_top;
+        const uint32_t top = top_class(p, logits, y, x_top);
+        const Affine64 map_top = exact_map(p, top, y);
+        const float x_target = widen(logits[y]);
+        bool outdone;
+        const double sum = sum_off_target(p, logits, y, map_top, x_top, x_target, outdone);
+        // Thread 0 has read the warps' sums before the next are written.
+        __syncthreads();
+        const double below =
+            r.each == 0.0f ? 0.0 : exponents_off_target(r, map, logits, y, map_top, x_top);
+        if (threadIdx.x == 0) {
+            const AlaTarget target = read_target(p, y);
+            const double offset = difference(exact_map(p, y, y), x_target, map_top, x_top);
+            const RowSums sums = {
+                static_cast<float>(sum), static_cast<float>(offset > 0.0 ? 0.0 : offset), 0.0f};
+            const double others = classes_of(r).total_weight - static_cast<double>(target.weight);
+            const double spread = below + others * static_cast<double>(log2_fast(sums.all()));
+            const float share = i == 0 ? terms.share[0] : terms.share[1];
+            TermSolution solution = solution_of(
+                r, map, target, share, sums, static_cast<float>(spread), row_factor(p, row));
+            if (solution.loss == infinity()) {
+                solution.loss = loss_beyond_f32(r, target, share, offset, spread);
+            }
+            solved[i] = {map_top, x_top, solution};
+        }
+        // Every thread sees the term, and thread 0 has read the warps' sums.
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) {
+        const float second = terms.count == 2 ? solved[1].solution.loss : 0.0f;
+        write_loss(p, row, solved[0].solution.loss + second);
+    }
+    if (p.gradient != 0) {
+        T* gradient = gradient_row<T>(p, row);
+#pragma unroll 1
+        for (uint32_t j = threadIdx.x; j < p.classes; j += blockDim.x) {
+            const T x = logits[j];
+            float g = 0.0f;
+#pragma unroll 1
+            for (uint32_t i = 0; i < terms.count; i++) {
+                const CarefulTerm& term = solved[i];
+                const uint32_t y = i == 0 ? terms.y[0] : terms.y[1];
+                const float e = exponential(p, x, j, y, term.top, term.x_top);
+                g += j == y ? term.solution.at_target
+                            : map.gradient(e, term.solution.scale, term.solution.less, j);
+            }
+            gradient[j] = round_to<T>(g);
+        }
+    }
+    // The shared values are read before the next row's are written.
+    __syncthreads();
+}
+
+__device__ __forceinline__ bool counts(const AlaParams& p, uint64_t row) {
+    return has_target(p, read_label(p, row));
+}
+__device__ __forceinline__ bool counts(const AlaRecipe& r, uint64_t row) {
+    return read_terms(r, row).count != 0;
+}
+
+// Solves the rows that a block left, and gives the block's loss anew to thread 0. Its rows are
+// `count` from `first` on, and again every `stride`. Called by every thread of the block when all
+// that the block wrote is visible to it.
+template <typename T, typename Map, typename Step>
+__device__ double solve_left(const Step& step, uint64_t first, uint32_t count, uint64_t stride) {
+    const AlaParams& p = params_of(step);
     const float* losses = reinterpret_cast<const float*>(p.row_losses);
     AlaTotals mine = no_rows();
 #pragma unroll 1
-    for (; first < p.rows; first += step) {
+    for (; first < p.rows; first += stride) {
         const uint64_t end = p.rows - first < count ? p.rows : first + count;
 #pragma unroll 1
         for (uint64_t row = first; row < end; row++) {
             if (is_left(losses[row])) {
-                solve_with_care<T, Map>(p, row, static_cast<uint32_t>(read_label(p, row)));
+                solve_with_care<T, Map>(step, row);
             }
         }
 #pragma unroll 1
         for (uint64_t row = first + threadIdx.x; row < end; row += blockDim.x) {
             // A bad label's row has a loss, NaN, that does not count.
-            if (has_target(p, read_label(p, row))) {
+            if (counts(step, row)) {
                 mine.loss += static_cast<double>(losses[row]);
             }
         }

@@ -134,20 +134,46 @@ __device__ inline AlaTotals launch_totals(const AlaParams& p) {
     return block_totals(some);
 }
 
+// What is wrong with a row's label, for the host.
+struct BadRow {
+    int64_t label;
+    uint32_t what;
+};
+__device__ __forceinline__ BadRow bad_row_of(const AlaParams& p, uint64_t row) {
+    return {read_label(p, row), ALA_BAD_LABEL};
+}
+// The same of a recipe's row: see terms.cuh.
+__device__ __forceinline__ BadRow bad_row_of(const AlaRecipe& r, uint64_t row);
+
 // What the last block leaves for the host and for the next launch. Called by its thread 0.
 // `bad_row` is the launch's first.
-__device__ inline void settle(const AlaParams& p, const AlaTotals& totals, uint64_t bad_row) {
+template <typename Step>
+__device__ inline void settle(const Step& step, const AlaTotals& totals, uint64_t bad_row) {
+    const AlaParams& p = params_of(step);
     AlaState& state = state_of(p);
-    double weight;
-    if ((p.flags & ALA_COUNTED) == 0) {
+    double divisor;
+    const bool given = (p.flags & ALA_GIVEN) != 0;
+    if ((p.flags & ALA_COUNTED) == 0 || given) {
         const bool counts = not_every_row_counts_one(p);
-        weight = counts ? totals.weight : static_cast<double>(p.rows);
+        const double weight = counts ? totals.weight : static_cast<double>(p.rows);
+        uint64_t rows = counts ? totals.counted : p.rows;
         state.total_weight = weight;
-        state.counted_rows = counts ? totals.counted : p.rows;
+        state.counted_rows = rows;
+        divisor = p.reduction == ALA_REDUCTION_MEAN && weight > 0.0 ? weight : 1.0;
+        // This and what follows are of means alone.
+        if ((p.flags & ALA_BY_ROWS) != 0) {
+            // Not before it is known that it is wanted: other steps would wait for it.
+            asm volatile("" : "+l"(rows));
+            divisor = rows > 0 ? static_cast<double>(rows) : 1.0;
+        }
+        if (given) {
+            divisor = static_cast<double>(*reinterpret_cast<const float*>(p.given));
+            // No row counts, and 0 is given for them: no loss, not 0/0.
+            divisor = totals.loss == 0.0 ? 1.0 : divisor;
+        }
     } else {
-        weight = state.total_weight;
+        divisor = state.divisor;
     }
-    const double divisor = p.reduction == ALA_REDUCTION_MEAN && weight > 0.0 ? weight : 1.0;
     const double loss = totals.loss / divisor;
     state.loss = loss;
     if (p.loss != 0) {
@@ -158,8 +184,10 @@ __device__ inline void settle(const AlaParams& p, const AlaTotals& totals, uint6
     if (bad_row != ALA_NO_ROW) {
         state.step_bad_row = ALA_NO_ROW;
         if (state.bad_row == ALA_NO_ROW) {
+            const BadRow bad = bad_row_of(step, bad_row);
             state.bad_row = bad_row;
-            state.bad_label = read_label(p, bad_row);
+            state.bad_label = bad.label;
+            state.bad_what = bad.what;
         }
     }
     state.blocks_done = 0;
@@ -214,10 +242,11 @@ enum Ending : uint32_t {
 //
 // A loss that is no number may stand for rows that were left: then `solve_rest()` solves them, and
 // gives the block's loss anew to thread 0.
-template <bool SEVERAL = true, typename Rest>
+template <bool SEVERAL = true, typename Step, typename Rest>
 __device__ void finish(
-    const AlaParams& p, AlaTotals* totals, uint32_t count, uint32_t place, Rest solve_rest) {
+    const Step& step, AlaTotals* totals, uint32_t count, uint32_t place, Rest solve_rest) {
     __shared__ Ending ending;
+    const AlaParams& p = params_of(step);
     if constexpr (SEVERAL) {
         fold_totals(totals, count);
     }
@@ -261,7 +290,7 @@ __device__ void finish(
         __ldcg(reinterpret_cast<const unsigned long long*>(&state_of(p).step_bad_row));
     const AlaTotals all = launch_totals(p);
     if (threadIdx.x == 0) {
-        settle(p, all, bad_row);
+        settle(step, all, bad_row);
     }
 }
 

@@ -213,6 +213,85 @@ __device__ __forceinline__ void solve_in_tile(
     }
 }
 
+// The lowest class of the largest logit of a row in the tile, NO_CLASS where one is no number.
+__device__ __forceinline__ uint32_t predicted(const float* logits, uint32_t classes) {
+    Best best = Best::none();
+    bool no_number = false;
+    for (uint32_t j = 0; j < classes; j++) {
+        no_number |= logits[j] != logits[j];
+        best.take(logits[j], j);
+    }
+    return no_number ? NO_CLASS : best.y;
+}
+
+// The same of a recipe's row.
+template <typename Map, int MOST_CLASSES>
+__device__ __forceinline__ void solve_terms_in_tile(
+    const AlaRecipe& r, const Map& map, uint32_t row, const RowTerms& terms, float* own,
+    float (&x)[MOST_CLASSES], AlaTotals& totals) {
+    const AlaParams& p = r.step;
+    const uint32_t classes = p.classes;
+    const uint32_t a = terms.y[0], b = terms.y[1];
+    const TermTarget first = {read_target(p, a), a, own[a]};
+    const TermTarget second = {read_target(p, b), b, own[b]};
+    // 6, while the logits are there.
+    if (predicts(r)) {
+        write_prediction(r, row, predicted(own, classes), terms.label);
+    }
+    // 1 and 3: the maximum off the targets, whose own terms are kept apart.
+    own[a] = -infinity();
+    own[b] = -infinity();
+    float max = -infinity();
+    each_four<MOST_CLASSES>(classes, [&](int j, bool is) {
+        x[j] = is ? own[j] : -infinity();
+        max = Max::of(max, map.order(x[j], is ? j : 0));
+    });
+    // 2: the targets' exponents, with their margins, and as classes like any other. The pivot is
+    // the lower of the terms' own, which none off the targets is above.
+    const float off_targets = map.from_order(max);
+    float pivot = Max::of(off_targets, target_exponent(first.x, map, a, first.target).sum);
+    if (terms.count == 2) {
+        const float at_second = target_exponent(second.x, map, b, second.target).sum;
+        const float other = Max::of(Max::of(off_targets, at_second), map.at(first.x, a));
+        pivot = fminf(Max::of(pivot, map.at(second.x, b)), other);
+    }
+    pivot = pivot_of(pivot);
+    // 4 and 5: exponentials and their sum.
+    float sum = 0.0f;
+    Exponents exponents = Exponents::none();
+    const bool smooths = r.each != 0.0f;
+    const uint32_t targets = 1u << a | 1u << b;
+    each_four<MOST_CLASSES>(classes, [&](int j, bool is) {
+        float weight;
+        const float u = map.weighed(x[j], is ? j : 0, pivot, weight);
+        x[j] = exp2_fast(u);
+        sum += x[j];
+        if (smooths && is && (targets >> j & 1) == 0) {
+            exponents.add(u, weight);
+        }
+    });
+    // 6 and 7.
+    const TermsSolution solved = solve_terms(
+        r, map, terms.count, [&](uint32_t i) { return i == 0 ? first : second; },
+        [&](uint32_t i) { return i == 0 ? terms.share[0] : terms.share[1]; }, {pivot, sum},
+        map.unit(r) * exponents.sum, row_factor(p, row));
+    const double weight = weight_of(first.target, terms.share[0], second.target, terms.share[1]);
+    write_terms(r, row, weight, solved, totals);
+    if (solved.left) {
+        own[a] = first.x;
+        own[b] = second.x;
+    } else if (p.gradient != 0) {
+        const ScaleLess scale = {solved.scale, solved.less};
+        each_four<MOST_CLASSES>(classes, [&](int j, bool is) {
+            if (is) {
+                own[j] = scale.of(map, x[j], j);
+            }
+        });
+        own[b] = solved.at[1];
+        own[a] = solved.at[0];
+    }
+}
+
 template <typename T, typename Map, int LANES, int ELEMENTS, int THREADS>
 __device__ void packed_rows(const AlaParams& p) {
     static_assert(LANES == 1, "a thread a row");
@@ -292,6 +371,93 @@ __device__ void packed_rows(const AlaParams& p) {
         const uint64_t step = static_cast<uint64_t>(gridDim.x) * blockDim.x;
         return solve_left<T, Map>(
             p, static_cast<uint64_t>(blockIdx.x) * blockDim.x, blockDim.x, step);
+    });
+}
+
+// The same of a recipe.
+template <typename T, typename Map, int LANES, int ELEMENTS, int THREADS>
+__device__ void packed_rows(const AlaRecipe& r) {
+    static_assert(LANES == 1, "a thread a row");
+    static_assert(2 * (WIDTH<T> - 1) <= WARP, "head and tail are one access each");
+    static_assert(ELEMENTS % 4 == 0 && THREADS * ELEMENTS <= 1 << 12, "Tile's reciprocal is exact");
+    // Logits, then gradients, in f32; in the end each thread's totals. The host knows how large.
+    extern __shared__ __align__(16) float tile[];
+    const AlaParams& p = r.step;
+    const Map map(r);
+    const uint32_t classes = p.classes;
+    AlaTotals mine = no_rows();
+    // 32 bits hold every row (the host sees to it).
+    const uint32_t all_rows = p.rows_32;
+    const uint32_t step = gridDim.x * blockDim.x;
+    constexpr uint32_t LINE = LINE_BYTES / sizeof(T);
+    uint32_t first = blockIdx.x * blockDim.x;
+    bool some = first < p.sure_rows;
+    if (!some) {
+        if (is_skipped(p)) {
+            return;
+        }
+        some = first < all_rows;
+    }
+    if (some) {
+        do {
+            const uint32_t rows = min(all_rows - first, blockDim.x);
+            const bool live = threadIdx.x < rows;
+            const uint32_t row = first + threadIdx.x;
+            RowTerms terms = {};
+            if (live) {
+                terms = read_terms(r, row);
+            }
+
+            const T* logits = logits_row<T>(p, first);
+            const Span span = split(logits, rows * classes);
+            const Tile places(tile, classes, span.head);
+            // The next whole tile's lines come to L2 while this one is solved, one a thread. Asked
+            // for behind this one's loads ptxas spills for sm_100.
+            if (first + step + blockDim.x <= all_rows) {
+                const uint32_t place = thread_again() * LINE;
+                if (place < blockDim.x * classes) {
+                    prefetch(logits_row<T>(p, first + step) + place);
+                }
+            }
+            copy_in(logits, span, places);
+            // The tile is whole before any thread reads its row, which others loaded.
+            __syncthreads();
+
+            // 1 to 7, a row a thread.
+            float* own = places.row(threadIdx.x);
+            if (live && terms.count == 0) {
+                report_row_without_target(r, row, terms.is_bad());
+                for (uint32_t j = 0; j < classes; j++) {
+                    own[j] = 0.0f;
+                }
+            } else if (live) {
+                float x[ELEMENTS];
+                solve_terms_in_tile(r, map, row, terms, own, x, mine);
+            }
+            // The gradients are whole before any thread stores some of another's row.
+            __syncthreads();
+
+            // 7: the gradients go to memory.
+            if (p.gradient != 0) {
+                T* gradient = gradient_row<T>(p, first);
+                if ((p.flags & ALA_OUT_OF_PHASE) == 0) {
+                    copy_out(gradient, span, places, true);
+                } else {
+                    copy_out(gradient, split(gradient, rows * classes), places, false);
+                }
+                // The tile is stored before the next one is loaded over it.
+                __syncthreads();
+            }
+        } while ((first += step) < all_rows);
+    }
+    // 8: the rows' losses become one number. No thread reads the tile any more.
+    __syncthreads();
+    AlaTotals* totals = reinterpret_cast<AlaTotals*>(tile);
+    totals[threadIdx.x] = mine;
+    finish(r, totals, blockDim.x, blockIdx.x, [&] {
+        const uint64_t step = static_cast<uint64_t>(gridDim.x) * blockDim.x;
+        return solve_left<T, Map>(
+            r, static_cast<uint64_t>(blockIdx.x) * blockDim.x, blockDim.x, step);
     });
 }
 

@@ -212,6 +212,15 @@ __device__ __forceinline__ void take_target_out(
     }
 }
 
+// The same where the class is in head or tail.
+template <typename Shape>
+__device__ __forceinline__ void take_edge_out(
+    const LanePlace<Shape>& place, uint32_t y, typename Shape::Logits& logits) {
+    using T = typename Shape::T;
+    place.each_edge(
+        [&](auto i) { logits.edges[i] = place.edge_class(i) == y ? least(T()) : logits.edges[i]; });
+}
+
 // The largest of the vectors' logits, packed as they are.
 template <typename T, int VECTORS>
 __device__ __forceinline__ float max_of_vectors(const Words (&vectors)[VECTORS]) {
@@ -346,11 +355,37 @@ __device__ __forceinline__ RowGradient solve(
     return scales;
 }
 
+// The same of a recipe's row, whose targets are `kept`; `less` is what smoothing takes off.
+template <typename Map, typename Kept>
+__device__ __forceinline__ RowGradient solve_kept_terms(
+    const AlaRecipe& r, const Map& map, uint32_t row, bool first_lane, Kept& kept,
+    MaxSum off_targets, float exponents, AlaTotals& totals, float& less) {
+    const AlaParams& p = r.step;
+    const TermsSolution solved = solve_terms(
+        r, map, kept.count,
+        [&](uint32_t i) {
+            return TermTarget{kept.targets[i].target, kept.y[i], kept.targets[i].x};
+        },
+        [&](uint32_t i) { return kept.share[i]; }, off_targets, map.unit(r) * exponents,
+        row_factor(p, row));
+    if (first_lane) {
+        const double weight =
+            weight_of(kept.targets[0].target, kept.share[0], kept.targets[1].target, kept.share[1]);
+        write_terms(r, row, weight, solved, totals);
+    }
+    if (p.gradient == 0 || solved.left) {
+        return {left_row(), 0.0f};
+    }
+    less = solved.less;
+    kept.at_second = solved.at[1];
+    return {solved.scale * exp2_fast(off_targets.max - solved.pivot), solved.at[0]};
+}
+
 // Stores the gradients of a lane's vectors, one after the other: registers are free again after
 // each. `IN_PHASE`: by 16 bytes, as the logits were loaded.
-template <bool IN_PHASE, typename Shape, typename Map>
+template <bool IN_PHASE, typename Shape, typename Map, typename Scaled>
 __device__ __forceinline__ void store_vectors(
-    const Map& map, const LanePlace<Shape>& place, float scale,
+    const Map& map, const LanePlace<Shape>& place, Scaled scale,
     typename Shape::Exponentials& exponentials, typename Shape::T* to) {
     using T = typename Shape::T;
     unrolled<Shape::VECTORS>([&](auto i) {
@@ -358,7 +393,7 @@ __device__ __forceinline__ void store_vectors(
             float (&g)[Shape::V] = exponentials.vectors[i];
 #pragma unroll
             for (int k = 0; k < Shape::V; k++) {
-                g[k] *= map.times_class_slope(scale, place.class_of(i, k));
+                g[k] = scale.of(map, g[k], place.class_of(i, k));
             }
             if constexpr (IN_PHASE) {
                 store_whole<i, Shape::LANES>(to, pack<T>(g));
@@ -372,13 +407,13 @@ __device__ __forceinline__ void store_vectors(
     });
 }
 
-// Stores a lane's gradient. The owner's store of the target's comes last, alone: put into its
-// vector it would cost every vector a comparison.
-template <typename Shape, typename Map>
-__device__ __forceinline__ void store_gradient(
+// Stores a lane's gradient but for the `second` target's. The owner's store of the target's comes
+// last, alone: put into its vector it would cost every vector a comparison.
+template <typename Shape, typename Map, typename Scaled>
+__device__ __forceinline__ typename Shape::T* store_gradient(
     const AlaParams& p, const Map& map, const LanePlace<Shape>& place, uint32_t row, uint32_t y,
-    bool owner, float scale, float at_target, typename Shape::Exponentials& exponentials,
-    const typename Shape::EdgesInShared& edges) {
+    uint32_t second, bool owner, Scaled scale, float at_target,
+    typename Shape::Exponentials& exponentials, const typename Shape::EdgesInShared& edges) {
     using T = typename Shape::T;
     T* to = gradient_row<T>(p, opaque(row)) + static_cast<int>(place.first_class);
     if ((p.flags & ALA_OUT_OF_PHASE) == 0) {
@@ -388,8 +423,8 @@ __device__ __forceinline__ void store_gradient(
     }
     place.each_edge([&](auto i) {
         const uint32_t j = place.edge_class_again(i);
-        if (j != y) {
-            const float g = map.times_class_slope(scale, j) * edges.of[i][thread_again()];
+        if (j != y && j != second) {
+            const float g = scale.of(map, edges.of[i][thread_again()], j);
             to[static_cast<int>(j - place.first_class)] = round_to<T>(g);
         }
     });
@@ -397,10 +432,192 @@ __device__ __forceinline__ void store_gradient(
         // After this thread's own store of the vector around it.
         to[static_cast<int>(y - place.first_class)] = round_to<T>(at_target);
     }
+    return to;
 }
 
-template <typename T, typename Map, int LANES, int ELEMENTS, int THREADS>
-__device__ void register_row(const AlaParams& p) {
+// What the lanes of a team share of a recipe's row while the registers are the row's.
+struct TermsInShared {
+    TargetInShared targets[2];
+    uint32_t y[2];
+    float share[2];
+    float at_second;  // the gradient at the second target
+    uint32_t count;
+    uint32_t label;
+    Best best;  // of the team
+};
+
+// Which of a lane's vectors have no target, a bit each: their exponents are added as they come.
+template <typename Shape>
+__device__ __forceinline__ uint32_t
+vectors_without_target(const LanePlace<Shape>& place, uint32_t place_a, uint32_t place_b) {
+    uint32_t vectors = 0;
+    unrolled<Shape::VECTORS>([&](auto i) {
+        const bool has_target = (owns<Shape>(place_a) && place_a / Shape::STEP == i) ||
+                                (owns<Shape>(place_b) && place_b / Shape::STEP == i);
+        if (place.share.template has<i, Shape::LANES>() && !has_target) {
+            vectors |= 1u << i;
+        }
+    });
+    return vectors;
+}
+
+// The exponents of the lane's vector that has the target, without both targets: from memory once
+// more, since in registers the targets are taken out.
+template <typename Shape, typename Map>
+__device__ __forceinline__ void add_vector_of_target(
+    const Map& map, const LanePlace<Shape>& place, const typename Shape::T* row,
+    uint32_t target_place, uint32_t a, uint32_t b, float pivot, Exponents& exponents) {
+    constexpr int V = Shape::V;
+    const uint32_t i = target_place / Shape::STEP;
+    const bool there = i < Shape::VECTORS &&
+                       place.share.left > static_cast<int>(i * Shape::LANES) &&
+                       (i > 0 || place.share.thread >= place.share.begin);
+    if (owns<Shape>(target_place) && there) {
+        const uint32_t first = place.first_class + i * Shape::STEP;
+        float x[V];
+        load_vector<true>(row + first, x);
+#pragma unroll
+        for (int k = 0; k < V; k++) {
+            if (first + k != a && first + k != b) {
+                float weight;
+                const float u = map.weighed(x[k], first + k, pivot, weight);
+                exponents.add(u, weight);
+            }
+        }
+    }
+}
+
+// As lane_exponentials, and the exponents where labels are smoothed.
+template <typename Shape, typename Map>
+__device__ __forceinline__ float lane_terms(
+    const AlaRecipe& r, const Map& map, const LanePlace<Shape>& place, float pivot,
+    const typename Shape::T* row, uint32_t a, uint32_t b, const typename Shape::Logits& logits,
+    typename Shape::Exponentials& exponentials, typename Shape::EdgesInShared& edges,
+    Exponents& exponents) {
+    using T = typename Shape::T;
+    exponents = Exponents::none();
+    const bool smooths = r.each != 0.0f;
+    const uint32_t place_a = a - place.first_class, place_b = b - place.first_class;
+    uint32_t added = 0;
+    if (smooths) {
+        added = vectors_without_target(place, place_a, place_b);
+        add_vector_of_target(map, place, row, place_a, a, b, pivot, exponents);
+        const bool together =
+            owns<Shape>(place_a) && place_a / Shape::STEP == place_b / Shape::STEP;
+        if (!together) {
+            add_vector_of_target(map, place, row, place_b, a, b, pivot, exponents);
+        }
+    }
+    float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    // Twice the code, so that steps that smooth nothing add nothing.
+    const auto pass = [&](auto smooth) {
+        constexpr bool SMOOTHS = decltype(smooth)() != 0;
+        unrolled<Shape::VECTORS>([&](auto i) {
+            unpack<T>(logits.vectors[i], exponentials.vectors[i]);
+            Exponents of_vector = Exponents::none();
+            if (Map::ORDERED || place.share.template has<i, Shape::LANES>()) {
+#pragma unroll
+                for (int k = 0; k < Shape::V; k++) {
+                    float& e = exponentials.vectors[i][k];
+                    float weight;
+                    const float u = map.weighed(e, place.class_of(i, k), pivot, weight);
+                    if constexpr (SMOOTHS && Map::ORDERED) {
+                        of_vector.sum = k == 0 ? u : of_vector.sum + u;
+                    } else if constexpr (SMOOTHS) {
+                        of_vector.add(u, weight);
+                    }
+                    e = exp2_fast(u);
+                    sums[k % 4] = i == 0 && k < 4 ? e : sums[k % 4] + e;
+                }
+            }
+            if constexpr (SMOOTHS) {
+                // By its sum, one choice a vector.
+                const bool is_added = (added & 1u << i) != 0;
+                exponents.sum = is_added ? exponents.sum + of_vector.sum : exponents.sum;
+                exponents.weight =
+                    is_added ? exponents.weight + (Map::ORDERED ? Shape::V : of_vector.weight)
+                             : exponents.weight;
+            }
+        });
+    };
+    if (smooths) {
+        pass(Constant<1>());
+    } else {
+        pass(Constant<0>());
+    }
+    float sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    place.each_edge([&](auto i) {
+        const uint32_t j = place.edge_class(i);
+        float weight;
+        const float u = map.weighed(widen(logits.edges[i]), j, pivot, weight);
+        if (smooths && j != a && j != b) {
+            exponents.add(u, weight);
+        }
+        const float e = exp2_fast(u);
+        sum += e;
+        edges.of[i][threadIdx.x] = e;
+    });
+    return sum;
+}
+
+// The team's largest logit off the targets: whichever lane has it looks for its class.
+template <typename Shape>
+__device__ __forceinline__ Best team_best(
+    const LanePlace<Shape>& place, uint32_t a, uint32_t b, const typename Shape::Logits& logits) {
+    using T = typename Shape::T;
+    float max = max_of_vectors<T>(logits.vectors);
+    unrolled<Shape::EDGES>([&](auto i) { max = Max::of(max, widen(logits.edges[i])); });
+    const float of_team = reduce_team<Max, Shape::TEAM>(max);
+    Best best = Best::none();
+    if (max == of_team) {
+        const auto look = [&](float x, uint32_t j) {
+            if (x == of_team && j != a && j != b) {
+                best.take(x, j);
+            }
+        };
+        unrolled<Shape::VECTORS>([&](auto i) {
+            if (place.share.template has<i, Shape::LANES>()) {
+                float x[Shape::V];
+                unpack<T>(logits.vectors[i], x);
+#pragma unroll
+                for (int k = 0; k < Shape::V; k++) {
+                    look(x[k], place.class_of(i, k));
+                }
+            }
+        });
+        place.each_edge([&](auto i) { look(widen(logits.edges[i]), place.edge_class(i)); });
+    }
+    return best_of_team<Shape::TEAM>(best);
+}
+
+// Step 6: the class of the row's largest logit. `off_targets` tells by its sum of a logit that is
+// no number; where the maximum is infinite, that may have made it none.
+template <typename T>
+__device__ __forceinline__ uint32_t predicted_of_row(
+    const AlaParams& p, uint64_t row, Best best, const TermsInShared& kept, MaxSum off_targets) {
+    bool no_number = false;
+#pragma unroll 1
+    for (uint32_t i = 0; i < 2; i++) {
+        no_number |= kept.targets[i].x != kept.targets[i].x;
+        best.take(kept.targets[i].x, kept.y[i]);
+    }
+    if (off_targets.sum != off_targets.sum) {
+        if (off_targets.max < infinity()) {
+            no_number = true;
+        } else {
+            const T* logits = logits_row<T>(p, row);
+#pragma unroll 1
+            for (uint32_t j = 0; j < p.classes; j++) {
+                const float x = widen(logits[j]);
+                no_number |= x != x;
+            }
+        }
+    }
+    return no_number ? NO_CLASS : best.y;
+}
+
+template <typename T, typename Map, int LANES, int ELEMENTS, int THREADS, typename Step>
+__device__ void register_row(const Step& step) {
     using Shape = RegisterShape<T, LANES, ELEMENTS, THREADS>;
     constexpr bool BLOCK = Shape::BLOCK;
     constexpr int TEAM = Shape::TEAM;
@@ -408,19 +625,21 @@ __device__ void register_row(const AlaParams& p) {
     __shared__ WarpSlots<Shape::TEAMS> slots[2];
     __shared__ typename Shape::EdgesInShared edges;
     // One a team.
-    __shared__ TargetInShared targets[THREADS / TEAM];
+    constexpr bool RECIPE = IS_RECIPE<Step>;
+    using Kept = Select<RECIPE, TermsInShared, TargetInShared>;
+    __shared__ Kept targets[THREADS / TEAM];
+    __shared__ Select<RECIPE, RecipeSlots<Shape::TEAMS>, Nothing> recipe_slots[2];
     // One for each row that a block has at a time.
     __shared__ AlaTotals totals[THREADS / LANES];
 
-    const Map map(p);
+    const AlaParams& p = params_of(step);
+    const Map map(step);
     const uint32_t lane = BLOCK ? threadIdx.x : threadIdx.x % LANES;
     const uint32_t row_in_block = BLOCK ? 0 : threadIdx.x / LANES;
     const uint32_t rows_at_once = BLOCK ? 1 : blockDim.x / LANES;
     // One lane of each team does what is done once a row, and tells the others.
     const bool leader = threadIdx.x % TEAM == 0;
-    const auto target_in_shared = [&]() -> TargetInShared& {
-        return targets[thread_again() / TEAM];
-    };
+    const auto target_in_shared = [&]() -> Kept& { return targets[thread_again() / TEAM]; };
     if (lane == 0) {
         totals[row_in_block] = no_rows();
     }
@@ -444,8 +663,16 @@ __device__ void register_row(const AlaParams& p) {
             const uint32_t row = first + row_in_block;
             const bool live = BLOCK || row < rows;
             int64_t label = 0;
+            RowTerms terms = {};
             if (leader && live) {
-                label = read_label(p, row);
+                if constexpr (RECIPE) {
+                    terms = read_terms(step, row);
+                } else if constexpr (BLOCK) {
+                    // By value: fewer instructions, for the sake of blocks' many lanes.
+                    label = read_label(Labels{p.labels, p.label_type}, row);
+                } else {
+                    label = read_label(p, row);
+                }
             }
 
             // The row's loads do not wait for its label.
@@ -469,54 +696,121 @@ __device__ void register_row(const AlaParams& p) {
             // No classes.
             constexpr uint32_t NO_TARGET = 0xffffffffu;
             constexpr uint32_t NO_ROW = NO_TARGET - 1;
-            const uint32_t target_class =
-                has_target(p, label) ? static_cast<uint32_t>(label) : NO_TARGET;
+            uint32_t target_class;
+            if constexpr (RECIPE) {
+                target_class = terms.count != 0 ? terms.y[0] : NO_TARGET;
+            } else {
+                target_class = has_target(p, label) ? static_cast<uint32_t>(label) : NO_TARGET;
+            }
             const uint32_t y = from_leader<TEAM>(live ? target_class : NO_ROW);
             if (y == NO_TARGET) {
                 if constexpr (BLOCK) {
                     // Every thread's loads are done before another writes over them, where the
                     // gradient is in place.
                     __syncthreads();
-                    skip_row<T>(p, row, lane, LANES);
+                    if constexpr (RECIPE) {
+                        // Thread 0, which reports, is a leader.
+                        skip_row<T>(step, row, lane, LANES, terms.is_bad());
+                    } else {
+                        skip_row<T>(step, row, lane, LANES);
+                    }
                     // The whole block: no one waits at the barrier below.
                     continue;
                 } else if (lane == 0) {
                     // The gradient follows below, with those of the warp's other rows.
-                    report_row_without_target(p, row);
+                    if constexpr (RECIPE) {
+                        report_row_without_target(step, row, terms.is_bad());
+                    } else {
+                        report_row_without_target(step, row);
+                    }
                 }
             }
             const bool valid = BLOCK || y < NO_ROW;
+            uint32_t second = y;
+            if constexpr (RECIPE) {
+                second = from_leader<TEAM>(valid ? terms.y[1] : y);
+            }
             // They come while the row is worked on.
             TargetArriving<T> arriving;
+            TargetArriving<T> second_arriving;
             if (leader && valid) {
-                arriving.ask(p, y, row_logits, target_in_shared());
+                if constexpr (RECIPE) {
+                    Kept& kept = target_in_shared();
+                    arriving.ask(p, y, row_logits, kept.targets[0]);
+                    second_arriving.ask(p, second, row_logits, kept.targets[1]);
+                    kept.y[0] = y;
+                    kept.y[1] = second;
+                    kept.share[0] = terms.share[0];
+                    kept.share[1] = terms.share[1];
+                    kept.count = terms.count;
+                    kept.label = terms.label;
+                    kept.best = Best::none();
+                } else {
+                    arriving.ask(p, y, row_logits, target_in_shared());
+                }
             }
+            const auto keep_targets = [&] {
+                if (leader) {
+                    if constexpr (RECIPE) {
+                        arriving.put(target_in_shared().targets[0]);
+                        second_arriving.put(target_in_shared().targets[1]);
+                    } else {
+                        arriving.put(target_in_shared());
+                    }
+                }
+            };
             const uint32_t target_place =
                 Map::ORDERED ? opaque(y - place.first_class) : y - place.first_class;
             const bool owner = owns<Shape>(target_place);
             take_target_out<Shape>(target_place, logits);
+            if constexpr (RECIPE) {
+                take_target_out<Shape>(second - place.first_class, logits);
+                take_edge_out(place, second, logits);
+            }
 
             // 1 and 3: the exponents off the target, and the team's maximum.
             const float pivot = reduce_team<Max, TEAM>(lane_max(map, place, y, logits));
-            if constexpr (!COPIES_WITHOUT_REGISTERS) {
-                if (leader) {
-                    arriving.put(target_in_shared());
+            if constexpr (RECIPE) {
+                if (predicts(step)) {
+                    const Best best = team_best(place, y, second, logits);
+                    if (leader) {
+                        target_in_shared().best = best;
+                    }
                 }
+            }
+            if constexpr (!COPIES_WITHOUT_REGISTERS) {
+                keep_targets();
             }
 
             // 4 and 5: the lane's exponentials and the team's sum, then the row's maximum.
             typename Shape::Exponentials exponentials;
-            const float sum = lane_exponentials(map, place, pivot, logits, exponentials, edges);
+            float sum;
+            Exponents exponents = Exponents::none();
+            if constexpr (RECIPE) {
+                sum = lane_terms(
+                    step, map, place, pivot, row_logits, y, second, logits, exponentials, edges,
+                    exponents);
+                if (step.each != 0.0f) {
+                    exponents.sum = reduce_team<Sum, TEAM>(exponents.sum);
+                    if constexpr (BLOCK) {
+                        exponents.weight = reduce_team<Sum, TEAM>(exponents.weight);
+                    }
+                }
+            } else {
+                sum = lane_exponentials(map, place, pivot, logits, exponentials, edges);
+            }
             MaxSum all = {pivot, reduce_team<Sum, TEAM>(sum)};
             if constexpr (COPIES_WITHOUT_REGISTERS) {
                 // Before the barrier: behind it another warp may store its gradient over the logit.
-                if (leader) {
-                    arriving.put(target_in_shared());
-                }
+                keep_targets();
             }
             if constexpr (BLOCK) {
                 if (leader) {
                     slots[turn].put(threadIdx.x / WARP, all);
+                    if constexpr (RECIPE) {
+                        recipe_slots[turn].put(
+                            threadIdx.x / WARP, {exponents, target_in_shared().best});
+                    }
                 }
                 // All warps' values are in their slots before any warp reads them.
                 __syncthreads();
@@ -524,12 +818,14 @@ __device__ void register_row(const AlaParams& p) {
             }
 
             // 6: the row's hit.
-            if (p.hits != 0) {
-                const float x_target =
-                    from_leader<TEAM>(leader && valid ? target_in_shared().x : 0.0f);
-                const bool hit = is_hit<Shape>(p, map, row, lane, valid, y, x_target, all);
-                if (lane == 0 && valid) {
-                    write_hit(p, row, hit);
+            if constexpr (!RECIPE) {
+                if (p.hits != 0) {
+                    const float x_target =
+                        from_leader<TEAM>(leader && valid ? target_in_shared().x : 0.0f);
+                    const bool hit = is_hit<Shape>(p, map, row, lane, valid, y, x_target, all);
+                    if (lane == 0 && valid) {
+                        write_hit(p, row, hit);
+                    }
                 }
             }
 
@@ -538,17 +834,38 @@ __device__ void register_row(const AlaParams& p) {
             if constexpr (BLOCK) {
                 if (leader) {
                     all.sum = slots[turn].sum_against(all.max);
+                    if constexpr (RECIPE) {
+                        exponents.sum = recipe_slots[turn].exponents_against(slots[turn], all.max);
+                    }
                 }
             }
             RowGradient scales = {left_row(), 0.0f};
+            float less = 0.0f;
             if (leader && valid) {
                 AlaTotals& of_row = totals[BLOCK ? 0 : thread_again() / LANES];
-                scales = solve(p, map, row, lane == 0, y, target_in_shared(), all, of_row);
+                if constexpr (RECIPE) {
+                    Kept& kept = target_in_shared();
+                    if (lane == 0 && predicts(step)) {
+                        Best best = kept.best;
+                        if constexpr (BLOCK) {
+                            best = recipe_slots[turn].best();
+                        }
+                        write_prediction(
+                            step, row, predicted_of_row<T>(p, row, best, kept, all), kept.label);
+                    }
+                    scales = solve_kept_terms(
+                        step, map, row, lane == 0, kept, all, exponents.sum, of_row, less);
+                } else {
+                    scales = solve(p, map, row, lane == 0, y, target_in_shared(), all, of_row);
+                }
             }
             turn ^= 1;
             const float row_scale = from_leader<TEAM>(scales.scale);
             const float at_target = from_leader<TEAM>(scales.at_target);
-            if constexpr (!BLOCK) {
+            if constexpr (RECIPE) {
+                less = from_leader<TEAM>(less);
+            }
+            if constexpr (!BLOCK || RECIPE) {
                 // Every lane's loads are done before another writes over them, where the gradient
                 // is in place.
                 __syncwarp();
@@ -565,14 +882,26 @@ __device__ void register_row(const AlaParams& p) {
                 }
             }
             const float scale = BLOCK ? row_scale * exp2_fast(pivot - all.max) : row_scale;
-            store_gradient(p, map, place, row, y, owner, scale, at_target, exponentials, edges);
+            if constexpr (RECIPE) {
+                const Kept& kept = target_in_shared();
+                T* to = store_gradient(
+                    p, map, place, row, y, kept.y[1], owner, ScaleLess{scale, less}, at_target,
+                    exponentials, edges);
+                const uint32_t second_place = kept.y[1] - place.first_class;
+                if (owns<Shape>(second_place)) {
+                    to[static_cast<int>(second_place)] = round_to<T>(kept.at_second);
+                }
+            } else {
+                store_gradient(
+                    p, map, place, row, y, y, owner, Scale{scale}, at_target, exponentials, edges);
+            }
         } while ((first += gridDim.x * rows_at_once) < rows);
     }
     // 8: the rows' losses become one number.
-    finish<!BLOCK>(p, totals, rows_at_once, blockIdx.x, [&] {
+    finish<!BLOCK>(step, totals, rows_at_once, blockIdx.x, [&] {
         const uint32_t count = opaque(rows_at_once);
-        const uint64_t step = static_cast<uint64_t>(gridDim.x) * count;
-        return solve_left<T, Map>(p, static_cast<uint64_t>(blockIdx.x) * count, count, step);
+        const uint64_t stride = static_cast<uint64_t>(gridDim.x) * count;
+        return solve_left<T, Map>(step, static_cast<uint64_t>(blockIdx.x) * count, count, stride);
     });
 }
 

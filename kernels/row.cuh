@@ -10,6 +10,23 @@
 
 namespace ala {
 
+// The parameters of a step, alone or within a recipe's.
+__device__ __forceinline__ const AlaParams& params_of(const AlaParams& p) {
+    return p;
+}
+__device__ __forceinline__ const AlaParams& params_of(const AlaRecipe& r) {
+    return r.step;
+}
+// Whether a step is a recipe's: its rows have terms, a label is smoothed, classes are predicted.
+template <typename Step>
+constexpr bool IS_RECIPE = false;
+template <>
+constexpr bool IS_RECIPE<AlaRecipe> = true;
+
+__device__ __forceinline__ const AlaClasses& classes_of(const AlaRecipe& r) {
+    return *reinterpret_cast<const AlaClasses*>(r.all_classes);
+}
+
 // The affine maps off the target, u_j = a_j x_j + b_j. `order(x, j)` is what the maximum is taken
 // of, and `from_order` makes the exponent of it. `exponent` is u_j - pivot with one rounding for
 // the product: added to a bias first, a large pivot would swallow the logit's digits.
@@ -39,37 +56,100 @@ struct Uniform {
     __device__ float times_class_slope(float scale, uint32_t) const { return scale; }
 };
 
+// A class's map where each has one. Volatile, or the compiler keeps the maps of every element over
+// the row instead of reading them again from L1, and spills.
+__device__ __forceinline__ AlaAffine read_map(const AlaAffine* from) {
+    AlaAffine a;
+    asm volatile("ld.global.nc.v2.f32 {%0, %1}, [%2];" : "=f"(a.slope), "=f"(a.bias) : "l"(from));
+    return a;
+}
+__device__ __forceinline__ AlaWeighed read_map(const AlaWeighed* from) {
+    AlaWeighed a;
+    asm volatile("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(a.slope), "=f"(a.bias), "=f"(a.weight), "=f"(a.slope_weight)
+                 : "l"(from));
+    return a;
+}
+
 // A slope and a bias for each class.
-struct PerClass {
+template <typename Entry>
+struct PerClassMap {
     static constexpr bool ORDERED = false;
-    const AlaAffine* maps;
-    __device__ explicit PerClass(const AlaParams& p)
-        : maps(reinterpret_cast<const AlaAffine*>(p.others)) {}
-    __device__ AlaAffine map(uint32_t j) const {
-        // Volatile, or the compiler keeps the maps of every element over the row instead of reading
-        // them again from L1, and spills.
-        AlaAffine a;
-        asm volatile("ld.global.nc.v2.f32 {%0, %1}, [%2];"
-                     : "=f"(a.slope), "=f"(a.bias)
-                     : "l"(maps + j));
-        return a;
-    }
+    const Entry* maps;
+    __device__ Entry map(uint32_t j) const { return read_map(maps + j); }
     __device__ float at(float x, uint32_t j) const {
-        const AlaAffine a = map(j);
+        const Entry a = map(j);
         return fmaf(a.slope, x, a.bias);
     }
     __device__ float order(float x, uint32_t j) const {
-        const AlaAffine a = map(j);
+        const Entry a = map(j);
         return __fmaf_ru(a.slope, x, a.bias);
     }
     __device__ float from_order(float max) const { return max; }
     __device__ float exponent(float x, uint32_t j, float pivot) const {
-        const AlaAffine a = map(j);
+        const Entry a = map(j);
         return fmaf(a.slope, x, -pivot) + a.bias;
     }
     __device__ float common_slope() const { return LN_2; }
     __device__ float times_class_slope(float scale, uint32_t j) const {
         return scale * map(j).slope;
+    }
+};
+struct PerClass : PerClassMap<AlaAffine> {
+    __device__ explicit PerClass(const AlaParams& p)
+        : PerClassMap{reinterpret_cast<const AlaAffine*>(p.others)} {}
+};
+
+// The same maps as recipes have them, with the classes' weights for smoothed labels. Weights are in
+// units: where the slope is uniform the classes' common one.
+struct UniformWeighed : Uniform {
+    __device__ explicit UniformWeighed(const AlaRecipe& r) : Uniform(r.step) {}
+    __device__ float unit(const AlaRecipe& r) const { return classes_of(r).common_weight; }
+    __device__ float weight(const AlaRecipe& r, uint32_t) const { return unit(r); }
+    // u_j - pivot, and the class's weight.
+    __device__ float weighed(float x, uint32_t j, float pivot, float& weight) const {
+        weight = 1.0f;
+        return exponent(x, j, pivot);
+    }
+    // dL/dx_j from its exponential: less is what smoothing takes off, for a unit of weight.
+    __device__ float gradient(float e, float scale, float less, uint32_t) const {
+        return fmaf(e, scale, -less);
+    }
+};
+struct PerClassWeighed : PerClassMap<AlaWeighed> {
+    __device__ explicit PerClassWeighed(const AlaRecipe& r)
+        : PerClassMap{reinterpret_cast<const AlaWeighed*>(r.weighed)} {}
+    __device__ float unit(const AlaRecipe&) const { return 1.0f; }
+    __device__ float weight(const AlaRecipe&, uint32_t j) const { return map(j).weight; }
+    __device__ float weighed(float x, uint32_t j, float pivot, float& weight) const {
+        const AlaWeighed a = map(j);
+        weight = a.weight;
+        return fmaf(a.slope, x, -pivot) + a.bias;
+    }
+    __device__ float gradient(float e, float scale, float less, uint32_t j) const {
+        const AlaWeighed a = map(j);
+        return fmaf(e, scale * a.slope, -(less * a.slope_weight));
+    }
+};
+
+// What makes a gradient of an exponential: a scale, and in recipes what smoothing takes off.
+struct Scale {
+    float scale;
+    template <typename Map>
+    __device__ __forceinline__ float of(const Map& map, float e, uint32_t j) const {
+        return e * map.times_class_slope(scale, j);
+    }
+    __device__ __forceinline__ Scale times(float factor) const { return {scale * factor}; }
+};
+struct ScaleLess {
+    float scale;
+    float less;
+    template <typename Map>
+    __device__ __forceinline__ float of(const Map& map, float e, uint32_t j) const {
+        return map.gradient(e, scale, less, j);
+    }
+    __device__ __forceinline__ ScaleLess times(float factor) const {
+        return {scale * factor, less};
     }
 };
 
@@ -102,7 +182,7 @@ struct TargetExponent {
 template <typename Map>
 __device__ __forceinline__ TargetExponent
 target_exponent(float x, const Map& maps, uint32_t y, const AlaTarget& target) {
-    const AlaAffine map = maps.map(y);
+    const auto map = maps.map(y);
     const float p = map.slope * x;
     const float q = target.extra_slope * x;
     float error = fmaf(map.slope, x, -p) + fmaf(target.extra_slope, x, -q);

@@ -19,7 +19,13 @@ __device__ __forceinline__ const T* logits_row(const AlaParams& p, uint64_t row)
     return reinterpret_cast<const T*>(p.logits) + row * p.logits_stride;
 }
 
-__device__ __forceinline__ int64_t read_label(const AlaParams& p, uint64_t row) {
+struct Labels {
+    uint64_t labels;
+    uint32_t label_type;
+};
+// `From` is Labels, or AlaParams, which has the same: where the address is read in each branch.
+template <typename From>
+__device__ __forceinline__ int64_t read_label(const From& p, uint64_t row) {
     // The most frequent type first.
     if (p.label_type == ALA_LABEL_I64) {
         return reinterpret_cast<const int64_t*>(p.labels)[row];
@@ -51,9 +57,7 @@ __device__ __forceinline__ float row_factor(const AlaParams& p, uint64_t row) {
         factor *= upstream[(p.flags & ALA_UPSTREAM_PER_ROW) ? row : 0];
     }
     if (p.flags & ALA_COUNTED) {
-        const double counted = state_of(p).total_weight;
-        // Where every counted weight is 0 the loss is 0, not 0/0.
-        factor = quotient(factor, counted > 0.0 ? static_cast<float>(counted) : 1.0f);
+        factor = quotient(factor, *reinterpret_cast<const float*>(p.given));
     }
     return factor;
 }
@@ -139,14 +143,19 @@ __device__ __forceinline__ void zero_gradient(
     }
 }
 
-// Ignored (loss 0) or bad (loss NaN, first one kept for the host). Called by one thread.
+// The launch's first bad row is kept for the host.
+__device__ __forceinline__ void report_bad_row(const AlaParams& p, uint64_t row) {
+    atomicMin(
+        reinterpret_cast<unsigned long long*>(&state_of(p).step_bad_row),
+        static_cast<unsigned long long>(row));
+}
+
+// Ignored (loss 0) or bad (loss NaN). Called by one thread.
 __device__ __forceinline__ void report_row_without_target(const AlaParams& p, uint64_t row) {
     const int64_t label = read_label(p, row);
     const bool ignored = (p.flags & ALA_HAS_IGNORE) != 0 && label == p.ignore_label;
     if (!ignored) {
-        atomicMin(
-            reinterpret_cast<unsigned long long*>(&state_of(p).step_bad_row),
-            static_cast<unsigned long long>(row));
+        report_bad_row(p, row);
     }
     write_loss(p, row, ignored ? 0.0f : not_a_number());
     if (p.hits != 0) {
@@ -154,15 +163,20 @@ __device__ __forceinline__ void report_row_without_target(const AlaParams& p, ui
     }
 }
 
+// The same of a recipe's row, of which it is known whether it is `bad`: see terms.cuh.
+__device__ __forceinline__ void report_row_without_target(
+    const AlaRecipe& r, uint64_t row, bool bad);
+
 // An ignored or bad row: zero gradient, and one of the threads reports.
-template <typename T>
+template <typename T, typename Step, typename... Known>
 __device__ __forceinline__ void skip_row(
-    const AlaParams& p, uint64_t row, uint32_t thread, uint32_t threads) {
+    const Step& step, uint64_t row, uint32_t thread, uint32_t threads, Known... known) {
+    const AlaParams& p = params_of(step);
     if (p.gradient != 0) {
         zero_gradient<T>(p, row, thread, threads);
     }
     if (thread == 0) {
-        report_row_without_target(p, row);
+        report_row_without_target(step, row, known...);
     }
 }
 

@@ -6,6 +6,19 @@
 
 namespace ala {
 
+// One type or the other.
+template <bool FIRST, typename A, typename B>
+struct Selected {
+    using Type = A;
+};
+template <typename A, typename B>
+struct Selected<false, A, B> {
+    using Type = B;
+};
+template <bool FIRST, typename A, typename B>
+using Select = typename Selected<FIRST, A, B>::Type;
+struct Nothing {};
+
 // How a span of elements falls on 16-byte boundaries: a head before the first, whole vectors, a
 // tail.
 struct Span {

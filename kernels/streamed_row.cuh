@@ -83,13 +83,74 @@ __device__ __forceinline__ MaxSum pass_over_logits(
     return mine.done();
 }
 
-// Step 7 of this thread's elements: their exponentials once more, against the row's pivot.
+// The same of a recipe's row, off both targets; `no_number` is whether one of them is none.
 template <typename T, int THREADS, typename Map>
+__device__ __forceinline__ MaxSum pass_over_terms(
+    const AlaRecipe& r, const Map& map, const T* logits, const Span& span, uint32_t a, uint32_t b,
+    RecipeSums& sums, bool& no_number) {
+    constexpr int V = WIDTH<T>;
+    const bool smooths = r.each != 0.0f;
+    const bool predicting = predicts(r);
+    RunningMaxSum mine = {MaxSum::none(), false};
+    sums = {Exponents::none(), Best::none()};
+    no_number = false;
+    const auto raise_pivot = [&](float u) {
+        const float before = mine.max;
+        mine.raise_pivot(u);
+        sums.exponents.sum = sums.exponents.against(before, mine.max);
+    };
+    const auto add = [&](float x, uint32_t j, bool is_target) {
+        float weight;
+        const float u = map.weighed(x, j, mine.max, weight);
+        mine.sum += exp2_fast(u);
+        if (smooths && !is_target) {
+            sums.exponents.add(u, weight);
+        }
+    };
+    each_logit<T, THREADS, true>(
+        logits, span,
+        [&](uint32_t j, float x) {
+            no_number |= x != x;
+            sums.best.take(x, j);
+            if (j != a && j != b) {
+                mine.invalid |= x != x;
+                raise_pivot(map.from_order(map.order(x, j)));
+                add(x, j, false);
+            }
+        },
+        [&](uint32_t first, float (&x)[V]) {
+            if (predicting) {
+#pragma unroll
+                for (int k = 0; k < V; k++) {
+                    no_number |= x[k] != x[k];
+                    sums.best.take(x[k], first + k);
+                }
+            }
+            // The targets' own terms are kept apart.
+            replace(x, a - first, -infinity());
+            replace(x, b - first, -infinity());
+            float most = -infinity();
+#pragma unroll
+            for (int k = 0; k < V; k++) {
+                most = Max::of(most, map.order(x[k], first + k));
+                mine.invalid |= x[k] != x[k];
+            }
+            raise_pivot(map.from_order(most));
+#pragma unroll
+            for (int k = 0; k < V; k++) {
+                add(x[k], first + k, a - first == k || b - first == k);
+            }
+        });
+    return mine.done();
+}
+
+// Step 7 of this thread's elements: their exponentials once more, against the row's pivot.
+template <typename T, int THREADS, typename Map, typename Gradient, typename Scaled>
 __device__ __forceinline__ void write_gradient(
-    const Map& map, const T* logits, const Span& span, const GradientRow<T>& gradient, float scale,
+    const Map& map, const T* logits, const Span& span, const Gradient& gradient, Scaled scale,
     float pivot) {
     const auto gradient_of = [&](float x, uint32_t j) {
-        return map.times_class_slope(scale, j) * exp2_fast(map.exponent(x, j, pivot));
+        return scale.of(map, exp2_fast(map.exponent(x, j, pivot)), j);
     };
     each_logit<T, THREADS, false>(
         logits, span, [&](uint32_t j, float x) { gradient.store(j, gradient_of(x, j)); },
@@ -155,7 +216,8 @@ __device__ void streamed_row(const AlaParams& p) {
                 row_gradient(p, target, map.common_slope(), sums, row_factor(p, row));
             T* to = gradient_row<T>(p, row);
             const GradientRow<T> gradient = {to, in_phase<T>(to, logits), y, scales.at_target};
-            write_gradient<T, THREADS>(map, logits, span, gradient, scales.scale, sums.pivot);
+            write_gradient<T, THREADS>(
+                map, logits, span, gradient, Scale{scales.scale}, sums.pivot);
         }
 
         // 6: its hit.
@@ -171,6 +233,89 @@ __device__ void streamed_row(const AlaParams& p) {
     // 8: the rows' losses become one number.
     finish<false>(
         p, &totals, 1, blockIdx.x, [&] { return solve_left<T, Map>(p, blockIdx.x, 1, gridDim.x); });
+}
+
+// The same of a recipe.
+template <typename T, typename Map, int LANES, int, int THREADS>
+__device__ void streamed_row(const AlaRecipe& r) {
+    constexpr int WARPS = THREADS / WARP;
+    __shared__ WarpSlots<WARPS> slots;
+    __shared__ RecipeSlots<WARPS> recipe_slots;
+    // What thread 0 tells the others of the row.
+    __shared__ TermsSolution solution;
+    // Thread 0's.
+    __shared__ AlaTotals totals;
+    const AlaParams& p = r.step;
+    if (is_skipped(p)) {
+        return;
+    }
+    const Map map(r);
+    if (threadIdx.x == 0) {
+        totals = no_rows();
+    }
+    for (uint64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
+        const RowTerms terms = read_terms(r, row);
+        if (terms.count == 0) {
+            skip_row<T>(r, row, threadIdx.x, THREADS, terms.is_bad());
+            continue;
+        }
+        const T* logits = logits_row<T>(p, row);
+        const Span span = split(logits, p.classes);
+
+        // 1, 3, 4 and 5: exponents off the targets, their maximum, exponentials and sums; by
+        // thread, then by warp.
+        RecipeSums more;
+        bool no_number;
+        const MaxSum mine = pass_over_terms<T, THREADS>(
+            r, map, logits, span, terms.y[0], terms.y[1], more, no_number);
+        const MaxSum of_warp = merge_team<WARP>(mine);
+        const RecipeSums more_of_warp = merge_team<WARP>(r, more, mine.max, of_warp.max);
+        if (threadIdx.x % WARP == 0) {
+            slots.put(threadIdx.x / WARP, of_warp);
+            recipe_slots.put(threadIdx.x / WARP, more_of_warp);
+        }
+        // All warps' values are in their slots before any warp reads them.
+        const bool any = __syncthreads_or(no_number);
+        const MaxSum off_targets = slots.merged_by_warp();
+
+        // 2, 6 and 7: the targets' exponents, loss, prediction, and what scales the gradient.
+        if (threadIdx.x < WARP) {
+            const RecipeSums row_sums = recipe_slots.merged_by_warp(r, slots, off_targets.max);
+            if (threadIdx.x == 0) {
+                const TermTarget first = read_term_target(p, logits, terms.y[0]);
+                const TermTarget second = read_term_target(p, logits, terms.y[1]);
+                solution = solve_terms(
+                    r, map, terms.count, [&](uint32_t i) { return i == 0 ? first : second; },
+                    [&](uint32_t i) { return i == 0 ? terms.share[0] : terms.share[1]; },
+                    off_targets, map.unit(r) * row_sums.exponents.sum, row_factor(p, row));
+                const double weight =
+                    weight_of(first.target, terms.share[0], second.target, terms.share[1]);
+                write_terms(r, row, weight, solution, totals);
+                if (predicts(r)) {
+                    write_prediction(r, row, any ? NO_CLASS : row_sums.best.y, terms.label);
+                }
+            }
+        }
+        // The row is solved before any thread writes its gradient; slow warps have read their
+        // slots before the next row's are written.
+        __syncthreads();
+        if (p.gradient != 0 && !solution.left) {
+            T* to = gradient_row<T>(p, row);
+            const GradientOfTerms<T> gradient = {
+                to,
+                in_phase<T>(to, logits),
+                {terms.y[0], terms.y[1]},
+                {solution.at[0], solution.at[1]}};
+            write_gradient<T, THREADS>(
+                map, logits, span, gradient, ScaleLess{solution.scale, solution.less},
+                solution.pivot);
+        }
+        // The solution is read before the next row's is written.
+        __syncthreads();
+    }
+    // 8: the rows' losses become one number.
+    finish<false>(
+        r, &totals, 1, blockIdx.x, [&] { return solve_left<T, Map>(r, blockIdx.x, 1, gridDim.x); });
 }
 
 }  // namespace ala

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::error::Error;
 
 use ala_loss::cuda::instruments::Instruments;
-use ala_loss::cuda::{CudaElement, Options, Outputs};
+use ala_loss::cuda::{CudaElement, Lambda, Options, Outputs};
 use ala_loss::{ClassCounts, Loss, Objective};
 use cudarc::driver::{DevicePtr, DeviceRepr};
 use half::{bf16, f16};
@@ -47,12 +47,19 @@ impl Dtype {
 
 /// How a step is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "the report and the tests each count some of them")]
 pub(crate) enum Path {
     Fused,
     /// Fused, with a mean over the rows that are not ignored, which are counted first.
     FusedCounting,
     /// By the baseline of one kernel an operation.
     Unfused,
+    /// Fused, with a second label in every row.
+    Mixed,
+    /// Fused, with smoothed labels.
+    Smoothed,
+    /// Fused, with the rows' predicted classes.
+    Predicted,
 }
 
 /// The shape of a step, with contiguous rows.
@@ -148,13 +155,12 @@ fn loss(classes: usize, path: Path) -> Result<Loss, Failure> {
     let counts = (0..classes as u64).map(|class| 5 + 1000 / (class + 1));
     let counts = ClassCounts::new(counts.collect::<Vec<_>>())?;
     let loss = Loss::builder(Objective::ala(), &counts);
-    let counts_rows = path == Path::FusedCounting;
-    Ok(if counts_rows {
-        loss.ignore_label(-100)
-    } else {
-        loss
-    }
-    .build()?)
+    let loss = match path {
+        Path::FusedCounting => loss.ignore_label(-100),
+        Path::Smoothed => loss.label_smoothing(0.1),
+        Path::Fused | Path::Unfused | Path::Mixed | Path::Predicted => loss,
+    };
+    Ok(loss.build()?)
 }
 
 fn count_as<T>(
@@ -178,15 +184,18 @@ where
         .collect();
     let labels: Vec<i64> = (0..rows).map(|_| random.usize(..classes) as i64).collect();
     let labelled_classes = labels.iter().collect::<BTreeSet<_>>().len();
+    let second: Vec<i64> = (0..rows).map(|_| random.usize(..classes) as i64).collect();
 
     let stream = context.new_stream()?;
     let logits = stream.clone_htod(&logits)?;
     let labels = stream.clone_htod(&labels)?;
+    let second = stream.clone_htod(&second)?;
+    let mut predictions = stream.alloc_zeros::<u32>(rows)?;
     let mut gradient = stream.clone_htod(&vec![T::from_f64(0.0); length])?;
     let mut workspace = loss.workspace(&stream, rows)?;
     let mut scratch = match path {
         Path::Unfused => Some(stream.alloc_zeros::<f32>(rows * classes + 2 * rows)?),
-        Path::Fused | Path::FusedCounting => None,
+        _ => None,
     };
     stream.synchronize()?;
 
@@ -196,7 +205,13 @@ where
     {
         let logits = logits.slice(skipped..);
         let mut gradient = gradient.slice_mut(skipped..);
-        let (options, outputs) = (Options::new(), Outputs::new().gradient(&mut gradient));
+        let (mut options, mut outputs) = (Options::new(), Outputs::new().gradient(&mut gradient));
+        if path == Path::Mixed {
+            options = options.mixed_with(&second, Lambda::Scalar(0.7));
+        }
+        if path == Path::Predicted {
+            outputs = outputs.predictions(&mut predictions);
+        }
         let workspace = &mut workspace;
         match &mut scratch {
             Some(scratch) => instruments.unfused(

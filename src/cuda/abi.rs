@@ -3,6 +3,10 @@
 
 
 pub const ALA_NO_ROW: i32 = -1;
+pub const ALA_BAD_LABEL: u32 = 0;
+pub const ALA_BAD_SECOND_LABEL: u32 = 1;
+pub const ALA_BAD_LAMBDA: u32 = 2;
+pub const ALA_BAD_WEIGHT: u32 = 3;
 pub const ALA_MOST_BLOCKS: u32 = 4096;
 pub const ALA_LABEL_U8: u32 = 0;
 pub const ALA_LABEL_I32: u32 = 1;
@@ -16,6 +20,8 @@ pub const ALA_WEIGHTED: u32 = 4;
 pub const ALA_UPSTREAM_PER_ROW: u32 = 8;
 pub const ALA_FOCAL: u32 = 16;
 pub const ALA_OUT_OF_PHASE: u32 = 32;
+pub const ALA_BY_ROWS: u32 = 64;
+pub const ALA_GIVEN: u32 = 128;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AlaTarget {
@@ -50,6 +56,42 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct AlaClasses {
+    pub total_weight: f64,
+    pub common_weight: f32,
+    pub reserved: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AlaClasses"][::core::mem::size_of::<AlaClasses>() - 16usize];
+    ["Alignment of AlaClasses"][::core::mem::align_of::<AlaClasses>() - 8usize];
+    ["Offset of field: AlaClasses::total_weight"]
+        [::core::mem::offset_of!(AlaClasses, total_weight) - 0usize];
+    ["Offset of field: AlaClasses::common_weight"]
+        [::core::mem::offset_of!(AlaClasses, common_weight) - 8usize];
+    ["Offset of field: AlaClasses::reserved"]
+        [::core::mem::offset_of!(AlaClasses, reserved) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AlaWeighed {
+    pub slope: f32,
+    pub bias: f32,
+    pub weight: f32,
+    pub slope_weight: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AlaWeighed"][::core::mem::size_of::<AlaWeighed>() - 16usize];
+    ["Alignment of AlaWeighed"][::core::mem::align_of::<AlaWeighed>() - 4usize];
+    ["Offset of field: AlaWeighed::slope"][::core::mem::offset_of!(AlaWeighed, slope) - 0usize];
+    ["Offset of field: AlaWeighed::bias"][::core::mem::offset_of!(AlaWeighed, bias) - 4usize];
+    ["Offset of field: AlaWeighed::weight"][::core::mem::offset_of!(AlaWeighed, weight) - 8usize];
+    ["Offset of field: AlaWeighed::slope_weight"]
+        [::core::mem::offset_of!(AlaWeighed, slope_weight) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct AlaExact {
     pub slope: f64,
     pub bias: f64,
@@ -79,10 +121,13 @@ pub struct AlaState {
     pub blocks_done: u32,
     pub tickets: u32,
     pub disturbed: u64,
+    pub divisor: f64,
+    pub rounded_divisor: f32,
+    pub bad_what: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AlaState"][::core::mem::size_of::<AlaState>() - 64usize];
+    ["Size of AlaState"][::core::mem::size_of::<AlaState>() - 80usize];
     ["Alignment of AlaState"][::core::mem::align_of::<AlaState>() - 8usize];
     ["Offset of field: AlaState::loss"][::core::mem::offset_of!(AlaState, loss) - 0usize];
     ["Offset of field: AlaState::total_weight"]
@@ -99,6 +144,10 @@ const _: () = {
     ["Offset of field: AlaState::tickets"][::core::mem::offset_of!(AlaState, tickets) - 52usize];
     ["Offset of field: AlaState::disturbed"]
         [::core::mem::offset_of!(AlaState, disturbed) - 56usize];
+    ["Offset of field: AlaState::divisor"][::core::mem::offset_of!(AlaState, divisor) - 64usize];
+    ["Offset of field: AlaState::rounded_divisor"]
+        [::core::mem::offset_of!(AlaState, rounded_divisor) - 72usize];
+    ["Offset of field: AlaState::bad_what"][::core::mem::offset_of!(AlaState, bad_what) - 76usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -155,19 +204,42 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct AlaRecipePart {
+    pub exponents: f32,
+    pub weight: f32,
+    pub best: f32,
+    pub best_class: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AlaRecipePart"][::core::mem::size_of::<AlaRecipePart>() - 16usize];
+    ["Alignment of AlaRecipePart"][::core::mem::align_of::<AlaRecipePart>() - 4usize];
+    ["Offset of field: AlaRecipePart::exponents"]
+        [::core::mem::offset_of!(AlaRecipePart, exponents) - 0usize];
+    ["Offset of field: AlaRecipePart::weight"]
+        [::core::mem::offset_of!(AlaRecipePart, weight) - 4usize];
+    ["Offset of field: AlaRecipePart::best"][::core::mem::offset_of!(AlaRecipePart, best) - 8usize];
+    ["Offset of field: AlaRecipePart::best_class"]
+        [::core::mem::offset_of!(AlaRecipePart, best_class) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct AlaBlocks {
     pub totals: [AlaBlockTotals; 4096usize],
     pub parts: [[AlaPart; 4096usize]; 2usize],
+    pub recipe_parts: [[AlaRecipePart; 4096usize]; 2usize],
     pub arrived: [u32; 4096usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AlaBlocks"][::core::mem::size_of::<AlaBlocks>() - 278528usize];
+    ["Size of AlaBlocks"][::core::mem::size_of::<AlaBlocks>() - 409600usize];
     ["Alignment of AlaBlocks"][::core::mem::align_of::<AlaBlocks>() - 8usize];
     ["Offset of field: AlaBlocks::totals"][::core::mem::offset_of!(AlaBlocks, totals) - 0usize];
     ["Offset of field: AlaBlocks::parts"][::core::mem::offset_of!(AlaBlocks, parts) - 131072usize];
+    ["Offset of field: AlaBlocks::recipe_parts"]
+        [::core::mem::offset_of!(AlaBlocks, recipe_parts) - 262144usize];
     ["Offset of field: AlaBlocks::arrived"]
-        [::core::mem::offset_of!(AlaBlocks, arrived) - 262144usize];
+        [::core::mem::offset_of!(AlaBlocks, arrived) - 393216usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -183,6 +255,7 @@ pub struct AlaParams {
     pub hits: u64,
     pub loss: u64,
     pub divisor: u64,
+    pub given: u64,
     pub state: u64,
     pub blocks: u64,
     pub rows: u64,
@@ -205,7 +278,7 @@ pub struct AlaParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 192usize];
+    ["Size of AlaParams"][::core::mem::size_of::<AlaParams>() - 200usize];
     ["Alignment of AlaParams"][::core::mem::align_of::<AlaParams>() - 8usize];
     ["Offset of field: AlaParams::logits"][::core::mem::offset_of!(AlaParams, logits) - 0usize];
     ["Offset of field: AlaParams::gradient"][::core::mem::offset_of!(AlaParams, gradient) - 8usize];
@@ -220,35 +293,82 @@ const _: () = {
     ["Offset of field: AlaParams::hits"][::core::mem::offset_of!(AlaParams, hits) - 64usize];
     ["Offset of field: AlaParams::loss"][::core::mem::offset_of!(AlaParams, loss) - 72usize];
     ["Offset of field: AlaParams::divisor"][::core::mem::offset_of!(AlaParams, divisor) - 80usize];
-    ["Offset of field: AlaParams::state"][::core::mem::offset_of!(AlaParams, state) - 88usize];
-    ["Offset of field: AlaParams::blocks"][::core::mem::offset_of!(AlaParams, blocks) - 96usize];
-    ["Offset of field: AlaParams::rows"][::core::mem::offset_of!(AlaParams, rows) - 104usize];
+    ["Offset of field: AlaParams::given"][::core::mem::offset_of!(AlaParams, given) - 88usize];
+    ["Offset of field: AlaParams::state"][::core::mem::offset_of!(AlaParams, state) - 96usize];
+    ["Offset of field: AlaParams::blocks"][::core::mem::offset_of!(AlaParams, blocks) - 104usize];
+    ["Offset of field: AlaParams::rows"][::core::mem::offset_of!(AlaParams, rows) - 112usize];
     ["Offset of field: AlaParams::logits_stride"]
-        [::core::mem::offset_of!(AlaParams, logits_stride) - 112usize];
+        [::core::mem::offset_of!(AlaParams, logits_stride) - 120usize];
     ["Offset of field: AlaParams::gradient_stride"]
-        [::core::mem::offset_of!(AlaParams, gradient_stride) - 120usize];
+        [::core::mem::offset_of!(AlaParams, gradient_stride) - 128usize];
     ["Offset of field: AlaParams::ignore_label"]
-        [::core::mem::offset_of!(AlaParams, ignore_label) - 128usize];
-    ["Offset of field: AlaParams::classes"][::core::mem::offset_of!(AlaParams, classes) - 136usize];
+        [::core::mem::offset_of!(AlaParams, ignore_label) - 136usize];
+    ["Offset of field: AlaParams::classes"][::core::mem::offset_of!(AlaParams, classes) - 144usize];
     ["Offset of field: AlaParams::label_type"]
-        [::core::mem::offset_of!(AlaParams, label_type) - 140usize];
+        [::core::mem::offset_of!(AlaParams, label_type) - 148usize];
     ["Offset of field: AlaParams::reduction"]
-        [::core::mem::offset_of!(AlaParams, reduction) - 144usize];
-    ["Offset of field: AlaParams::flags"][::core::mem::offset_of!(AlaParams, flags) - 148usize];
-    ["Offset of field: AlaParams::slope"][::core::mem::offset_of!(AlaParams, slope) - 152usize];
+        [::core::mem::offset_of!(AlaParams, reduction) - 152usize];
+    ["Offset of field: AlaParams::flags"][::core::mem::offset_of!(AlaParams, flags) - 156usize];
+    ["Offset of field: AlaParams::slope"][::core::mem::offset_of!(AlaParams, slope) - 160usize];
     ["Offset of field: AlaParams::focal_gamma"]
-        [::core::mem::offset_of!(AlaParams, focal_gamma) - 156usize];
+        [::core::mem::offset_of!(AlaParams, focal_gamma) - 164usize];
     ["Offset of field: AlaParams::gradient_factor"]
-        [::core::mem::offset_of!(AlaParams, gradient_factor) - 160usize];
-    ["Offset of field: AlaParams::parts"][::core::mem::offset_of!(AlaParams, parts) - 164usize];
+        [::core::mem::offset_of!(AlaParams, gradient_factor) - 168usize];
+    ["Offset of field: AlaParams::parts"][::core::mem::offset_of!(AlaParams, parts) - 172usize];
     ["Offset of field: AlaParams::part_vectors"]
-        [::core::mem::offset_of!(AlaParams, part_vectors) - 168usize];
-    ["Offset of field: AlaParams::launch"][::core::mem::offset_of!(AlaParams, launch) - 172usize];
+        [::core::mem::offset_of!(AlaParams, part_vectors) - 176usize];
+    ["Offset of field: AlaParams::launch"][::core::mem::offset_of!(AlaParams, launch) - 180usize];
     ["Offset of field: AlaParams::skipped_upstream"]
-        [::core::mem::offset_of!(AlaParams, skipped_upstream) - 176usize];
-    ["Offset of field: AlaParams::rows_32"][::core::mem::offset_of!(AlaParams, rows_32) - 180usize];
+        [::core::mem::offset_of!(AlaParams, skipped_upstream) - 184usize];
+    ["Offset of field: AlaParams::rows_32"][::core::mem::offset_of!(AlaParams, rows_32) - 188usize];
     ["Offset of field: AlaParams::sure_rows"]
-        [::core::mem::offset_of!(AlaParams, sure_rows) - 184usize];
+        [::core::mem::offset_of!(AlaParams, sure_rows) - 192usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AlaRecipe {
+    pub step: AlaParams,
+    pub second_labels: u64,
+    pub lambda: u64,
+    pub row_weights: u64,
+    pub predictions: u64,
+    pub class_rows: u64,
+    pub class_hits: u64,
+    pub weighed: u64,
+    pub all_classes: u64,
+    pub lambda_of_all: f32,
+    pub own: f32,
+    pub each: f32,
+    pub second_label_type: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AlaRecipe"][::core::mem::size_of::<AlaRecipe>() - 288usize];
+    ["Alignment of AlaRecipe"][::core::mem::align_of::<AlaRecipe>() - 8usize];
+    ["Offset of field: AlaRecipe::step"][::core::mem::offset_of!(AlaRecipe, step) - 0usize];
+    ["Offset of field: AlaRecipe::second_labels"]
+        [::core::mem::offset_of!(AlaRecipe, second_labels) - 200usize];
+    ["Offset of field: AlaRecipe::lambda"][::core::mem::offset_of!(AlaRecipe, lambda) - 208usize];
+    ["Offset of field: AlaRecipe::row_weights"]
+        [::core::mem::offset_of!(AlaRecipe, row_weights) - 216usize];
+    ["Offset of field: AlaRecipe::predictions"]
+        [::core::mem::offset_of!(AlaRecipe, predictions) - 224usize];
+    ["Offset of field: AlaRecipe::class_rows"]
+        [::core::mem::offset_of!(AlaRecipe, class_rows) - 232usize];
+    ["Offset of field: AlaRecipe::class_hits"]
+        [::core::mem::offset_of!(AlaRecipe, class_hits) - 240usize];
+    ["Offset of field: AlaRecipe::weighed"][::core::mem::offset_of!(AlaRecipe, weighed) - 248usize];
+    ["Offset of field: AlaRecipe::all_classes"]
+        [::core::mem::offset_of!(AlaRecipe, all_classes) - 256usize];
+    ["Offset of field: AlaRecipe::lambda_of_all"]
+        [::core::mem::offset_of!(AlaRecipe, lambda_of_all) - 264usize];
+    ["Offset of field: AlaRecipe::own"][::core::mem::offset_of!(AlaRecipe, own) - 268usize];
+    ["Offset of field: AlaRecipe::each"][::core::mem::offset_of!(AlaRecipe, each) - 272usize];
+    ["Offset of field: AlaRecipe::second_label_type"]
+        [::core::mem::offset_of!(AlaRecipe, second_label_type) - 276usize];
+    ["Offset of field: AlaRecipe::reserved"]
+        [::core::mem::offset_of!(AlaRecipe, reserved) - 280usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

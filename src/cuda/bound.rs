@@ -4,21 +4,22 @@ use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, sys};
 
-use super::abi::{ALA_COUNTED, ALA_WEIGHTED, AlaParams};
+use super::abi::{ALA_BY_ROWS, ALA_COUNTED, ALA_WEIGHTED, AlaRecipe};
 use super::call::{Options, Outputs};
 use super::element::{CudaElement, CudaLabel};
 use super::error::{CudaError, driver};
 use super::guards::{Guards, address_of};
-use super::image::ELEMENTS;
-use super::launch::{self, Constants, How, OwnAddresses, RawStep};
-use super::module::{self, ElementType, Kernels};
-use super::pack;
+use super::image::{ELEMENTS, Steps};
+use super::launch::{self, Constants, How, LabelType, OwnAddresses, RawMixed, RawStep};
+use super::module::{self, ElementType, Kernels, Unit};
+use super::pack::{self, Packed};
 #[cfg(feature = "instruments")]
 use super::plan::Batch;
 use super::plan::LaunchShape;
 use super::tiers::MOST_CLASSES;
 use super::workspace::{BLOCKS, ROW_LOSSES, Workspace};
-use crate::call::Upstream;
+use crate::call::{Divisor, Lambda, Upstream};
+use crate::counts::ClassCounts;
 use crate::error::{Error, check_parameter};
 use crate::loss::Loss;
 use crate::reduction::Reduction;
@@ -35,13 +36,15 @@ use crate::shape::{check_length, check_rows};
 pub struct CudaLoss {
     loss: Loss,
     context: Arc<CudaContext>,
-    /// By element type, loaded when the first step has it.
-    kernels: [OnceLock<Arc<Kernels>>; ELEMENTS.len()],
+    /// By steps, then element type, loaded when the first step has them.
+    kernels: [[OnceLock<Arc<Kernels>>; ELEMENTS.len()]; 2],
     targets: CudaSlice<u8>,
     others: Option<CudaSlice<u8>>,
+    weighed: Option<CudaSlice<u8>>,
     exact: CudaSlice<u8>,
     targets_address: u64,
     others_address: u64,
+    weighed_address: u64,
     exact_address: u64,
     constants: Constants,
     /// Other than the crate's own; only instruments set it.
@@ -54,7 +57,7 @@ impl Loss {
     /// # Errors
     /// [`CudaError::NotBuilt`], [`CudaError::TooManyClasses`],
     /// [`CudaError::Driver`]; [`Error::Parameter`] where a class weight is neither 0 nor from
-    /// `1e-20` to `1e20`, and for label smoothing, which CUDA does not have yet.
+    /// `1e-20` to `1e20`.
     pub fn bind(&self, context: &Arc<CudaContext>) -> Result<CudaLoss, Error> {
         if u32::try_from(self.classes()).map_or(true, |classes| classes > MOST_CLASSES) {
             return Err(CudaError::TooManyClasses {
@@ -63,22 +66,10 @@ impl Loss {
             }
             .into());
         }
-        for target in self.table().targets() {
-            check_parameter(
-                "class weight on CUDA",
-                target.weight,
-                "0, or from 1e-20 to 1e20: sums of weights and their reciprocals are f32 there",
-                |weight| weight == 0.0 || (1e-20..=1e20).contains(&weight),
-            )?;
-        }
-        check_parameter(
-            "label smoothing on CUDA",
-            self.label_smoothing(),
-            "0: the kernels do not smooth labels yet",
-            |epsilon| epsilon == 0.0,
-        )?;
-        let packed = pack::pack(self.table());
-        module::check_there(context)?;
+        check_weights(self)?;
+        let smooths = self.label_smoothing() > 0.0;
+        let packed = pack::pack(self.table(), smooths);
+        module::check_there(context, if smooths { Steps::Recipe } else { Steps::Plain })?;
         // Not a stream of its own: as long as there is one, cudarc records an event at every use of
         // every slice of the context.
         let stream = context.default_stream();
@@ -87,12 +78,15 @@ impl Loss {
                 .clone_htod(bytes)
                 .map_err(driver("uploading the class table"))
         };
-        let targets = upload(bytes_of(&packed.targets))?;
-        let others = match packed.others.as_slice() {
-            [] => None,
-            others => Some(upload(bytes_of(others))?),
+        let table = Table::new(&packed);
+        let targets = upload(&table.targets)?;
+        let of_classes = |bytes: &[u8]| match bytes {
+            [] => Ok(None),
+            bytes => upload(bytes).map(Some),
         };
-        let exact = upload(bytes_of(&packed.exact))?;
+        let others = of_classes(table.others)?;
+        let weighed = of_classes(table.weighed)?;
+        let exact = upload(table.exact)?;
         // Every stream may use the table from here on, whether or not cudarc tracks events.
         stream
             .synchronize()
@@ -100,14 +94,18 @@ impl Loss {
         Ok(CudaLoss {
             loss: self.clone(),
             context: Arc::clone(context),
-            kernels: [const { OnceLock::new() }; ELEMENTS.len()],
+            kernels: [const { [const { OnceLock::new() }; ELEMENTS.len()] }; 2],
             targets_address: address_of(&targets, &stream),
             others_address: others
                 .as_ref()
                 .map_or(0, |others| address_of(others, &stream)),
+            weighed_address: weighed
+                .as_ref()
+                .map_or(0, |weighed| address_of(weighed, &stream)),
             exact_address: address_of(&exact, &stream),
             targets,
             others,
+            weighed,
             exact,
             constants: Constants {
                 slope: packed.slope,
@@ -118,8 +116,42 @@ impl Loss {
     }
 }
 
+/// The class table as it is uploaded.
+struct Table<'a> {
+    /// With what all classes have together behind them.
+    targets: Vec<u8>,
+    others: &'a [u8],
+    weighed: &'a [u8],
+    exact: &'a [u8],
+}
+
+impl<'a> Table<'a> {
+    fn new(packed: &'a Packed) -> Self {
+        let all_classes = [packed.all_classes];
+        Self {
+            targets: [bytes_of(&packed.targets), bytes_of(&all_classes)].concat(),
+            others: bytes_of(&packed.others),
+            weighed: bytes_of(&packed.weighed),
+            exact: bytes_of(&packed.exact),
+        }
+    }
+}
+
+/// Sums of weights and their reciprocals are `f32` on the device.
+fn check_weights(loss: &Loss) -> Result<(), Error> {
+    for target in loss.table().targets() {
+        check_parameter(
+            "class weight on CUDA",
+            target.weight,
+            "0, or from 1e-20 to 1e20: sums of weights and their reciprocals are f32 there",
+            |weight| weight == 0.0 || (1e-20..=1e20).contains(&weight),
+        )?;
+    }
+    Ok(())
+}
+
 fn bytes_of<T: Copy>(entries: &[T]) -> &[u8] {
-    // SAFETY: the table's entries are `f32` or `f64` alone, without padding, and u8 has no
+    // SAFETY: the table's entries are `f32` and `f64` alone, without padding, and u8 has no
     // alignment.
     unsafe { std::slice::from_raw_parts(entries.as_ptr().cast(), size_of_val(entries)) }
 }
@@ -189,10 +221,12 @@ impl CudaLoss {
             options,
             outputs,
             workspace,
-            |parameters| {
+            |steps, recipe| {
                 // SAFETY: every buffer was checked, lives in this context, and is kept in order by
                 // its guard.
-                unsafe { self.launch_fused::<T>(stream.cu_stream(), parameters, options.overlap) }
+                unsafe {
+                    self.launch_fused::<T>(stream.cu_stream(), steps, recipe, options.overlap)
+                }
             },
         )
     }
@@ -222,24 +256,28 @@ impl CudaLoss {
             options,
             outputs,
             workspace,
-            |parameters| {
+            |steps, recipe| {
                 // SAFETY: every buffer was checked, lives in this context, and is kept in order by
                 // its guard.
-                unsafe { self.launch_fused::<T>(stream.cu_stream(), parameters, options.overlap) }
+                unsafe {
+                    self.launch_fused::<T>(stream.cu_stream(), steps, recipe, options.overlap)
+                }
             },
         )
     }
 
-    /// Enqueues what a mean over the rows of these labels is divided by: the weights of those that
-    /// count, added up, or 1 where that is 0. So several launches of
-    /// [`Reduction::Sum`] make one mean, the reciprocal as their
-    /// [`upstream`](Options::upstream) gradient. The loss's own reduction does not matter.
+    /// Enqueues what a mean over the rows of these labels divides by, as
+    /// [`Options::divisor`](Options::divisor) says: the weights of those that count, added up, or
+    /// their number; 0 where nothing counts. Several launches that divide by the sum of such
+    /// numbers, [`Divisor::Given`], make one mean, also on several devices. Of the options the
+    /// second labels, row weights and the divisor matter, the loss's own reduction does not.
     ///
     /// # Errors
-    /// [`Error::Length`] where `divisor` is not one number, and as [`launch`](Self::launch).
+    /// [`Error::Length`] where `divisor` is not one number, [`Error::Misplaced`] where the options
+    /// give one already, and as [`launch`](Self::launch).
     ///
     /// ```no_run
-    /// use ala_loss::cuda;
+    /// use ala_loss::cuda::{self, Options};
     /// use ala_loss::{ClassCounts, Loss, Objective};
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -251,7 +289,7 @@ impl CudaLoss {
     /// let mut workspace = loss.workspace(&stream, 4)?;
     /// let labels = stream.clone_htod(&[0i64, -100, 1, 0])?;
     /// let mut divisor = stream.alloc_zeros::<f32>(1)?;
-    /// loss.divisor(&stream, &labels, &mut divisor, &mut workspace)?;
+    /// loss.divisor(&stream, &labels, &Options::new(), &mut divisor, &mut workspace)?;
     /// assert_eq!(stream.clone_dtoh(&divisor)?, [3.0]);
     /// # Ok(())
     /// # }
@@ -260,47 +298,73 @@ impl CudaLoss {
         &self,
         stream: &Arc<CudaStream>,
         labels: &impl DevicePtr<L>,
+        options: &Options<'_>,
         divisor: &mut impl DevicePtrMut<f32>,
         workspace: &mut Workspace,
     ) -> Result<(), Error> {
+        let rows = labels.len();
         check_length("divisor", Some(divisor.len()), 1)?;
         self.check_owner("divisor", divisor.stream())?;
         self.check_owner("labels", labels.stream())?;
         self.check_stream(stream)?;
-        self.check_context("workspace", &workspace.memory)?;
-        check_capacity(workspace, labels.len())?;
-        self.make_current()?;
-        // That of any type: one that is loaded, if there is one.
-        let loaded = self.kernels.iter().find_map(OnceLock::get);
-        let kernels = match loaded {
-            Some(kernels) => kernels,
-            None => self.kernels_of(ElementType::F32)?,
+        self.check_targets(options, rows)?;
+        let by_rows = match options.divisor {
+            Divisor::Weights => false,
+            Divisor::Rows => true,
+            Divisor::Given(_) => {
+                return Err(Error::Misplaced {
+                    given: "a given divisor in `Options`",
+                    instead: "this call makes one, of Divisor::Weights or Divisor::Rows",
+                });
+            }
         };
+        self.check_context("workspace", &workspace.memory)?;
+        check_capacity(workspace, rows)?;
+        self.make_current()?;
         let mut guards = Guards::default();
-        let rows = labels.len();
         let labels = guards.keep(labels.device_ptr(stream));
         let targets = guards.keep(self.targets.device_ptr(stream));
         let state = guards.keep(workspace.memory.device_ptr_mut(stream));
+        let mixed = keep_mixed(options, &mut guards, stream);
+        let row_weights = options
+            .row_weights
+            .map(|weights| guards.keep(weights.device_ptr(stream)));
         let divisor = guards.keep(divisor.device_ptr_mut(stream));
         let own = OwnAddresses {
             targets,
             others: 0,
+            weighed: 0,
             exact: 0,
             state,
             blocks: state + BLOCKS as u64,
             row_losses: 0,
         };
-        let step = RawStep::new(rows, self.loss.classes(), 0, labels);
-        let parameters = launch::parameters(&self.loss, self.constants, own, &step, L::TYPE);
-        let parameters = AlaParams {
-            divisor,
-            // Weighted, so that rows are counted where each of them counts 1 too.
-            flags: parameters.flags | ALA_COUNTED | ALA_WEIGHTED,
-            ..parameters
+        let step = RawStep {
+            mixed,
+            row_weights,
+            ..RawStep::new(rows, self.loss.classes(), 0, labels)
         };
-        // SAFETY: counting reads labels and targets and writes state, blocks and divisor, each of
-        // which was checked, lives in this context, and is kept in order by its guard.
-        unsafe { launch::count(kernels, stream.cu_stream(), &parameters, false)? };
+        let steps = match mixed.is_some() || row_weights.is_some() {
+            true => Steps::Recipe,
+            false => Steps::Plain,
+        };
+        let mut recipe = launch::recipe(&self.loss, self.constants, own, &step, L::TYPE);
+        recipe.step.divisor = divisor;
+        // Weighted, so that rows are counted where each of them counts 1 too.
+        recipe.step.flags |= ALA_COUNTED | ALA_WEIGHTED;
+        if by_rows {
+            recipe.step.flags |= ALA_BY_ROWS;
+        }
+        // Those of any type: that which is loaded, if there is one.
+        let loaded = self.kernels[steps as usize].iter().find_map(OnceLock::get);
+        let kernels = match loaded {
+            Some(kernels) => kernels,
+            None => self.kernels_of(steps, ElementType::F32)?,
+        };
+        // SAFETY: counting reads labels, targets, lambda and weights and writes state, blocks and
+        // divisor, each of which was checked, lives in this context, and is kept in order by its
+        // guard.
+        unsafe { launch::count(kernels, stream.cu_stream(), &recipe, false)? };
         Ok(())
     }
 
@@ -340,9 +404,26 @@ impl CudaLoss {
             Upstream::PerRow(address) => (Some(address), true),
         };
         self.check_upstream(per_row)?;
+        self.check_divisor(step.divisor)?;
         check_skip(step.skip_if_upstream, &step.upstream)?;
+        let lambda = match step.mixed {
+            Some(mixed) => {
+                check_lambda(mixed.lambda)?;
+                match mixed.lambda {
+                    Lambda::Scalar(_) => None,
+                    Lambda::PerRow(address) => Some(address),
+                }
+            }
+            None => None,
+        };
+        let given = match step.divisor {
+            Divisor::Given(address) => Some(address),
+            Divisor::Weights | Divisor::Rows => None,
+        };
+        let second = step.mixed.map(|mixed| mixed.labels);
+        let second_alignment = step.mixed.map_or(1, |mixed| mixed.label_type.alignment());
         let element = align_of::<T>() as u64;
-        let given = [
+        let addresses = [
             ("logits", Some(step.logits), element),
             ("labels", Some(step.labels), align_of::<L>() as u64),
             ("gradient", step.gradient, element),
@@ -350,10 +431,17 @@ impl CudaLoss {
             ("hits", step.hits, 1),
             ("loss", step.loss, 4),
             ("upstream gradient", upstream, 4),
+            ("divisor", given, 4),
+            ("row weights", step.row_weights, 4),
+            ("second labels", second, second_alignment),
+            ("lambda", lambda, 4),
+            ("predictions", step.predictions, 4),
+            ("class counts", step.class_counts, 8),
         ];
-        for (buffer, address, alignment) in given {
-            // Without rows nothing but the loss is touched.
-            if let Some(address) = address.filter(|_| step.rows > 0 || buffer == "loss")
+        for (buffer, address, alignment) in addresses {
+            // Without rows nothing but the loss is touched, and the divisor read.
+            let touched = step.rows > 0 || buffer == "loss" || buffer == "divisor";
+            if let Some(address) = address.filter(|_| touched)
                 && (address == 0 || address % alignment != 0)
             {
                 return Err(CudaError::Address {
@@ -371,14 +459,16 @@ impl CudaLoss {
         let own = OwnAddresses {
             targets: self.targets_address,
             others: self.others_address,
+            weighed: self.weighed_address,
             exact: self.exact_address,
             state: workspace.address,
             blocks: workspace.address + BLOCKS as u64,
             row_losses: workspace.address + ROW_LOSSES as u64,
         };
-        let parameters = launch::parameters(&self.loss, self.constants, own, step, L::TYPE);
+        let recipe = launch::recipe(&self.loss, self.constants, own, step, L::TYPE);
+        let steps = step.steps(&self.loss);
         // SAFETY: the caller's promise; the context was made current above.
-        unsafe { self.launch_fused::<T>(stream, &parameters, step.overlap)? };
+        unsafe { self.launch_fused::<T>(stream, steps, &recipe, step.overlap)? };
         Ok(())
     }
 
@@ -387,17 +477,18 @@ impl CudaLoss {
     unsafe fn launch_fused<T: CudaElement>(
         &self,
         stream: sys::CUstream,
-        parameters: &AlaParams,
+        steps: Steps,
+        recipe: &AlaRecipe,
         overlap: bool,
     ) -> Result<(), CudaError> {
         let element_bytes = size_of::<T>() as u64;
-        let kernels = self.kernels_of(T::TYPE.0)?;
+        let kernels = self.kernels_of(steps, T::TYPE.0)?;
         // SAFETY: the caller's promise.
         unsafe {
             launch::fused(
                 kernels,
                 stream,
-                parameters,
+                recipe,
                 element_bytes,
                 How {
                     shape: self.launch_shape,
@@ -421,7 +512,7 @@ impl CudaLoss {
         options: &Options<'_>,
         outputs: Outputs<'_, T>,
         workspace: &mut Workspace,
-        run: impl FnOnce(&AlaParams) -> Result<(), CudaError>,
+        run: impl FnOnce(Steps, &AlaRecipe) -> Result<(), CudaError>,
     ) -> Result<(), Error> {
         let (rows, classes) = (labels.len(), self.loss.classes());
         let (length, owner) = logits.shape();
@@ -452,6 +543,25 @@ impl CudaLoss {
             check_length("loss", Some(loss.len()), 1)?;
             self.check_owner("loss", loss.stream())?;
         }
+        if let Some(predictions) = &outputs.predictions {
+            check_length("predictions", Some(predictions.len()), rows)?;
+            self.check_owner("predictions", predictions.stream())?;
+        }
+        if let Some(counts) = &outputs.class_counts {
+            check_length("class counts", Some(counts.len()), 2 * classes)?;
+            self.check_owner("class counts", counts.stream())?;
+        }
+        self.check_targets(options, rows)?;
+        let address_free = match options.divisor {
+            Divisor::Weights => Divisor::Weights,
+            Divisor::Rows => Divisor::Rows,
+            Divisor::Given(given) => {
+                check_length("divisor", Some(given.len()), 1)?;
+                self.check_owner("divisor", given.stream())?;
+                Divisor::Given(())
+            }
+        };
+        self.check_divisor(address_free)?;
         check_skip(options.skip_if_upstream, &options.upstream)?;
         match &options.upstream {
             Upstream::Scalar(upstream) => {
@@ -480,10 +590,23 @@ impl CudaLoss {
             Upstream::Scalar(u) => Upstream::Scalar(guards.keep(u.device_ptr(stream))),
             Upstream::PerRow(u) => Upstream::PerRow(guards.keep(u.device_ptr(stream))),
         };
+        let divisor = match options.divisor {
+            Divisor::Weights => Divisor::Weights,
+            Divisor::Rows => Divisor::Rows,
+            Divisor::Given(given) => Divisor::Given(guards.keep(given.device_ptr(stream))),
+        };
+        let row_weights = options
+            .row_weights
+            .map(|weights| guards.keep(weights.device_ptr(stream)));
+        let mixed = keep_mixed(options, &mut guards, stream);
         let labels = guards.keep(labels.device_ptr(stream));
         let targets = guards.keep(self.targets.device_ptr(stream));
         let others = match &self.others {
             Some(others) => guards.keep(others.device_ptr(stream)),
+            None => 0,
+        };
+        let weighed = match &self.weighed {
+            Some(weighed) => guards.keep(weighed.device_ptr(stream)),
             None => 0,
         };
         let exact = guards.keep(self.exact.device_ptr(stream));
@@ -501,6 +624,12 @@ impl CudaLoss {
         let loss = outputs
             .loss
             .map(|loss| guards.keep(loss.device_ptr_mut(stream)));
+        let predictions = outputs
+            .predictions
+            .map(|predictions| guards.keep(predictions.device_ptr_mut(stream)));
+        let class_counts = outputs
+            .class_counts
+            .map(|counts| guards.keep(counts.device_ptr_mut(stream)));
         let step = RawStep {
             rows,
             logits,
@@ -515,36 +644,132 @@ impl CudaLoss {
             gradient_scale: options.gradient_scale,
             skip_if_upstream: options.skip_if_upstream,
             overlap: options.overlap,
+            divisor,
+            row_weights,
+            mixed,
+            predictions,
+            class_counts,
         };
         let own = OwnAddresses {
             targets,
             others,
+            weighed,
             exact,
             state,
             blocks: state + BLOCKS as u64,
             row_losses: state + ROW_LOSSES as u64,
         };
-        let parameters = launch::parameters(&self.loss, self.constants, own, &step, L::TYPE);
-        Ok(run(&parameters)?)
+        let recipe = launch::recipe(&self.loss, self.constants, own, &step, L::TYPE);
+        Ok(run(step.steps(&self.loss), &recipe)?)
+    }
+
+    /// The same objective and settings for new class counts ([`Loss::with_counts`]), not bound
+    /// anew: the class table is uploaded on `stream` into the memory where it was. Launches that
+    /// `stream` has before it see the old one, later ones the new one; so does a captured graph
+    /// when it is replayed. Where cudarc orders nothing, order the loss's other streams yourself.
+    /// Not while a stream is captured.
+    ///
+    /// # Errors
+    /// Those of [`Loss::with_counts`] and [`Loss::bind`]; [`Error::Misplaced`] where class weights
+    /// were all 1 and no longer are, or the other way round: launches are told which by value.
+    /// [`CudaError::Driver`]; after that the table may be in part the old one.
+    ///
+    /// ```no_run
+    /// # use std::sync::Arc;
+    /// # use ala_loss::{ClassCounts, cuda::CudaLoss};
+    /// # use cudarc::driver::CudaStream;
+    /// # fn epoch(loss: &mut CudaLoss, stream: &Arc<CudaStream>) -> Result<(), ala_loss::Error> {
+    /// // What the sampler has drawn by now.
+    /// loss.set_counts(stream, &ClassCounts::new([700, 90, 20])?)
+    /// # }
+    /// ```
+    pub fn set_counts(
+        &mut self,
+        stream: &Arc<CudaStream>,
+        counts: &ClassCounts,
+    ) -> Result<(), Error> {
+        self.check_stream(stream)?;
+        let loss = self.loss.with_counts(counts)?;
+        check_weights(&loss)?;
+        let packed = pack::pack(loss.table(), loss.label_smoothing() > 0.0);
+        if packed.weighted != self.constants.weighted
+            || packed.others.is_empty() != self.others.is_none()
+        {
+            return Err(Error::Misplaced {
+                given: "class counts by which class weights become all alike, or cease to be",
+                instead: "bind the loss of these counts anew",
+            });
+        }
+        self.make_current()?;
+        let table = Table::new(&packed);
+        let upload = |entries: Option<&mut CudaSlice<u8>>, bytes: &[u8]| match entries {
+            // From memory that is not pinned: the driver has it when the call returns.
+            Some(entries) => stream
+                .memcpy_htod(bytes, entries)
+                .map_err(driver("uploading the class table")),
+            None => Ok(()),
+        };
+        upload(Some(&mut self.targets), &table.targets)?;
+        upload(self.others.as_mut(), table.others)?;
+        upload(self.weighed.as_mut(), table.weighed)?;
+        upload(Some(&mut self.exact), table.exact)?;
+        self.constants.slope = packed.slope;
+        self.loss = loss;
+        Ok(())
     }
 
     /// Loads the kernels for logits of type `T`, once a context. The first step of a type does so
-    /// where it has not been done; while a stream is captured it cannot be done.
+    /// where it has not been done; while a stream is captured it cannot be done. Of a loss that
+    /// smooths labels they are those of [`load_recipes`](Self::load_recipes).
     ///
     /// # Errors
     /// [`CudaError::Driver`].
     pub fn load<T: CudaElement>(&self) -> Result<(), Error> {
-        self.kernels_of(T::TYPE.0)?;
+        match self.loss.label_smoothing() > 0.0 {
+            true => self.load_recipes::<T>(),
+            false => self
+                .kernels_of(Steps::Plain, T::TYPE.0)
+                .map(drop)
+                .map_err(Error::from),
+        }
+    }
+
+    /// The same for steps with second labels, row weights, predictions or class counts, and for
+    /// losses that smooth labels. They come as PTX, which the driver compiles where it has not done
+    /// so before: that takes some seconds, once a machine.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_recipes<T: CudaElement>(&self) -> Result<(), Error> {
+        self.kernels_of(Steps::Recipe, T::TYPE.0)?;
         Ok(())
     }
 
-    pub(super) fn kernels_of(&self, element: ElementType) -> Result<&Kernels, CudaError> {
-        let cell = &self.kernels[element as usize];
+    pub(super) fn kernels_of(
+        &self,
+        steps: Steps,
+        element: ElementType,
+    ) -> Result<&Kernels, CudaError> {
+        let cell = &self.kernels[steps as usize][element as usize];
         if let Some(kernels) = cell.get() {
             return Ok(kernels);
         }
-        let kernels = module::load(&self.context, element, self.others.is_some())?;
+        let unit = Unit {
+            steps,
+            element,
+            per_class: self.others.is_some(),
+        };
+        let kernels = module::load(&self.context, unit)?;
         Ok(cell.get_or_init(|| kernels))
+    }
+
+    /// Whose kernels the loss's own steps take.
+    #[cfg(feature = "instruments")]
+    pub(super) fn steps(&self) -> Steps {
+        match self.loss.label_smoothing() > 0.0 {
+            true => Steps::Recipe,
+            false => Steps::Plain,
+        }
     }
 
     /// Whether each class has a map of its own.
@@ -590,6 +815,34 @@ impl CudaLoss {
         }
     }
 
+    /// What says, beside the labels, what rows are held against.
+    fn check_targets(&self, options: &Options<'_>, rows: usize) -> Result<(), Error> {
+        if let Some(mixed) = &options.mixed {
+            check_length("second labels", Some(mixed.labels.len()), rows)?;
+            self.check_owner("second labels", mixed.labels.stream())?;
+            check_lambda(mixed.lambda)?;
+            if let Lambda::PerRow(lambda) = mixed.lambda {
+                check_length("lambda", Some(lambda.len()), rows)?;
+                self.check_owner("lambda", lambda.stream())?;
+            }
+        }
+        if let Some(weights) = options.row_weights {
+            check_length("row weights", Some(weights.len()), rows)?;
+            self.check_owner("row weights", weights.stream())?;
+        }
+        Ok(())
+    }
+
+    fn check_divisor<G: PartialEq>(&self, divisor: Divisor<G>) -> Result<(), Error> {
+        if self.loss.reduction() != Reduction::Mean && divisor != Divisor::Weights {
+            return Err(Error::Misplaced {
+                given: "a divisor in `Options`",
+                instead: "only Reduction::Mean divides; Upstream::Scalar scales a gradient",
+            });
+        }
+        Ok(())
+    }
+
     fn check_upstream(&self, per_row: bool) -> Result<(), Error> {
         let reduction = self.loss.reduction();
         if per_row && reduction != Reduction::None {
@@ -604,6 +857,37 @@ fn check_skip<S, R>(skip: Option<f32>, upstream: &Upstream<S, R>) -> Result<(), 
     match (skip, upstream) {
         (None, _) | (Some(_), Upstream::Scalar(_)) => Ok(()),
         _ => Err(CudaError::SkipNeedsScalarUpstream.into()),
+    }
+}
+
+/// The second labels' addresses, for as long as the guards live.
+fn keep_mixed<'a>(
+    options: &Options<'a>,
+    guards: &mut Guards<'a>,
+    stream: &'a CudaStream,
+) -> Option<RawMixed> {
+    let mixed = options.mixed?;
+    let lambda = match mixed.lambda {
+        Lambda::Scalar(lambda) => Lambda::Scalar(lambda),
+        Lambda::PerRow(lambda) => Lambda::PerRow(guards.keep(lambda.device_ptr(stream))),
+    };
+    Some(RawMixed {
+        labels: mixed.labels.keep(guards, stream),
+        label_type: LabelType(mixed.labels.label_type()),
+        lambda,
+    })
+}
+
+/// One number is checked here, those on the device there.
+fn check_lambda<P>(lambda: Lambda<f32, P>) -> Result<(), Error> {
+    match lambda {
+        Lambda::Scalar(lambda) => {
+            check_parameter("lambda", lambda.into(), "from 0 to 1", |lambda| {
+                (0.0..=1.0).contains(&lambda)
+            })
+            .map(drop)
+        }
+        Lambda::PerRow(_) => Ok(()),
     }
 }
 

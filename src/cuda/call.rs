@@ -2,13 +2,13 @@
 
 use cudarc::driver::{DevicePtr, DevicePtrMut};
 
-use super::element::CudaElement;
-use crate::call::Upstream;
+use super::element::{CudaElement, CudaLabel, DeviceLabels};
+use crate::call::{Divisor, Lambda, Upstream};
 
 /// Settings of one launch; the defaults are contiguous rows and an upstream gradient of 1.
 ///
-/// The same as [`crate::Options`], but that the upstream gradient lies on the device, and that hits
-/// are asked for by a buffer, [`Outputs::hits`].
+/// The same as [`crate::Options`], but that what is a number or a list for the batch lies on the
+/// device, and that hits are asked for by a buffer, [`Outputs::hits`].
 #[derive(Clone, Copy)]
 #[must_use]
 #[expect(
@@ -21,6 +21,16 @@ pub struct Options<'a> {
     pub(super) gradient_scale: f32,
     pub(super) skip_if_upstream: Option<f32>,
     pub(super) overlap: bool,
+    pub(super) divisor: Divisor<&'a dyn DevicePtr<f32>>,
+    pub(super) row_weights: Option<&'a dyn DevicePtr<f32>>,
+    pub(super) mixed: Option<Mixed<'a>>,
+}
+
+/// The second labels, and how much is the first ones'.
+#[derive(Clone, Copy)]
+pub(super) struct Mixed<'a> {
+    pub(super) labels: DeviceLabels<'a>,
+    pub(super) lambda: Lambda<f32, &'a dyn DevicePtr<f32>>,
 }
 
 impl Default for Options<'_> {
@@ -31,6 +41,9 @@ impl Default for Options<'_> {
             gradient_scale: 1.0,
             skip_if_upstream: None,
             overlap: false,
+            divisor: Divisor::Weights,
+            row_weights: None,
+            mixed: None,
         }
     }
 }
@@ -104,6 +117,62 @@ impl<'a> Options<'a> {
         self.overlap = overlap;
         self
     }
+
+    /// What a mean divides by; the rows' weights where not set. Only with
+    /// [`Reduction::Mean`](crate::Reduction::Mean). A given one is one number in device memory, so
+    /// that counts which were added up over devices need no host: finite and above 0, or 0 too
+    /// where no row counts. The device does not check it.
+    ///
+    /// ```no_run
+    /// # use std::sync::Arc;
+    /// # use ala_loss::Divisor;
+    /// # use ala_loss::cuda::{CudaLoss, Options, Outputs, Workspace};
+    /// # use cudarc::driver::{CudaSlice, CudaStream};
+    /// # fn parts(
+    /// #     loss: &CudaLoss,
+    /// #     stream: &Arc<CudaStream>,
+    /// #     parts: &[(CudaSlice<f32>, CudaSlice<i64>)],
+    /// #     all_labels: &CudaSlice<i64>,
+    /// #     gradients: &mut [CudaSlice<f32>],
+    /// #     workspace: &mut Workspace,
+    /// # ) -> Result<(), Box<dyn std::error::Error>> {
+    /// // A batch in parts, each divided by what the whole is divided by.
+    /// let mut all = stream.alloc_zeros::<f32>(1)?;
+    /// loss.divisor(stream, all_labels, &mut all, workspace)?;
+    /// let options = Options::new().divisor(Divisor::Given(&all));
+    /// for ((logits, labels), gradient) in parts.iter().zip(gradients) {
+    ///     let outputs = Outputs::new().gradient(gradient);
+    ///     loss.launch(stream, logits, labels, &options, outputs, workspace)?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn divisor(mut self, divisor: Divisor<&'a dyn DevicePtr<f32>>) -> Self {
+        self.divisor = divisor;
+        self
+    }
+
+    /// A weight for each row, `[N]`: it multiplies the row's loss and gradient, and counts in
+    /// [`Divisor::Weights`](crate::Divisor::Weights) as a class's weight does. 0, or from `1e-20`
+    /// to `1e20`, and the same times its class's weight.
+    pub fn row_weights(mut self, weights: &'a impl DevicePtr<f32>) -> Self {
+        self.row_weights = Some(weights);
+        self
+    }
+
+    /// A second label for each row, `[N]`, as [`crate::Options::mixed_with`] has it. A captured
+    /// graph that must vary the lambda takes it for each row.
+    pub fn mixed_with<L: CudaLabel>(
+        mut self,
+        labels: &'a impl DevicePtr<L>,
+        lambda: Lambda<f32, &'a dyn DevicePtr<f32>>,
+    ) -> Self {
+        self.mixed = Some(Mixed {
+            labels: L::device_labels(labels),
+            lambda,
+        });
+        self
+    }
 }
 
 /// What a launch writes; each buffer left out is not computed.
@@ -118,6 +187,8 @@ pub struct Outputs<'a, T> {
     pub(super) row_losses: Option<&'a mut dyn DevicePtrMut<f32>>,
     pub(super) hits: Option<&'a mut dyn DevicePtrMut<u8>>,
     pub(super) loss: Option<&'a mut dyn DevicePtrMut<f32>>,
+    pub(super) predictions: Option<&'a mut dyn DevicePtrMut<u32>>,
+    pub(super) class_counts: Option<&'a mut dyn DevicePtrMut<u64>>,
 }
 
 impl<T> Default for Outputs<'_, T> {
@@ -128,6 +199,8 @@ impl<T> Default for Outputs<'_, T> {
             row_losses: None,
             hits: None,
             loss: None,
+            predictions: None,
+            class_counts: None,
         }
     }
 }
@@ -170,6 +243,22 @@ impl<'a, T: CudaElement> Outputs<'a, T> {
     /// the device, so that no host has to wait for it. NaN where a label is out of range.
     pub fn loss(mut self, buffer: &'a mut impl DevicePtrMut<f32>) -> Self {
         self.loss = Some(buffer);
+        self
+    }
+
+    /// The lowest class of each row's largest logit, `[N]`; `u32::MAX`, which is no class, where a
+    /// logit is NaN or the row does not count. A hit is a prediction that is the row's label.
+    pub fn predictions(mut self, buffer: &'a mut impl DevicePtrMut<u32>) -> Self {
+        self.predictions = Some(buffer);
+        self
+    }
+
+    /// Running counts, `[2, C]`: the step **adds** to them, of the rows that count and whose first
+    /// label is a class, by that class: the rows, then the hits. Whole numbers, so that the order
+    /// does not matter. Read when wanted, for
+    /// [`Tally::add_counts`](crate::metrics::Tally::add_counts).
+    pub fn class_counts(mut self, buffer: &'a mut impl DevicePtrMut<u64>) -> Self {
+        self.class_counts = Some(buffer);
         self
     }
 }

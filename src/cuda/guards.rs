@@ -8,7 +8,7 @@ pub(super) fn address_of(slice: &CudaSlice<u8>, stream: &CudaStream) -> u64 {
 }
 
 /// The most buffers that a step has.
-const MOST_BUFFERS: usize = 11;
+const MOST_BUFFERS: usize = 18;
 
 /// Keeps cudarc's guards until the launch is enqueued; they then record that their buffers are in
 /// use. No heap: the launch path allocates nothing.

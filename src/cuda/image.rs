@@ -13,6 +13,26 @@ pub(super) const ELEMENTS: [&str; 3] = ["f32", "f16", "bf16"];
 pub(super) const MAPS: [&str; 2] = ["uniform", "per_class"];
 /// The kernels of an element type and a map, as they are loaded: the index of [`unit`].
 const UNITS: usize = ELEMENTS.len() * MAPS.len();
+/// Whose steps they are, as [`Steps`].
+const STEPS: usize = 2;
+
+/// Whose kernels: of a step with labels alone, or with what a training recipe adds
+/// (`kernels/terms.cuh`). Apart, so that who uses none of it loads and pays nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Steps {
+    Plain = 0,
+    Recipe = 1,
+}
+
+impl Steps {
+    /// How the kernels' names begin.
+    pub(super) fn prefix(self) -> &'static str {
+        match self {
+            Self::Plain => "ala_",
+            Self::Recipe => "ala_recipe_",
+        }
+    }
+}
 
 /// The kernels that this build embeds, as [`kernels`] tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,12 +100,13 @@ pub(super) type Version = (u32, u32);
 #[allow(dead_code)]
 enum Images {
     Prebuilt(&'static [Family]),
-    /// By unit; the driver chooses of what is in them.
-    Fatbins(&'static [&'static [u8]; UNITS]),
+    /// By steps, then unit; the driver chooses of what is in them.
+    Fatbins(&'static [[&'static [u8]; UNITS]; STEPS]),
 }
 
 /// A file of `kernels/prebuilt`.
 struct Family {
+    steps: Steps,
     is_ptx: bool,
     architectures: &'static [u32],
     /// Of each architecture the units, then what the assembler said; each with its length before
@@ -131,8 +152,9 @@ enum Source {
 ///
 /// # Errors
 /// [`CudaError::NotBuilt`], [`CudaError::NoKernelsForDevice`].
-pub(super) fn candidates(capability: u32) -> Result<Vec<Candidate>, CudaError> {
+pub(super) fn candidates(steps: Steps, capability: u32) -> Result<Vec<Candidate>, CudaError> {
     let embedded = EMBEDDED.as_ref().ok_or(CudaError::NotBuilt)?;
+    let [all_machine_code, all_ptx] = embedded.architectures(steps);
     // Of machine code the same generation's, of PTX any earlier; each the latest.
     let best = |of: &[u32], suits: &dyn Fn(u32) -> bool| {
         of.iter()
@@ -140,10 +162,10 @@ pub(super) fn candidates(capability: u32) -> Result<Vec<Candidate>, CudaError> {
             .filter(|&arch| arch <= capability && suits(arch))
             .max()
     };
-    let machine_code = best(embedded.machine_code, &|arch| arch / 10 == capability / 10);
-    let ptx = best(embedded.ptx, &|_| true);
+    let machine_code = best(all_machine_code, &|arch| arch / 10 == capability / 10);
+    let ptx = best(all_ptx, &|_| true);
     if machine_code.is_none() && ptx.is_none() {
-        return Err(none_for(capability));
+        return Err(none_for(steps, capability));
     }
     Ok(match &embedded.images {
         Images::Fatbins(fatbins) => {
@@ -151,14 +173,14 @@ pub(super) fn candidates(capability: u32) -> Result<Vec<Candidate>, CudaError> {
                 Some(_) => embedded.driver_for_machine_code,
                 None => embedded.driver_for_ptx,
             };
-            let source = Source::Fatbin(fatbins);
+            let source = Source::Fatbin(&fatbins[steps as usize]);
             vec![Candidate { source, driver }]
         }
         Images::Prebuilt(families) => {
             let find = |wanted: Option<u32>, is_ptx: bool, driver: Version| {
                 families
                     .iter()
-                    .filter(|family| family.is_ptx == is_ptx)
+                    .filter(|family| family.steps == steps && family.is_ptx == is_ptx)
                     .find_map(|family| {
                         let place = |&arch: &u32| Some(arch) == wanted;
                         let architecture = family.architectures.iter().position(place)?;
@@ -179,12 +201,29 @@ pub(super) fn candidates(capability: u32) -> Result<Vec<Candidate>, CudaError> {
 }
 
 /// That there is nothing that a device of that compute capability, times ten, can run.
-pub(super) fn none_for(capability: u32) -> CudaError {
-    let of = |list: fn(&Embedded) -> &'static [u32]| EMBEDDED.as_ref().map_or(&[][..], list);
+pub(super) fn none_for(steps: Steps, capability: u32) -> CudaError {
+    let none: [&'static [u32]; 2] = [&[]; 2];
+    let [machine_code, ptx] = EMBEDDED
+        .as_ref()
+        .map_or(none, |embedded| embedded.architectures(steps));
     CudaError::NoKernelsForDevice {
         capability: (capability / 10, capability % 10),
-        machine_code: of(|embedded| embedded.machine_code),
-        ptx: of(|embedded| embedded.ptx),
+        machine_code,
+        ptx,
+    }
+}
+
+impl Embedded {
+    /// Compute capabilities, times ten, that there is machine code for, and PTX. Recipes come
+    /// prebuilt as PTX alone.
+    fn architectures(&self, steps: Steps) -> [&'static [u32]; 2] {
+        match (steps, &self.images) {
+            (Steps::Recipe, Images::Prebuilt(families)) => {
+                let recipes = families.iter().find(|family| family.steps == steps);
+                [&[], recipes.map_or(&[], |family| family.architectures)]
+            }
+            _ => [self.machine_code, self.ptx],
+        }
     }
 }
 
@@ -288,9 +327,18 @@ mod tests {
                         let part = family.part(at, unit(element, per_class)).expect("whole");
                         let begins = if family.is_ptx { "//" } else { "\x7fELF" };
                         assert!(part.starts_with(begins.as_bytes()), "{architecture}");
-                        assert!(contains(&part, &format!("ala_streamed_{name}_{map}")));
+                        let kernel = |steps: Steps, map: &str| {
+                            let whose = steps.prefix();
+                            contains(&part, &format!("{whose}streamed_{name}_{map}"))
+                        };
                         let other = MAPS[usize::from(!per_class)];
-                        assert!(!contains(&part, &format!("ala_streamed_{name}_{other}")));
+                        let other_steps = match family.steps {
+                            Steps::Plain => Steps::Recipe,
+                            Steps::Recipe => Steps::Plain,
+                        };
+                        assert!(kernel(family.steps, map));
+                        assert!(!kernel(family.steps, other));
+                        assert!(!kernel(other_steps, map));
                         if family.is_ptx {
                             assert!(contains(&part, &format!(".target sm_{architecture}")));
                         }
@@ -305,7 +353,7 @@ mod tests {
     }
 
     /// As what is taken for a device is named: `sm_90` or `compute_90`.
-    fn taken(capability: u32) -> Vec<String> {
+    fn taken(steps: Steps, capability: u32) -> Vec<String> {
         let named = |candidate: &Candidate| match candidate.source {
             Source::Fatbin(_) => "fatbin".into(),
             Source::Packed {
@@ -316,7 +364,7 @@ mod tests {
                 format!("{kind}_{}", family.architectures[architecture])
             }
         };
-        let candidates = candidates(capability).unwrap_or_default();
+        let candidates = candidates(steps, capability).unwrap_or_default();
         candidates.iter().map(named).collect()
     }
 
@@ -325,18 +373,25 @@ mod tests {
         if families().is_empty() {
             return; // nvcc's fatbins, of which the driver chooses
         }
-        assert_eq!(taken(75), ["sm_75"]);
-        assert_eq!(taken(80), ["sm_80"]);
-        assert_eq!(taken(87), ["sm_86"]);
-        assert_eq!(taken(89), ["sm_89"]);
-        assert_eq!(taken(90), ["sm_90", "compute_90"]);
-        assert_eq!(taken(103), ["sm_100", "compute_90"]);
-        assert_eq!(taken(110), ["compute_90"]);
-        assert_eq!(taken(121), ["sm_120", "compute_90"]);
-        assert_eq!(taken(70), [""; 0]);
-        let Err(CudaError::NoKernelsForDevice { capability, .. }) = candidates(70) else {
-            panic!("7.0 is older than any of them");
-        };
-        assert_eq!(capability, (7, 0));
+        let plain = |capability| taken(Steps::Plain, capability);
+        assert_eq!(plain(75), ["sm_75"]);
+        assert_eq!(plain(80), ["sm_80"]);
+        assert_eq!(plain(87), ["sm_86"]);
+        assert_eq!(plain(89), ["sm_89"]);
+        assert_eq!(plain(90), ["sm_90", "compute_90"]);
+        assert_eq!(plain(103), ["sm_100", "compute_90"]);
+        assert_eq!(plain(110), ["compute_90"]);
+        assert_eq!(plain(121), ["sm_120", "compute_90"]);
+        assert_eq!(plain(70), [""; 0]);
+        for capability in [80, 86, 90, 103, 121] {
+            assert_eq!(taken(Steps::Recipe, capability), ["compute_80"]);
+        }
+        for (steps, old, major) in [(Steps::Plain, 70, 7), (Steps::Recipe, 75, 7)] {
+            let Err(CudaError::NoKernelsForDevice { capability, .. }) = candidates(steps, old)
+            else {
+                panic!("{old} is older than any of them");
+            };
+            assert_eq!(capability.0, major);
+        }
     }
 }

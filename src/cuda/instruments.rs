@@ -12,7 +12,7 @@ use super::bound::{CudaLoss, Logits};
 use super::call::{Options, Outputs};
 use super::element::{CudaElement, CudaLabel};
 use super::error::{CudaError, driver};
-use super::image::{self, COMPILED, ELEMENTS, MAPS};
+use super::image::{self, COMPILED, ELEMENTS, MAPS, Steps};
 use super::launch::{self, Beside};
 use super::module::{DeviceLimits, Kernel, Module};
 use super::plan::{self, Grid};
@@ -137,18 +137,24 @@ impl Instruments {
             options,
             outputs,
             workspace,
-            |step| {
+            |steps, recipe| {
                 let stream = stream.cu_stream();
+                if steps == Steps::Recipe {
+                    // The baseline has plain steps only.
+                    return Err(CudaError::NotBuilt);
+                }
                 // SAFETY: every buffer was checked, lives in this context, and is kept in order by
                 // its guard.
-                unsafe { launch::count(loss.kernels_of(T::TYPE.0)?, stream, step, false)? };
+                unsafe {
+                    launch::count(loss.kernels_of(steps, T::TYPE.0)?, stream, recipe, false)?
+                };
                 for (&kernel, (name, _)) in kernels.iter().zip(STEPS) {
                     let blocks = match name {
                         "reduce" => 1,
-                        "gradient" if step.gradient == 0 => continue,
+                        "gradient" if recipe.step.gradient == 0 => continue,
                         _ => self.blocks(rows),
                     };
-                    let mut step = launch::numbered(step);
+                    let mut step = launch::numbered(recipe).step;
                     let mut arguments = [argument(&mut step), argument(&mut scratch)];
                     // SAFETY: as above; the gradient is not the logits, and each step takes these
                     // two.
@@ -310,7 +316,7 @@ impl CudaLoss {
     /// # Errors
     /// [`CudaError::TooManyClasses`].
     pub fn launch_shape<T: CudaElement>(&self, rows: usize) -> Result<LaunchShape, Error> {
-        let kernels = self.kernels_of(T::TYPE.0)?;
+        let kernels = self.kernels_of(self.steps(), T::TYPE.0)?;
         Ok(plan::shape_of(
             kernels,
             &self.batch(rows),
@@ -325,7 +331,7 @@ impl CudaLoss {
     /// # Errors
     /// [`CudaError::Driver`].
     pub fn launch_shapes<T: CudaElement>(&self, rows: usize) -> Result<Vec<LaunchShape>, Error> {
-        let kernels = self.kernels_of(T::TYPE.0)?;
+        let kernels = self.kernels_of(self.steps(), T::TYPE.0)?;
         let shapes = plan::shapes_of(kernels, &self.batch(rows), size_of::<T>() as u64);
         Ok(shapes)
     }

@@ -1,19 +1,23 @@
 //! The one place where kernels are launched: parameters in, driver calls out.
 
 use std::ffi::c_void;
+use std::mem::offset_of;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use cudarc::driver::{result, sys};
 
 use super::abi::{
-    ALA_COUNTED, ALA_FOCAL, ALA_HAS_IGNORE, ALA_MOST_BLOCKS, ALA_OUT_OF_PHASE, ALA_REDUCTION_MEAN,
-    ALA_REDUCTION_SUM, ALA_UPSTREAM_PER_ROW, ALA_WEIGHTED, AlaParams,
+    ALA_BY_ROWS, ALA_COUNTED, ALA_FOCAL, ALA_GIVEN, ALA_HAS_IGNORE, ALA_LABEL_I64, ALA_LABEL_U8,
+    ALA_MOST_BLOCKS, ALA_OUT_OF_PHASE, ALA_REDUCTION_MEAN, ALA_REDUCTION_SUM, ALA_UPSTREAM_PER_ROW,
+    ALA_WEIGHTED, AlaParams, AlaRecipe, AlaState, AlaTarget,
 };
+use super::element::CudaLabel;
 use super::error::{CudaError, driver};
+use super::image::Steps;
 use super::module::{Kernel, Kernels, THREADS};
 use super::plan::{Batch, Grid, LaunchShape, Plan, in_phase, shape_of, shape_of_one_block_a_row};
-use crate::call::Upstream;
+use crate::call::{Divisor, Lambda, Upstream};
 use crate::loss::Loss;
 use crate::reduction::Reduction;
 
@@ -46,6 +50,47 @@ pub struct RawStep {
     pub skip_if_upstream: Option<f32>,
     /// As [`Options::overlap`](super::Options::overlap).
     pub overlap: bool,
+    /// As [`Options::divisor`](super::Options::divisor), a given one at an address of `f32`.
+    pub divisor: Divisor<u64>,
+    /// As [`Options::row_weights`](super::Options::row_weights): `f32`, `[N]`.
+    pub row_weights: Option<u64>,
+    /// As [`Options::mixed_with`](super::Options::mixed_with).
+    pub mixed: Option<RawMixed>,
+    /// As [`Outputs::predictions`](super::Outputs::predictions): `u32`, `[N]`.
+    pub predictions: Option<u64>,
+    /// As [`Outputs::class_counts`](super::Outputs::class_counts): `u64`, `[2, C]`.
+    pub class_counts: Option<u64>,
+}
+
+/// The second labels of a [`RawStep`], and how much is the first ones'.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RawMixed {
+    /// Second labels `[N]`.
+    pub labels: u64,
+    /// Their type.
+    pub label_type: LabelType,
+    /// One number, or an address of `f32`, `[N]`.
+    pub lambda: Lambda<f32, u64>,
+}
+
+/// The type of labels that are told by address alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LabelType(pub(super) u32);
+
+impl LabelType {
+    /// That of `L`.
+    pub const fn of<L: CudaLabel>() -> Self {
+        Self(L::TYPE)
+    }
+
+    /// In bytes.
+    pub(super) fn alignment(self) -> u64 {
+        match self.0 {
+            ALA_LABEL_U8 => 1,
+            ALA_LABEL_I64 => 8,
+            _ => 4,
+        }
+    }
 }
 
 impl RawStep {
@@ -86,6 +131,24 @@ impl RawStep {
             gradient_scale: 1.0,
             skip_if_upstream: None,
             overlap: false,
+            divisor: Divisor::Weights,
+            row_weights: None,
+            mixed: None,
+            predictions: None,
+            class_counts: None,
+        }
+    }
+
+    /// Which kernels take it.
+    pub(super) fn steps(&self, loss: &Loss) -> Steps {
+        let is_plain = self.row_weights.is_none()
+            && self.mixed.is_none()
+            && self.predictions.is_none()
+            && self.class_counts.is_none()
+            && loss.label_smoothing() == 0.0;
+        match is_plain {
+            true => Steps::Plain,
+            false => Steps::Recipe,
         }
     }
 }
@@ -95,6 +158,7 @@ impl RawStep {
 pub(super) struct OwnAddresses {
     pub(super) targets: u64,
     pub(super) others: u64,
+    pub(super) weighed: u64,
     pub(super) exact: u64,
     pub(super) state: u64,
     pub(super) blocks: u64,
@@ -108,7 +172,45 @@ pub(super) struct Constants {
     pub(super) weighted: bool,
 }
 
-pub(super) fn parameters(
+/// A step's parameters. Kernels of plain steps are given the first part of them.
+pub(super) fn recipe(
+    loss: &Loss,
+    constants: Constants,
+    own: OwnAddresses,
+    step: &RawStep,
+    label_type: u32,
+) -> AlaRecipe {
+    let parameters = parameters(loss, constants, own, step, label_type);
+    let epsilon = loss.label_smoothing();
+    let (lambda, lambda_of_all) = match step.mixed.map(|mixed| mixed.lambda) {
+        None => (0, 1.0),
+        Some(Lambda::Scalar(lambda)) => (0, lambda),
+        Some(Lambda::PerRow(address)) => (address, 0.0),
+    };
+    let class_rows = step.class_counts.unwrap_or(0);
+    let class_hits = match step.class_counts {
+        Some(address) => address + (loss.classes() * size_of::<u64>()) as u64,
+        None => 0,
+    };
+    AlaRecipe {
+        step: parameters,
+        second_labels: step.mixed.map_or(0, |mixed| mixed.labels),
+        lambda,
+        row_weights: step.row_weights.unwrap_or(0),
+        predictions: step.predictions.unwrap_or(0),
+        class_rows,
+        class_hits,
+        weighed: own.weighed,
+        all_classes: own.targets + (size_of::<AlaTarget>() * loss.classes()) as u64,
+        lambda_of_all,
+        own: (1.0 - epsilon) as f32,
+        each: (epsilon / loss.classes() as f64) as f32,
+        second_label_type: step.mixed.map_or(0, |mixed| mixed.label_type.0),
+        reserved: 0,
+    }
+}
+
+fn parameters(
     loss: &Loss,
     constants: Constants,
     own: OwnAddresses,
@@ -122,7 +224,8 @@ pub(super) fn parameters(
         }
     };
     set(ALA_HAS_IGNORE, loss.ignore_label().is_some());
-    set(ALA_WEIGHTED, constants.weighted);
+    let weighted = constants.weighted || step.row_weights.is_some();
+    set(ALA_WEIGHTED, weighted);
     set(
         ALA_UPSTREAM_PER_ROW,
         matches!(step.upstream, Upstream::PerRow(_)),
@@ -132,8 +235,15 @@ pub(super) fn parameters(
         ALA_FOCAL,
         loss.table().focal_gamma().is_some_and(|gamma| gamma > 0.0),
     );
-    let counted = loss.ignore_label().is_some() || constants.weighted;
+    let in_state = own.state + offset_of!(AlaState, rounded_divisor) as u64;
+    let (counted, given) = match step.divisor {
+        Divisor::Weights => (loss.ignore_label().is_some() || weighted, in_state),
+        Divisor::Rows => (loss.ignore_label().is_some(), in_state),
+        Divisor::Given(address) => (true, address),
+    };
+    set(ALA_GIVEN, matches!(step.divisor, Divisor::Given(_)));
     set(ALA_COUNTED, loss.reduction() == Reduction::Mean && counted);
+    set(ALA_BY_ROWS, step.divisor == Divisor::Rows);
     let rows_32 = u32::try_from(step.rows).unwrap_or(u32::MAX);
     AlaParams {
         logits: step.logits,
@@ -150,6 +260,7 @@ pub(super) fn parameters(
         hits: step.hits.unwrap_or(0),
         loss: step.loss.unwrap_or(0),
         divisor: 0,
+        given,
         state: own.state,
         blocks: own.blocks,
         rows: step.rows as u64,
@@ -210,11 +321,12 @@ pub(super) struct Beside {
 pub(super) unsafe fn fused(
     kernels: &Kernels,
     stream: sys::CUstream,
-    parameters: &AlaParams,
+    recipe: &AlaRecipe,
     element_bytes: u64,
     how: How,
 ) -> Result<(), CudaError> {
     // All that can be refused comes before the first launch.
+    let parameters = &recipe.step;
     let batch = Batch::of(parameters);
     let overlap = how.overlap && kernels.overlap;
     let shape = match how.shape {
@@ -223,17 +335,14 @@ pub(super) unsafe fn fused(
     };
     let plan = Plan::of(kernels, &batch, element_bytes, shape)?;
     // SAFETY: the caller's promise.
-    unsafe { count(kernels, stream, parameters, overlap)? };
+    unsafe { count(kernels, stream, recipe, overlap)? };
     let phase = match in_phase(parameters, element_bytes) {
         true => 0,
         false => ALA_OUT_OF_PHASE,
     };
-    let parameters = AlaParams {
-        flags: parameters.flags | phase,
-        ..*parameters
-    };
+    let recipe = with(recipe, |step| step.flags |= phase);
     // SAFETY: the caller's promise.
-    let launched = unsafe { launch_plan(&plan, stream, &parameters, overlap) };
+    let launched = unsafe { launch_plan(&plan, stream, &recipe, overlap) };
     match launched {
         Err(CudaError::Driver {
             code: TOO_LARGE, ..
@@ -243,7 +352,7 @@ pub(super) unsafe fn fused(
             let shape = shape_of_one_block_a_row(kernels, &batch, element_bytes);
             let plan = Plan::of(kernels, &batch, element_bytes, shape)?;
             // SAFETY: the caller's promise.
-            unsafe { launch_plan(&plan, stream, &parameters, overlap) }
+            unsafe { launch_plan(&plan, stream, &recipe, overlap) }
         }
         launched => launched,
     }
@@ -254,16 +363,22 @@ pub(super) unsafe fn fused(
 unsafe fn launch_plan(
     plan: &Plan,
     stream: sys::CUstream,
-    parameters: &AlaParams,
+    recipe: &AlaRecipe,
     overlap: bool,
 ) -> Result<(), CudaError> {
-    let parameters = AlaParams {
-        parts: plan.parts,
-        part_vectors: plan.part_vectors,
-        ..*parameters
-    };
+    let recipe = with(recipe, |step| {
+        step.parts = plan.parts;
+        step.part_vectors = plan.part_vectors;
+    });
     // SAFETY: the caller's promise.
-    unsafe { launch_with(plan.kernel, plan.grid, stream, &parameters, overlap) }
+    unsafe { launch_with(plan.kernel, plan.grid, stream, &recipe, overlap) }
+}
+
+/// The same with another step.
+fn with(recipe: &AlaRecipe, change: impl FnOnce(&mut AlaParams)) -> AlaRecipe {
+    let mut recipe = *recipe;
+    change(&mut recipe.step);
+    recipe
 }
 
 /// The driver's answer to blocks that wait for one another and would not all run at once.
@@ -276,11 +391,12 @@ const TOO_LARGE: u32 = sys::CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE as
 pub(super) unsafe fn count(
     kernels: &Kernels,
     stream: sys::CUstream,
-    parameters: &AlaParams,
+    recipe: &AlaRecipe,
     overlap: bool,
 ) -> Result<(), CudaError> {
     const ROWS_A_THREAD: u64 = 4;
-    if parameters.flags & ALA_COUNTED == 0 {
+    let parameters = &recipe.step;
+    if parameters.flags & (ALA_COUNTED | ALA_GIVEN) != ALA_COUNTED {
         return Ok(());
     }
     let most = (2 * kernels.device.multiprocessors).clamp(1, ALA_MOST_BLOCKS);
@@ -294,22 +410,20 @@ pub(super) unsafe fn count(
             kernels.count,
             Grid::plain(blocks as u32),
             stream,
-            parameters,
+            recipe,
             overlap,
         )
     }
 }
 
 /// The same with a number that the launch is told apart by, from others in the same workspace.
-pub(super) fn numbered(parameters: &AlaParams) -> AlaParams {
+pub(super) fn numbered(recipe: &AlaRecipe) -> AlaRecipe {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    AlaParams {
-        launch: NUMBER.fetch_add(1, Ordering::Relaxed),
-        ..*parameters
-    }
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    with(recipe, |step| step.launch = number)
 }
 
-/// A kernel of the loss, which takes one `AlaParams`.
+/// A kernel of the loss, which takes one `AlaRecipe`, or the `AlaParams` that it begins with.
 ///
 /// # Safety
 /// As [`fused`].
@@ -317,15 +431,17 @@ unsafe fn launch_with(
     kernel: Kernel,
     grid: Grid,
     stream: sys::CUstream,
-    parameters: &AlaParams,
+    recipe: &AlaRecipe,
     overlap: bool,
 ) -> Result<(), CudaError> {
-    let parameters = numbered(parameters);
-    let together = parameters.parts > 1;
+    let recipe = numbered(recipe);
+    let together = recipe.step.parts > 1;
     let beside = Beside { together, overlap };
-    // The driver copies the parameters during the call and writes to none of them.
-    let mut arguments = [ptr::from_ref(&parameters).cast_mut().cast::<c_void>()];
-    // SAFETY: the kernel takes one AlaParams by value; the rest is the caller's promise.
+    // The driver copies the parameters during the call, as many bytes as the kernel takes, and
+    // writes to none of them.
+    let mut arguments = [ptr::from_ref(&recipe).cast_mut().cast::<c_void>()];
+    // SAFETY: the kernel takes one AlaRecipe by value, or one AlaParams, which is at its beginning;
+    // the rest is the caller's promise.
     unsafe { launch(kernel, grid, stream, &mut arguments, beside) }
 }
 

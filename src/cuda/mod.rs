@@ -56,13 +56,13 @@ mod ptxas;
 mod tiers;
 mod workspace;
 
-pub use crate::call::Upstream;
+pub use crate::call::{Divisor, Lambda, Upstream};
 pub use bound::CudaLoss;
 pub use call::{Options, Outputs};
-pub use element::{CudaElement, CudaLabel};
+pub use element::{CudaElement, CudaLabel, DeviceLabels};
 pub use error::CudaError;
 pub use image::{EmbeddedKernels, Origin, kernels};
-pub use launch::RawStep;
+pub use launch::{LabelType, RawMixed, RawStep};
 pub use workspace::Workspace;
 
 use std::sync::Arc;

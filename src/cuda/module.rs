@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::error::{CudaError, driver};
-use super::image::{self, Candidate, ELEMENTS, MAPS};
+use super::image::{self, Candidate, ELEMENTS, MAPS, Steps};
 use super::tiers::{RowRequirement, TIERS, Tier};
 
 /// Threads of the kernels that are no tier.
@@ -24,6 +24,14 @@ pub(super) struct Kernel(pub(super) sys::CUfunction);
 unsafe impl Send for Kernel {}
 // SAFETY: as above.
 unsafe impl Sync for Kernel {}
+
+/// What a module has the kernels for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unit {
+    pub(super) steps: Steps,
+    pub(super) element: ElementType,
+    pub(super) per_class: bool,
+}
 
 /// The kernels for one element type and one map.
 #[derive(Debug, Clone)]
@@ -76,7 +84,7 @@ impl DeviceLimits {
 #[derive(Debug)]
 struct Loaded {
     context: Arc<CudaContext>,
-    unit: (ElementType, bool),
+    unit: Unit,
     kernels: Arc<Kernels>,
 }
 
@@ -88,17 +96,12 @@ pub(super) enum ElementType {
     Bf16 = 2,
 }
 
-/// The kernels of an element type and a map, loading their module at a context's first use.
-pub(super) fn load(
-    context: &Arc<CudaContext>,
-    element: ElementType,
-    per_class: bool,
-) -> Result<Arc<Kernels>, CudaError> {
+/// A unit's kernels, loading their module at a context's first use.
+pub(super) fn load(context: &Arc<CudaContext>, unit: Unit) -> Result<Arc<Kernels>, CudaError> {
     static LOADED: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
     let mut loaded = LOADED
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
-    let unit = (element, per_class);
     let known = loaded
         .iter()
         .find(|known| known.context == *context && known.unit == unit);
@@ -115,8 +118,8 @@ pub(super) fn load(
 }
 
 /// Whether there are kernels for a context's device.
-pub(super) fn check_there(context: &CudaContext) -> Result<(), CudaError> {
-    image::candidates(capability(context)?).map(drop)
+pub(super) fn check_there(context: &CudaContext, steps: Steps) -> Result<(), CudaError> {
+    image::candidates(steps, capability(context)?).map(drop)
 }
 
 /// A device's compute capability, times ten.
@@ -158,12 +161,13 @@ impl Module {
 }
 
 /// Loads a unit as the device takes it best.
-fn load_best(context: &Arc<CudaContext>, unit: usize) -> Result<Module, CudaError> {
+fn load_best(context: &Arc<CudaContext>, unit: Unit) -> Result<Module, CudaError> {
     const NO_BINARY_FOR_GPU: u32 = sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU as u32;
     let capability = capability(context)?;
-    let mut failure = image::none_for(capability);
-    for candidate in image::candidates(capability)? {
-        let error = match Module::load(context, &candidate.image(unit)) {
+    let place = image::unit(unit.element as usize, unit.per_class);
+    let mut failure = image::none_for(unit.steps, capability);
+    for candidate in image::candidates(unit.steps, capability)? {
+        let error = match Module::load(context, &candidate.image(place)) {
             Ok(module) => return Ok(module),
             Err(error) => error,
         };
@@ -200,21 +204,21 @@ fn too_old(candidate: &Candidate) -> Option<CudaError> {
     })
 }
 
-fn load_unit(
-    context: &Arc<CudaContext>,
-    (element, per_class): (ElementType, bool),
-) -> Result<Kernels, CudaError> {
-    let (type_index, map_index) = (element as usize, usize::from(per_class));
-    let module = load_best(context, image::unit(type_index, per_class))?;
+fn load_unit(context: &Arc<CudaContext>, unit: Unit) -> Result<Kernels, CudaError> {
+    let (prefix, per_class) = (unit.steps.prefix(), unit.per_class);
+    let module = load_best(context, unit)?;
     let device = DeviceLimits::of(context)?;
-    let count = module.find("ala_count")?;
+    let count = module.find(&format!("{prefix}count"))?;
     let mut staged_blocks = 0;
     let mut kernel_of = |tier: &Tier| {
         if tier.most_classes(per_class) == 0 {
             return Ok(None);
         }
-        let (element, map) = (ELEMENTS[type_index], MAPS[map_index]);
-        let kernel = module.find(&format!("ala_{}_{element}_{map}", tier.name))?;
+        let (element, map) = (
+            ELEMENTS[unit.element as usize],
+            MAPS[usize::from(per_class)],
+        );
+        let kernel = module.find(&format!("{prefix}{}_{element}_{map}", tier.name))?;
         if tier.rows == RowRequirement::Staged {
             opt_in_to_shared(kernel, device.stage_bytes)?;
             staged_blocks = resident(kernel, tier.threads, 0)?;

@@ -1,6 +1,6 @@
 //! The row table as the kernels read it: `f32`, slopes and offsets in units of log2.
 
-use super::abi::{AlaAffine, AlaExact, AlaTarget};
+use super::abi::{AlaAffine, AlaClasses, AlaExact, AlaTarget, AlaWeighed};
 use crate::table::log2::to_log2;
 use crate::table::{NonTarget, RowTable};
 
@@ -9,10 +9,13 @@ pub(super) struct Packed {
     pub(super) targets: Vec<AlaTarget>,
     /// Empty where the slope is uniform.
     pub(super) others: Vec<AlaAffine>,
+    /// The same with weights.
+    pub(super) weighed: Vec<AlaWeighed>,
     /// The same unrounded.
     pub(super) exact: Vec<AlaExact>,
     pub(super) slope: f32,
     pub(super) weighted: bool,
+    pub(super) all_classes: AlaClasses,
 }
 
 /// Rounds the table. The target's slope is kept as what it adds to its class's own slope: added up
@@ -20,7 +23,10 @@ pub(super) struct Packed {
 ///
 /// Offsets count from the highest: what all have in common the softmax does not see, and the
 /// rounding of a large one it does.
-pub(super) fn pack(table: &RowTable) -> Packed {
+///
+/// Labels that are smoothed over classes of unlike weights need a map for each class, which has its
+/// weight.
+pub(super) fn pack(table: &RowTable, smooths: bool) -> Packed {
     let reference = table.non_target().largest_bias();
     let log2 = |value: f64| to_log2(value) as f32;
     let targets = (0..table.classes())
@@ -34,19 +40,32 @@ pub(super) fn pack(table: &RowTable) -> Packed {
             }
         })
         .collect();
+    let weights = || table.targets().iter().map(|target| target.weight as f32);
+    let first = weights().next().unwrap_or(1.0);
+    let common_weight = weights().all(|weight| weight == first).then_some(first);
     let (others, slope) = match table.non_target() {
-        NonTarget::Uniform { slope } => (Vec::new(), log2(*slope)),
-        NonTarget::PerClass(maps) => {
-            let maps = maps
-                .iter()
-                .map(|map| AlaAffine {
-                    slope: log2(map.slope),
-                    bias: log2(map.bias - reference),
-                })
-                .collect();
-            (maps, 0.0)
+        NonTarget::Uniform { slope } if !smooths || common_weight.is_some() => {
+            (Vec::new(), log2(*slope))
+        }
+        NonTarget::Uniform { .. } | NonTarget::PerClass(_) => {
+            let map = |class| table.affine(class);
+            let maps = (0..table.classes()).map(|class| AlaAffine {
+                slope: log2(map(class).slope),
+                bias: log2(map(class).bias - reference),
+            });
+            (maps.collect(), 0.0)
         }
     };
+    let weighed = others
+        .iter()
+        .zip(weights())
+        .map(|(map, weight)| AlaWeighed {
+            slope: map.slope,
+            bias: map.bias,
+            weight,
+            slope_weight: map.slope * weight,
+        })
+        .collect();
     let exact = (0..table.classes())
         .map(|class| {
             let (own, other) = (table.targets()[class], table.affine(class));
@@ -61,8 +80,15 @@ pub(super) fn pack(table: &RowTable) -> Packed {
     Packed {
         targets,
         others,
+        weighed,
         exact,
         slope,
         weighted: table.targets().iter().any(|target| target.weight != 1.0),
+        all_classes: AlaClasses {
+            // Of the weights that the kernels have.
+            total_weight: weights().map(f64::from).sum(),
+            common_weight: common_weight.unwrap_or(0.0),
+            reserved: 0.0,
+        },
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, PinnedHostSlice};
 
-use super::abi::{ALA_NO_ROW, AlaBlocks, AlaState};
+use super::abi::{
+    ALA_BAD_LAMBDA, ALA_BAD_SECOND_LABEL, ALA_BAD_WEIGHT, ALA_NO_ROW, AlaBlocks, AlaState,
+};
 use super::error::{CudaError, driver};
 use super::guards::address_of;
 use crate::call::Summary;
@@ -13,7 +15,7 @@ use crate::error::Error;
 use crate::loss::Loss;
 
 /// Device memory that a launch needs besides the caller's buffers: the result, what blocks tell one
-/// another (256 KiB), and one `f32` for each row.
+/// another (400 KiB), and one `f32` for each row.
 ///
 /// Made by [`CudaLoss::workspace`](super::CudaLoss::workspace), or by
 /// [`CudaLoss::workspace_in`](super::CudaLoss::workspace_in) in the caller's memory, for as many
@@ -190,17 +192,42 @@ impl Workspace {
             stream
                 .memcpy_htod(&NO_ROW.to_ne_bytes(), &mut bad_row)
                 .map_err(driver("clearing the status"))?;
-            return Err(Error::Label {
-                row: state.bad_row as usize,
-                label: state.bad_label.into(),
-                classes: self.classes,
-            });
+            return Err(self.bad_row(&state));
         }
         Ok(Summary {
             loss: state.loss,
             counted_rows: state.counted_rows as usize,
             total_weight: state.total_weight,
         })
+    }
+
+    /// What is wrong with a row, as the CPU says it.
+    fn bad_row(&self, state: &AlaState) -> Error {
+        let (row, label, classes) = (
+            state.bad_row as usize,
+            i128::from(state.bad_label),
+            self.classes,
+        );
+        let number = |name, allowed| Error::RowParameter {
+            row,
+            name,
+            value: f32::from_bits(state.bad_label as u32).into(),
+            allowed,
+        };
+        match state.bad_what {
+            ALA_BAD_SECOND_LABEL => Error::SecondLabel {
+                row,
+                label,
+                classes,
+            },
+            ALA_BAD_LAMBDA => number("lambda", "from 0 to 1"),
+            ALA_BAD_WEIGHT => number("weight", "0, or from 1e-20 to 1e20 on CUDA"),
+            _ => Error::Label {
+                row,
+                label,
+                classes,
+            },
+        }
     }
 }
 
@@ -217,6 +244,9 @@ const CLEARED: AlaState = AlaState {
     blocks_done: 0,
     tickets: 0,
     disturbed: 0,
+    divisor: 1.0,
+    rounded_divisor: 1.0,
+    bad_what: 0,
 };
 
 fn bytes_of(state: &AlaState) -> [u8; STATE] {

@@ -277,6 +277,61 @@ fn a_counted_mean_takes_two_launches() {
     }
 }
 
+/// Lane instructions an element that a recipe's step has more than the plain one's, at most. Two
+/// are aimed at: mixed rows meet that from 1000 classes on, in registers. Below, a row's own
+/// scalars are spread over few elements: two labels, weights and maps are two rows' worth. Of
+/// smoothed rows each exponent is added up; predictions ask for the largest logit and its place.
+const RECIPE_CLASSES: [usize; 6] = [10, 100, 365, 1000, 8142, 100_000];
+const MORE_OF_RECIPES: [(Path, [f64; 6]); 3] = [
+    (Path::Mixed, [41.0, 6.5, 2.5, 1.7, 2.0, 7.1]),
+    (Path::Smoothed, [32.0, 11.5, 8.2, 6.3, 8.0, 10.7]),
+    (Path::Predicted, [42.0, 11.0, 6.2, 4.6, 5.3, 20.2]),
+];
+/// Of the plain step's sectors, with what the recipe reads and writes besides.
+const MOST_SECTORS_OF_RECIPES: f64 = 1.01;
+
+#[test]
+fn a_recipe_costs_little_more_than_a_plain_step() {
+    let plain = counted(cases(&RECIPE_CLASSES), Path::Fused);
+    let mut broken = Vec::new();
+    for (path, most) in MORE_OF_RECIPES {
+        let recipes = counted(cases(&RECIPE_CLASSES), path);
+        for ((case, recipe), (_, plain)) in recipes.iter().zip(&plain) {
+            assert!(
+                recipe.launch.kernel.contains("recipe"),
+                "{:?}",
+                recipe.launch
+            );
+            let [recipe_figure, plain_figure] =
+                [recipe, plain].map(|counted| Figure::Instructions.of(*case, counted));
+            let more = recipe_figure - plain_figure;
+            // Of second labels the least is more: a label and a class's entry for each row.
+            let rows_share = match path {
+                Path::Mixed => (case.rows * 24) as u64 / 32,
+                _ => (case.rows * 4) as u64 / 32 + 1,
+            };
+            let sectors = recipe.counters.distinct_sectors as f64
+                / (plain.counters.distinct_sectors + rows_share) as f64;
+            eprintln!(
+                "{path:?} C = {} {} aligned {}: {plain_figure:.1} + {more:.2}, sectors {sectors:.4}",
+                case.classes,
+                case.dtype.name(),
+                case.aligned
+            );
+            let place = RECIPE_CLASSES
+                .iter()
+                .position(|&classes| classes == case.classes);
+            let most = most[place.expect("one of them")];
+            if more > most || sectors > MOST_SECTORS_OF_RECIPES {
+                broken.push(format!(
+                    "{path:?} {case:?}: {more:.2} more, sectors {sectors:.4}"
+                ));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
 /// Rows of 8142 elements start at every alignment, rows of 8192 at 16 bytes.
 #[test]
 fn an_odd_class_count_costs_what_its_even_neighbour_does() {

@@ -328,17 +328,6 @@ fn raw_addresses_give_the_same_and_are_checked() {
     ));
 }
 
-#[test]
-fn label_smoothing_is_refused_where_the_kernels_do_not_have_it() {
-    let counts = ClassCounts::new([9, 3]).expect("valid");
-    let smoothed = Loss::builder(Objective::ala(), &counts).label_smoothing(0.1);
-    let bound = smoothed.build().expect("valid").bind(&device().context);
-    assert!(matches!(
-        bound.map(drop),
-        Err(Error::Parameter { name: "label smoothing on CUDA", value, .. }) if value == 0.1
-    ));
-}
-
 /// Sums of weights and their reciprocals are f32 there; what they cannot hold is named.
 #[test]
 fn weights_that_f32_cannot_hold_are_refused() {

@@ -348,7 +348,7 @@ fn the_divisor_of_several_launches_is_what_one_mean_divides_by() {
     for (weights, expected) in [
         ([1.0, 1.0, 1.0], 5.0),
         ([0.5, 9.0, 4.0], 9.5),
-        ([0.0; 3], 1.0),
+        ([0.0; 3], 0.0),
     ] {
         for ignore in [false, true] {
             let objective = Objective::CrossEntropy;
@@ -365,11 +365,19 @@ fn the_divisor_of_several_launches_is_what_one_mean_divides_by() {
             let labels = device.upload(&labels);
             let mut divisor = device.upload(&[77.0f32]);
             bound
-                .divisor(&device.stream, &labels, &mut divisor, &mut workspace)
+                .divisor(
+                    &device.stream,
+                    &labels,
+                    &Options::new(),
+                    &mut divisor,
+                    &mut workspace,
+                )
                 .expect("launches");
             assert_eq!(device.download(&divisor), [expected]);
             let mut two = device.upload(&[77.0f32; 2]);
-            let refused = bound.divisor(&device.stream, &labels, &mut two, &mut workspace);
+            let options = Options::new();
+            let refused =
+                bound.divisor(&device.stream, &labels, &options, &mut two, &mut workspace);
             assert!(matches!(
                 refused,
                 Err(Error::Length {

@@ -20,6 +20,8 @@ mod machines;
 mod parity;
 #[path = "../problem/mod.rs"]
 mod problem;
+#[cfg(feature = "instruments")]
+mod recipes;
 mod resources;
 mod tier_list;
 #[cfg(feature = "instruments")]

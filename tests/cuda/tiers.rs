@@ -16,10 +16,10 @@ const IGNORE: i64 = -100;
 
 /// A tier and a batch for it.
 #[derive(Debug, Clone, Copy)]
-struct Forced {
-    shape: LaunchShape,
-    rows: usize,
-    classes: usize,
+pub struct Forced {
+    pub shape: LaunchShape,
+    pub rows: usize,
+    pub classes: usize,
 }
 
 /// Elements of a 16-byte vector.
@@ -46,7 +46,7 @@ fn multiprocessors(device: &Device) -> usize {
 /// Every tier with one block for each multiprocessor; the staged one with a block a row and with as
 /// many as may share it. `threads` of a block at least, where a row has fewer lanes; `turns` of all
 /// blocks over the rows.
-fn every_tier<T>(device: &Device, per_class: bool, threads: u32, turns: Turns) -> Vec<Forced> {
+pub fn every_tier<T>(device: &Device, per_class: bool, threads: u32, turns: Turns) -> Vec<Forced> {
     let multiprocessors = multiprocessors(device);
     let most_parts = (multiprocessors / 8).clamp(1, 16) as u32;
     let mut all = Vec::new();
@@ -86,7 +86,7 @@ fn every_tier<T>(device: &Device, per_class: bool, threads: u32, turns: Turns) -
 
 /// How many rows a batch has.
 #[derive(Debug, Clone, Copy)]
-enum Turns {
+pub enum Turns {
     /// Blocks take three tiles, or three rows, the last ones ragged.
     Several,
     /// Three blocks or more with one tile each.
@@ -895,11 +895,9 @@ fn raw_launches_of_several_blocks() {
                 gradient_stride: classes,
                 row_losses: (i % 4 < 2).then_some(address(losses.device_ptr(&stream))),
                 hits: Some(address(hits.device_ptr(&stream))),
-                loss: None,
                 upstream: Upstream::Scalar(address(upstream.device_ptr(&stream))),
                 gradient_scale: 0.5,
-                skip_if_upstream: None,
-                overlap: false,
+                ..RawStep::new(rows, classes, 0, 0)
             };
             // SAFETY: every buffer outlives the wait below.
             unsafe { bound.launch_raw::<T, i64>(stream.cu_stream(), &step, &mut workspace) }

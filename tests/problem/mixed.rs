@@ -158,7 +158,7 @@ pub fn assert_long_rows<T: CpuElement>(seed: u64, smoothing: f64) {
 
 /// Logits whose largest is the first label's, the second's, both or neither, far and near; and the
 /// edges, at either label.
-pub fn assert_edges<T: CpuElement>(smoothing: f64) {
+pub fn edges<T: CpuElement>(classes: usize) -> Vec<(Mixed<T>, String)> {
     let (nan, inf) = (f64::NAN, f64::INFINITY);
     let lowest = if size_of::<T>() == 2 { -6e4 } else { -3e38 };
     let pairs = [
@@ -183,28 +183,37 @@ pub fn assert_edges<T: CpuElement>(smoothing: f64) {
         [1.0, lowest],
     ];
     let fills = [0.25, -40.0, 4e4, -inf, lowest];
+    let mut batches = vec![];
+    for fill in fills {
+        let rows = pairs.len();
+        let (first, second) = (classes - 1, classes / 2 - 1);
+        let mut x = vec![T::from_f64(fill); rows * classes];
+        for (row, [at_first, at_second]) in pairs.into_iter().enumerate() {
+            x[row * classes + first] = T::from_f64(at_first);
+            x[row * classes + second] = T::from_f64(at_second);
+        }
+        for weight in [1.0, 0.0] {
+            let batch = Mixed {
+                x: x.clone(),
+                a: vec![first as i64; rows],
+                b: vec![second as i64; rows],
+                lambda: vec![0.75; rows],
+                weights: vec![weight; rows],
+            };
+            batches.push((batch, format!("fill {fill}")));
+        }
+    }
+    batches
+}
+
+/// [`edges`] of short rows and long ones, for every objective.
+pub fn assert_edges<T: CpuElement>(smoothing: f64) {
     for classes in [2, 3, 40, 1300] {
         for objective in objectives_of(smoothing) {
             let counts = counts(&mut fastrand::Rng::with_seed(3), classes);
             let loss = sum_of(objective, &counts, 2.0, smoothing);
-            for fill in fills {
-                let rows = pairs.len();
-                let (first, second) = (classes - 1, classes / 2 - 1);
-                let mut x = vec![T::from_f64(fill); rows * classes];
-                for (row, [at_first, at_second]) in pairs.into_iter().enumerate() {
-                    x[row * classes + first] = T::from_f64(at_first);
-                    x[row * classes + second] = T::from_f64(at_second);
-                }
-                for weight in [1.0, 0.0] {
-                    let batch = Mixed {
-                        x: x.clone(),
-                        a: vec![first as i64; rows],
-                        b: vec![second as i64; rows],
-                        lambda: vec![0.75; rows],
-                        weights: vec![weight; rows],
-                    };
-                    check(&loss, &batch, &format!("fill {fill}"));
-                }
+            for (batch, what) in edges::<T>(classes) {
+                check(&loss, &batch, &what);
             }
         }
     }

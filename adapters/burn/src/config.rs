@@ -109,7 +109,7 @@ impl AlaLossConfig {
         self
     }
 
-    /// Label smoothing in `[0, 1]`; 0 where not set. On the CPU: on CUDA a step refuses it.
+    /// Label smoothing in `[0, 1]`; 0 where not set.
     pub fn with_label_smoothing(mut self, epsilon: f64) -> Self {
         self.label_smoothing = epsilon;
         self

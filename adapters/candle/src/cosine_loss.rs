@@ -358,7 +358,12 @@ impl CosineLoss {
         if labels.device().is_cuda() {
             let labels = labels.contiguous()?;
             let divisor = match self.loss.reduction() {
-                Reduction::Mean => Some(divisor_of(&self.bound, &labels)?),
+                Reduction::Mean => {
+                    let divisor = divisor_of(&self.bound, &labels)?;
+                    // Where no row counts the loss is 0, not 0/0.
+                    let none = divisor.eq(0f32)?.to_dtype(DType::F32)?;
+                    Some((divisor + none)?)
+                }
                 Reduction::Sum | Reduction::None => None,
             };
             return Ok(Batch::OnDevice {

@@ -674,7 +674,7 @@ impl InplaceOp1 for PartOp<'_> {
     }
 }
 
-/// What a mean over the rows of these contiguous labels divides by, `[1]`.
+/// What a mean over the rows of these contiguous labels divides by, `[1]`; 0 where none counts.
 pub(crate) fn divisor_of(bound: &Bound, labels: &Tensor) -> Result<Tensor> {
     let Device::Cuda(device) = labels.device() else {
         bail!("{CPU}");
@@ -684,7 +684,7 @@ pub(crate) fn divisor_of(bound: &Bound, labels: &Tensor) -> Result<Tensor> {
     let rows = range.len();
     by_label!(on_device(&storage)?, range, labels => {
         bound.enqueue(device, rows, |loss, stream, workspace| {
-            loss.divisor(stream, labels, &mut divisor, workspace)
+            loss.divisor(stream, labels, &Options::new(), &mut divisor, workspace)
         })?
     });
     Ok(tensor(divisor, device, 1))

@@ -367,6 +367,8 @@ fn raw_step(bound: &CudaLoss, step: &AlaCudaStep) -> Result<RawStep, Failure> {
         },
         skip_if_upstream: has_skip.then_some(step.skip_if_upstream),
         overlap: flag("overlap", step.overlap)?,
+        // What a recipe adds has no place in the step of C yet.
+        ..RawStep::new(0, 0, 0, 0)
     })
 }
 
