@@ -138,7 +138,7 @@ impl<'a> Options<'a> {
     /// # ) -> Result<(), Box<dyn std::error::Error>> {
     /// // A batch in parts, each divided by what the whole is divided by.
     /// let mut all = stream.alloc_zeros::<f32>(1)?;
-    /// loss.divisor(stream, all_labels, &mut all, workspace)?;
+    /// loss.divisor(stream, all_labels, &Options::new(), &mut all, workspace)?;
     /// let options = Options::new().divisor(Divisor::Given(&all));
     /// for ((logits, labels), gradient) in parts.iter().zip(gradients) {
     ///     let outputs = Outputs::new().gradient(gradient);
