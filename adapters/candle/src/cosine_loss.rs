@@ -17,7 +17,7 @@ use candle_core::{
 
 use crate::cosine_head::UnitRows;
 #[cfg(feature = "cuda")]
-use crate::cuda::{Bound, DeviceBatch, DeviceFactor, divisor_of};
+use crate::cuda::{Bound, DeviceBatch, DeviceFactor, DeviceStep};
 use crate::loss_op::{RowOutput, check_alone, check_devices, check_labels, row_type};
 use crate::step::{HostStep, StepOptions};
 
@@ -170,7 +170,7 @@ impl CosineLoss {
     ///
     /// As [`forward`](Self::forward). Options of another shape or type than [`StepOptions`] allows,
     /// a second label, lambda or weight out of its range (ala-loss's own message, which names the
-    /// row), a divisor where nothing divides. On CUDA any option, so far.
+    /// row), a divisor where nothing divides.
     ///
     /// # Example
     ///
@@ -345,7 +345,8 @@ impl CosineLoss {
         check_alone(labels, options)?;
         #[cfg(feature = "cuda")]
         if labels.device().is_cuda() {
-            return divisor_of(&self.bound, &labels.contiguous()?)?.reshape(());
+            let step = DeviceStep::new(labels, options)?;
+            return step.total(&self.bound)?.reshape(());
         }
         options
             .on_host(labels, DType::F64)?
@@ -356,21 +357,16 @@ impl CosineLoss {
     fn batch(&self, labels: &Tensor, options: &StepOptions<'_>, row_type: DType) -> Result<Batch> {
         #[cfg(feature = "cuda")]
         if labels.device().is_cuda() {
-            let labels = labels.contiguous()?;
+            let step = DeviceStep::new(labels, options)?;
             let divisor = match self.loss.reduction() {
-                Reduction::Mean => {
-                    let divisor = divisor_of(&self.bound, &labels)?;
-                    // Where no row counts the loss is 0, not 0/0.
-                    let none = divisor.eq(0f32)?.to_dtype(DType::F32)?;
-                    Some((divisor + none)?)
-                }
+                Reduction::Mean => Some(step.total(&self.bound)?),
                 Reduction::Sum | Reduction::None => None,
             };
             return Ok(Batch::OnDevice {
                 bound: Arc::clone(&self.bound),
                 reciprocal: divisor.as_ref().map(Tensor::recip).transpose()?,
                 divisor,
-                labels,
+                step: step.undivided(),
             });
         }
         let step = options.on_host(labels, row_type)?;
@@ -460,7 +456,7 @@ enum Batch {
     #[cfg(feature = "cuda")]
     OnDevice {
         bound: Arc<Bound>,
-        labels: Tensor,
+        step: DeviceStep,
         /// Of a mean, `[1]`.
         divisor: Option<Tensor>,
         reciprocal: Option<Tensor>,
@@ -518,7 +514,7 @@ impl Pass {
             #[cfg(feature = "cuda")]
             Batch::OnDevice {
                 bound,
-                labels,
+                step,
                 divisor,
                 reciprocal,
             } => {
@@ -527,8 +523,8 @@ impl Pass {
                     (None, Some(reciprocal)) => DeviceFactor::Scalar(reciprocal),
                     (None, None) => DeviceFactor::One,
                 };
-                let parts = labels.elem_count().div_ceil(self.rows_at_once);
-                let batch = DeviceBatch::new(bound, labels, factor, divisor.as_ref(), parts)?;
+                let parts = step.rows().div_ceil(self.rows_at_once);
+                let batch = DeviceBatch::new(bound, step, factor, divisor.as_ref(), parts)?;
                 self.run_on(batch, wanted)
             }
         }

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Layout, Result, Tensor, bail};
 
 use crate::cpu::CpuOp;
 #[cfg(feature = "cuda")]
-use crate::cuda::{Bound, CudaOp, divisor_of};
+use crate::cuda::{Bound, CudaOp, DeviceStep};
 use crate::step::StepOptions;
 
 /// A [`Loss`] over candle tensors, differentiable with respect to the logits: on the CPU, and on
@@ -34,8 +34,8 @@ use crate::step::StepOptions;
 /// variable and a part of another tensor whose gradient is wanted: they might change before the
 /// backward pass, which reads them.
 ///
-/// On the CPU [`forward_with`](Self::forward_with) takes more: second labels (mixup, CutMix), row
-/// weights, and what a mean divides by, for a batch in parts.
+/// [`forward_with`](Self::forward_with) takes more: second labels (mixup, CutMix), row weights, and
+/// what a mean divides by, for a batch in parts.
 ///
 /// # Upstream gradients and the loss scale
 ///
@@ -268,7 +268,7 @@ impl CandleLoss {
     ///
     /// As [`forward`](Self::forward). Options of another shape or type than [`StepOptions`] allows,
     /// a second label, lambda or weight out of its range (ala-loss's own message, which names the
-    /// row), a divisor where nothing divides. On CUDA any option, so far.
+    /// row), a divisor where nothing divides.
     ///
     /// # Example
     ///
@@ -402,7 +402,8 @@ impl CandleLoss {
         check_alone(labels, options)?;
         #[cfg(feature = "cuda")]
         if labels.device().is_cuda() {
-            return divisor_of(&self.bound, &labels.contiguous()?)?.reshape(());
+            let step = DeviceStep::new(labels, options)?;
+            return step.total(&self.bound)?.reshape(());
         }
         options
             .on_host(labels, DType::F64)?
@@ -429,7 +430,8 @@ impl CandleLoss {
             #[cfg(feature = "cuda")]
             Device::Cuda(_) => logits.apply_op1(CudaOp::new(
                 &self.bound,
-                (&logits, labels),
+                &logits,
+                DeviceStep::new(labels, options)?,
                 self.loss_scale as f32,
                 keep_rows,
                 &kept,

@@ -12,13 +12,15 @@ use crate::loss_op::{check_devices, check_labels};
 ///
 /// | | shape | data type |
 /// |---|---|---|
-/// | second labels | `[N]`, any strides | as the first: u8, u32, i16, i32, i64 |
+/// | second labels | `[N]`, any strides | u8, u32, i32, i64; i16 on the CPU |
 /// | lambda, where each row has its own; row weights | `[N]`, any strides | f32, f64, f16, bf16 |
 /// | a divisor that is given | one number | f32, f64, f16, bf16 |
 ///
-/// All on the logits' device. They are rounded to the type of the row losses, and nothing is
-/// differentiated with respect to them. **On the CPU, so far**: a step on a CUDA device refuses
-/// them.
+/// All on the logits' device. Lambdas and weights are rounded to the type of the row losses, and
+/// nothing is differentiated with respect to them. On CUDA nothing is copied that has its type
+/// already: as labels, they are to stay as they are until the backward pass. What the device finds
+/// out of range there is told as a label is, see [`CandleLoss`](crate::CandleLoss); a given divisor
+/// is not looked at.
 ///
 /// ```
 /// use ala_loss::{ClassCounts, Lambda, Loss, Objective};
@@ -41,9 +43,9 @@ use crate::loss_op::{check_devices, check_labels};
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct StepOptions<'a> {
-    mixed: Option<(&'a Tensor, Lambda<f64, &'a Tensor>)>,
-    row_weights: Option<&'a Tensor>,
-    divisor: Divisor<&'a Tensor>,
+    pub(crate) mixed: Option<(&'a Tensor, Lambda<f64, &'a Tensor>)>,
+    pub(crate) row_weights: Option<&'a Tensor>,
+    pub(crate) divisor: Divisor<&'a Tensor>,
 }
 
 impl Default for StepOptions<'_> {
@@ -200,11 +202,6 @@ impl<'a> StepOptions<'a> {
         for (name, tensor, rows) in numbers {
             check_devices(with, &[(name, tensor)])?;
             check_numbers(name, tensor, rows, of)?;
-        }
-        // What CUDA lacks: with the kernels this goes, and `CandleLoss::apply`, `CosineLoss::batch`
-        // and both `divisor`s hand the options on.
-        if with.1.device().is_cuda() {
-            bail!("second labels, row weights or a divisor on CUDA: not yet, the CPU has them");
         }
         Ok(())
     }

@@ -8,8 +8,8 @@ mod cases;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ala_loss::{Objective, Reduction};
-use ala_loss_candle::{CandleLoss, CosineLoss};
+use ala_loss::{Lambda, Objective, Reduction};
+use ala_loss_candle::{CandleLoss, CosineLoss, StepOptions};
 use candle_core::{DType, Device, Tensor, Var};
 
 use cases::{CLASSES, LABELS, Outcome, ROWS, counted, device, loss, soft, values, variable};
@@ -59,17 +59,23 @@ fn nothing_waits_in_a_step() -> Outcome {
     let _turn = turn();
     let device = device();
     let labels = Tensor::new(&LABELS, &device)?;
+    let ones = Tensor::ones(ROWS, DType::F32, &device)?;
     for reduction in [Reduction::Mean, Reduction::Sum, Reduction::None] {
         let op = CandleLoss::new(counted(Objective::ala(), reduction));
         let cosine = CosineLoss::new(counted(Objective::ala(), reduction)).rows_at_once(4);
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             let logits = variable(&values(ROWS * CLASSES, 30), (ROWS, CLASSES), dtype, &device)?;
             let (features, weight) = cosine_variables(&device)?;
+            let mixed = StepOptions::new()
+                .mixed_with(&labels, Lambda::PerRow(&ones))
+                .row_weights(&ones);
             let step = || -> Outcome {
-                let value = (op.forward_rows(&logits, &labels)?.loss * 3.0)?;
-                value.sum_all()?.backward()?;
-                let value = cosine.forward_rows(&features, &weight, &labels)?.loss;
-                value.sum_all()?.backward()?;
+                for options in [StepOptions::new(), mixed] {
+                    let value = op.forward_rows_with(&logits, &labels, &options)?.loss;
+                    (value * 3.0)?.sum_all()?.backward()?;
+                    let value = cosine.forward_rows_with(&features, &weight, &labels, &options)?;
+                    value.loss.sum_all()?.backward()?;
+                }
                 Ok(())
             };
             // Binds, loads and allocates.

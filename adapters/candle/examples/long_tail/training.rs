@@ -377,8 +377,9 @@ mod tests {
         assert_eq!(batch.dims(), [BATCH]);
     }
 
-    /// With every kind of head and loss, from the same weights on the same batches: the losses of
-    /// the first steps, and that the last network predicts the same.
+    /// With every kind of head and loss, with one label a sample and with two, from the same weights
+    /// on the same batches: the losses of the first steps, and that the last network predicts the
+    /// same.
     #[cfg(feature = "cuda")]
     #[test]
     fn a_gpu_trains_as_the_cpu_does() {
@@ -392,8 +393,13 @@ mod tests {
             // candle reads what it has downloaded without waiting.
             soft.set_prompt_downloads(true);
         }
-        let recipe = PLAIN;
-        let trained = |device: &Device, method: Method| {
+        let mixed = Recipe {
+            mixup: Some(0.4),
+            label_smoothing: 0.1,
+            parts: 2,
+            ..PLAIN
+        };
+        let trained = |device: &Device, method: Method, recipe: Recipe| {
             let options = Options::parse_from(["long_tail"]);
             let tasks = Tasks::load(&options, device).expect("embedded");
             let mut task = tasks.of_seed(1).expect("embedded");
@@ -409,9 +415,9 @@ mod tests {
             (losses, predict(&network, &task.test).expect("predicts"))
         };
         let gpu = Device::new_cuda(0).expect("a CUDA device");
-        for method in [Method::BalancedSoftmax, Method::Ala] {
-            let (expected, predicted) = trained(&Device::Cpu, method);
-            let (found, also) = trained(&gpu, method);
+        for (method, recipe) in [(Method::BalancedSoftmax, PLAIN), (Method::Ala, mixed)] {
+            let (expected, predicted) = trained(&Device::Cpu, method, recipe);
+            let (found, also) = trained(&gpu, method, recipe);
             for (step, (found, expected)) in found.iter().zip(&expected).enumerate() {
                 // AdamW divides gradients by their size, and so makes their last digits grow.
                 let tolerance = [1e-5, 1e-3, 1e-2][step];

@@ -6,4 +6,5 @@ mod cases;
 mod cosine_loss;
 mod errors;
 mod gradient;
+mod step;
 mod streams;
