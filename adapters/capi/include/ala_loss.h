@@ -11,7 +11,8 @@
  * A pointer that is null or misaligned is told by a status, and so are host buffers that overlap. A
  * pointer that is dangling or to too little memory cannot be told.
  *
- * A loss and a bound loss may be used by several threads at a time. A workspace may not.
+ * A loss and a bound loss may be used by several threads at a time, the latter but for
+ * ala_cuda_set_counts. A workspace may not.
  */
 
 #ifndef ALA_LOSS_H
@@ -24,6 +25,11 @@
  * The version of this header: 10000 times the major number, 100 times the minor, and the patch.
  */
 #define ALA_VERSION 100
+
+/**
+ * The prediction of a row that has none. It is no class.
+ */
+#define ALA_NO_CLASS 4294967295
 
 /**
  * What became of a call. ala_last_error has the words, with the offending number and the allowed
@@ -48,7 +54,8 @@ enum AlaStatus
    */
   ALA_STATUS_ARGUMENT = 2,
   /**
-   * A parameter of the loss is out of its range: class counts, scale, weights, margins.
+   * A parameter of the loss or a number of the step is out of its range: class counts, scale,
+   * weights, margins, lambda, divisor.
    */
   ALA_STATUS_PARAMETER = 3,
   /**
@@ -120,6 +127,35 @@ enum AlaDifficultyGradient
 typedef enum AlaDifficultyGradient AlaDifficultyGradient;
 #else
 typedef uint32_t AlaDifficultyGradient;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What a mean divides the rows' summed losses by; but for the first only with ALA_REDUCTION_MEAN.
+ */
+enum AlaDivisor
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * The weights of the rows that count, added up: PyTorch's rule.
+   */
+  ALA_DIVISOR_WEIGHTS = 0,
+  /**
+   * The number of rows that count.
+   */
+  ALA_DIVISOR_ROWS = 1,
+  /**
+   * The number given, finite and above 0; 0 too where no row counts.
+   */
+  ALA_DIVISOR_GIVEN = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum AlaDivisor AlaDivisor;
+#else
+typedef uint32_t AlaDivisor;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
@@ -211,6 +247,36 @@ enum AlaLabel
 typedef enum AlaLabel AlaLabel;
 #else
 typedef uint32_t AlaLabel;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * How much of a mixed row is its first label's: L = lambda L(a) + (1 - lambda) L(b), with lambda
+ * in [0, 1].
+ */
+enum AlaLambda
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * Rows have one label.
+   */
+  ALA_LAMBDA_NONE = 0,
+  /**
+   * Rows have two; lambda is the same for every row.
+   */
+  ALA_LAMBDA_SCALAR = 1,
+  /**
+   * Rows have two, and a lambda each, `[N]`.
+   */
+  ALA_LAMBDA_PER_ROW = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum AlaLambda AlaLambda;
+#else
+typedef uint32_t AlaLambda;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
@@ -482,6 +548,11 @@ typedef struct AlaLossOptions {
    * or null. Copied.
    */
   const double *class_weights;
+  /**
+   * Label smoothing in [0, 1], PyTorch's definition on the logits with the margin; 0 for none,
+   * which is all that focal loss takes.
+   */
+  double label_smoothing;
 } AlaLossOptions;
 
 /**
@@ -552,6 +623,51 @@ typedef struct AlaCpuStep {
    * The loss scale of mixed precision: multiplies the gradient before it is rounded; 0 for 1.
    */
   double gradient_scale;
+  /**
+   * A second label for each row, `[N]`, as mixup and CutMix make them, where lambda_kind says
+   * so; else null. Both losses, each with its own margin, weight and focal factor, come from one
+   * pass over the row. A label whose part is 0, and one that is the ignore label, counts for
+   * nothing; a row counts while one of its labels does. Hits are of the first label.
+   */
+  const void *second_labels;
+  /**
+   * An AlaLabel: the type of second_labels.
+   */
+  uint32_t second_label;
+  /**
+   * An AlaLambda.
+   */
+  uint32_t lambda_kind;
+  /**
+   * With ALA_LAMBDA_SCALAR: every row's lambda, in [0, 1].
+   */
+  double lambda;
+  /**
+   * With ALA_LAMBDA_PER_ROW: each row's lambda, `[N]` of Real, in [0, 1].
+   */
+  const void *lambdas;
+  /**
+   * A weight for each row, `[N]` of Real, finite and at least 0, which multiplies the row's loss
+   * and gradient and counts in ALA_DIVISOR_WEIGHTS; or null.
+   */
+  const void *row_weights;
+  /**
+   * With ALA_DIVISOR_GIVEN: what the mean divides by, as of ala_divisor.
+   */
+  double divisor;
+  /**
+   * An AlaDivisor.
+   */
+  uint32_t divisor_kind;
+  /**
+   * 0.
+   */
+  uint32_t reserved_2;
+  /**
+   * Where each row's predicted class goes, the lowest of its largest logit, `[N]`; or null.
+   * ALA_NO_CLASS where a logit is NaN and where the row does not count.
+   */
+  uint32_t *predictions;
 } AlaCpuStep;
 
 /**
@@ -563,7 +679,8 @@ typedef struct AlaSummary {
    */
   double loss;
   /**
-   * The counted rows' summed weights: what the mean divides by.
+   * The counted rows' summed weights: what the mean divides by, unless divisor_kind says
+   * otherwise.
    */
   double total_weight;
   /**
@@ -659,6 +776,52 @@ typedef struct AlaCudaStep {
    * 0.
    */
   uint32_t reserved;
+  /**
+   * A second label for each row, `[N]`, where lambda_kind says so; else 0. As in AlaCpuStep.
+   */
+  uint64_t second_labels;
+  /**
+   * An AlaLabel: the type of second_labels.
+   */
+  uint32_t second_label;
+  /**
+   * An AlaLambda.
+   */
+  uint32_t lambda_kind;
+  /**
+   * With ALA_LAMBDA_PER_ROW: each row's lambda, `[N]` of float, in [0, 1].
+   */
+  uint64_t lambdas;
+  /**
+   * With ALA_LAMBDA_SCALAR: every row's lambda, in [0, 1]. A captured graph keeps it: where it
+   * must vary, give each row's.
+   */
+  float lambda;
+  /**
+   * An AlaDivisor.
+   */
+  uint32_t divisor_kind;
+  /**
+   * With ALA_DIVISOR_GIVEN: what the mean divides by, one float, which the device does not
+   * check.
+   */
+  uint64_t divisor;
+  /**
+   * A weight for each row, `[N]` of float, which multiplies the row's loss and gradient and
+   * counts in ALA_DIVISOR_WEIGHTS; or 0. Each is 0, or from 1e-20 to 1e20, and the same times
+   * its class's weight.
+   */
+  uint64_t row_weights;
+  /**
+   * Where each row's predicted class goes, the lowest of its largest logit, `[N]` of uint32_t;
+   * or 0. ALA_NO_CLASS where a logit is NaN and where the row does not count.
+   */
+  uint64_t predictions;
+  /**
+   * Running counts, `[2, C]` of uint64_t, to which the step adds, of the rows that count and
+   * whose first label is a class, by that class: the rows, then the hits; or 0.
+   */
+  uint64_t class_counts;
 } AlaCudaStep;
 
 #ifdef __cplusplus
@@ -692,6 +855,23 @@ AlaStatus ala_loss_create(const struct AlaLossOptions *options,
                           struct AlaLoss **out);
 
 /**
+ * Makes the same loss for other class counts, as they come in online learning, and puts it to
+ * *out; NULL where that fails. All options stay as they are, zero_counts and class weights too.
+ * counts is as in ala_loss_create. The loss itself stays what it is; for one that is bound there
+ * is ala_cuda_set_counts.
+ *
+ * ALA_STATUS_SHAPE where classes is not the loss's, ALA_STATUS_PARAMETER names the count that is
+ * out of range.
+ *
+ * # Safety
+ * loss must be one that was made and not destroyed; counts valid for its size, out for a write.
+ */
+AlaStatus ala_loss_with_counts(const struct AlaLoss *loss,
+                               const uint64_t *counts,
+                               size_t classes,
+                               struct AlaLoss **out);
+
+/**
  * Puts the number of classes C to *classes.
  *
  * # Safety
@@ -712,7 +892,8 @@ AlaStatus ala_loss_destroy(struct AlaLoss *loss);
  * before anything is written: after a failure the buffers hold what they held before.
  *
  * ALA_STATUS_LABEL names the first row whose label is neither a class nor the ignore label,
- * ALA_STATUS_SHAPE a stride below C, ALA_STATUS_CALL buffers that overlap.
+ * ALA_STATUS_PARAMETER the first whose lambda or weight is out of range, ALA_STATUS_SHAPE a stride
+ * below C, ALA_STATUS_CALL buffers that overlap and fields that exclude each other.
  *
  * # Safety
  * loss must be one that was made and not destroyed; the step's buffers must be valid for their
@@ -721,6 +902,21 @@ AlaStatus ala_loss_destroy(struct AlaLoss *loss);
 AlaStatus ala_evaluate(const struct AlaLoss *loss,
                        const struct AlaCpuStep *step,
                        struct AlaSummary *summary);
+
+/**
+ * Puts what a mean over the step's rows divides by to *divisor, as divisor_kind says: the weights
+ * of those that count, added up, or their number; 0 where none counts. Batches that are parts of a
+ * larger one divide by the sum of theirs (ALA_DIVISOR_GIVEN).
+ *
+ * Of the step only what says which rows count and what they weigh is read: element, label, rows,
+ * labels, second labels with lambda, row_weights and the divisor's fields. It may be the step that
+ * is evaluated then. Statuses are those of ala_evaluate.
+ *
+ * # Safety
+ * loss must be one that was made and not destroyed; what is read of the step valid for its shape
+ * and type; divisor valid for a write.
+ */
+AlaStatus ala_divisor(const struct AlaLoss *loss, const struct AlaCpuStep *step, double *divisor);
 
 /**
  * Whether there is a CUDA driver, without calling it: ALA_STATUS_OK or ALA_STATUS_NO_DRIVER.
@@ -752,12 +948,43 @@ AlaStatus ala_cuda_bind_current(const struct AlaLoss *loss, struct AlaCudaLoss *
 
 /**
  * Loads the kernels for logits of an AlaElement. The first step of a type does so where it has not
- * been done; while a stream is captured into a graph it cannot be done.
+ * been done; while a stream is captured into a graph it cannot be done. Steps with second labels,
+ * row weights, predictions or class counts need those of ala_cuda_load_recipes.
  *
  * # Safety
  * bound must be one that was bound and not destroyed.
  */
 AlaStatus ala_cuda_load(const struct AlaCudaLoss *bound, uint32_t element);
+
+/**
+ * The same for steps with second labels, row weights, predictions or class counts, and for losses
+ * that smooth labels, of which ala_cuda_load loads no others. The driver compiles these kernels
+ * where it has not done so before: that takes some seconds, once a machine.
+ *
+ * # Safety
+ * bound must be one that was bound and not destroyed.
+ */
+AlaStatus ala_cuda_load_recipes(const struct AlaCudaLoss *bound, uint32_t element);
+
+/**
+ * Gives a bound loss new class counts as ala_loss_with_counts does, without binding it anew: the
+ * class table is uploaded on the stream into the memory where it was. Launches that the stream has
+ * before it see the old one, later ones the new one; so does a captured graph when it is replayed.
+ * Order other streams that launch the loss yourself. Not while a stream is captured.
+ *
+ * ALA_STATUS_SHAPE where classes is not the loss's, ALA_STATUS_PARAMETER for a count or a class
+ * weight out of range, ALA_STATUS_CALL where class weights were all 1 and no longer are, or the
+ * other way round: bind the loss of these counts. The old ones stay then. After ALA_STATUS_DRIVER
+ * the table may be in part the old one.
+ *
+ * # Safety
+ * bound must be one that was bound and not destroyed, which no other call may be using; the stream
+ * must be one of its context; counts valid for its size.
+ */
+AlaStatus ala_cuda_set_counts(struct AlaCudaLoss *bound,
+                              void *stream,
+                              const uint64_t *counts,
+                              size_t classes);
 
 /**
  * Allocates a workspace for batches of up to so many rows and puts it to *out; NULL where that
@@ -773,11 +1000,13 @@ AlaStatus ala_cuda_workspace_create(const struct AlaCudaLoss *bound,
 /**
  * Enqueues loss and gradient on a stream (a CUstream or cudaStream_t; null is the default stream).
  * Allocates nothing and waits for nothing, so that it can be captured into a graph, once the
- * kernels are loaded (ala_cuda_load).
+ * kernels are loaded (ala_cuda_load, ala_cuda_load_recipes).
  *
  * ALA_STATUS_SHAPE for a stride below C or more rows than the workspace has, ALA_STATUS_NULL and
- * ALA_STATUS_ARGUMENT for addresses, ALA_STATUS_CALL for an upstream gradient that does not fit,
- * ALA_STATUS_DRIVER. Nothing is launched then. A label out of range is told by ala_cuda_read.
+ * ALA_STATUS_ARGUMENT for addresses, ALA_STATUS_CALL for an upstream gradient that does not fit or
+ * fields that exclude each other, ALA_STATUS_PARAMETER for a lambda out of range,
+ * ALA_STATUS_DRIVER. Nothing is launched then. What is out of range in device memory, a label, a
+ * row's lambda or its weight, is told by ala_cuda_read.
  *
  * # Safety
  * bound and workspace must be ones that were made and not destroyed, and no other thread may be
@@ -794,8 +1023,9 @@ AlaStatus ala_cuda_launch(const struct AlaCudaLoss *bound,
  * Waits for the stream and puts the last launch's result to *summary.
  *
  * ALA_STATUS_LABEL where, since the last read, a launch met a label that is neither a class nor
- * the ignore label: the first such row of the first such launch, told once. ALA_STATUS_WORKSPACE,
- * ALA_STATUS_DRIVER where the driver reports a failure, of earlier work too.
+ * the ignore label, ALA_STATUS_PARAMETER where it met a lambda or a row weight out of range: the
+ * first such row of the first such launch, told once. ALA_STATUS_WORKSPACE, ALA_STATUS_DRIVER
+ * where the driver reports a failure, of earlier work too.
  *
  * # Safety
  * workspace must be one that was made and not destroyed, which no other thread may be using; the

@@ -3,11 +3,12 @@
 use std::ffi::c_void;
 use std::mem::offset_of;
 
-use ala_loss::{CpuElement, Error, Label, Loss, Options, Outputs, Real as _, Summary, Upstream};
+use ala_loss::{CpuElement, Error, Label, Lambda, Loss, Options, Outputs, Real, Summary, Upstream};
 use half::{bf16, f16};
 
+use crate::given::{self, Second, SecondLabels, none_given};
 use crate::loss::{AlaLoss, AlaSummary};
-use crate::numbers::{AlaElement, AlaLabel, AlaUpstream, entry};
+use crate::numbers::{AlaElement, AlaLabel, AlaUpstream, entry, for_label};
 use crate::pointers::{self, Growing};
 use crate::status::{AlaStatus, Failure, guarded};
 
@@ -49,6 +50,31 @@ pub struct AlaCpuStep {
     pub reserved: u32,
     /// The loss scale of mixed precision: multiplies the gradient before it is rounded; 0 for 1.
     pub gradient_scale: f64,
+    /// A second label for each row, `[N]`, as mixup and CutMix make them, where lambda_kind says
+    /// so; else null. Both losses, each with its own margin, weight and focal factor, come from one
+    /// pass over the row. A label whose part is 0, and one that is the ignore label, counts for
+    /// nothing; a row counts while one of its labels does. Hits are of the first label.
+    pub second_labels: *const c_void,
+    /// An AlaLabel: the type of second_labels.
+    pub second_label: u32,
+    /// An AlaLambda.
+    pub lambda_kind: u32,
+    /// With ALA_LAMBDA_SCALAR: every row's lambda, in [0, 1].
+    pub lambda: f64,
+    /// With ALA_LAMBDA_PER_ROW: each row's lambda, `[N]` of Real, in [0, 1].
+    pub lambdas: *const c_void,
+    /// A weight for each row, `[N]` of Real, finite and at least 0, which multiplies the row's loss
+    /// and gradient and counts in ALA_DIVISOR_WEIGHTS; or null.
+    pub row_weights: *const c_void,
+    /// With ALA_DIVISOR_GIVEN: what the mean divides by, as of ala_divisor.
+    pub divisor: f64,
+    /// An AlaDivisor.
+    pub divisor_kind: u32,
+    /// 0.
+    pub reserved_2: u32,
+    /// Where each row's predicted class goes, the lowest of its largest logit, `[N]`; or null.
+    /// ALA_NO_CLASS where a logit is NaN and where the row does not count.
+    pub predictions: *mut u32,
 }
 
 // SAFETY: `repr(C)`, its size, then numbers and raw pointers.
@@ -94,6 +120,52 @@ fn check_apart(spans: &[Span]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// `None` where rows have one label.
+fn second(step: &AlaCpuStep) -> Result<Option<Second<f64, *const c_void>>, Failure> {
+    let fields = SecondLabels {
+        labels: step.second_labels,
+        label: step.second_label,
+        lambda_kind: step.lambda_kind,
+        lambda: step.lambda,
+        lambdas: step.lambdas,
+    };
+    fields.read()
+}
+
+/// The options that say, beside the labels, what rows are held against and what they weigh.
+///
+/// # Safety
+/// As [`ala_evaluate`].
+unsafe fn row_options<'a, R: Real>(
+    step: &AlaCpuStep,
+    second: Option<Second<f64, *const c_void>>,
+) -> Result<Options<'a, R>, Failure> {
+    let rows = step.rows;
+    let divisor = given::divisor(step.divisor_kind, step.divisor)?;
+    let mut options = Options::new().divisor(divisor);
+    if let Some((label, lambda)) = second {
+        let lambda = match lambda {
+            Lambda::Scalar(lambda) => Lambda::Scalar(lambda),
+            Lambda::PerRow(lambdas) => {
+                // SAFETY: the caller's promise.
+                Lambda::PerRow(unsafe { pointers::slice("lambdas", lambdas.cast(), rows)? })
+            }
+        };
+        let labels = step.second_labels;
+        options = for_label!(label, L => {
+            // SAFETY: the caller's promise.
+            let labels = unsafe { pointers::slice::<L>("second_labels", labels.cast(), rows)? };
+            options.mixed_with(labels, lambda)
+        });
+    }
+    if !step.row_weights.is_null() {
+        // SAFETY: the caller's promise.
+        let weights = unsafe { pointers::slice("row_weights", step.row_weights.cast(), rows)? };
+        options = options.row_weights(weights);
+    }
+    Ok(options)
+}
+
 /// # Safety
 /// As [`ala_evaluate`].
 unsafe fn run<T: CpuElement, L: Label>(loss: &Loss, step: &AlaCpuStep) -> Result<Summary, Failure> {
@@ -123,18 +195,18 @@ unsafe fn run<T: CpuElement, L: Label>(loss: &Loss, step: &AlaCpuStep) -> Result
         ));
     }
     let upstream_length = match kind {
-        AlaUpstream::One if !step.upstream.is_null() => {
-            return Err(Failure::new(
-                AlaStatus::Call,
-                "upstream is given, and upstream_kind is ALA_UPSTREAM_ONE",
-            ));
+        AlaUpstream::One => {
+            let given = [("upstream", !step.upstream.is_null())];
+            none_given("upstream_kind is ALA_UPSTREAM_ONE", &given)?;
+            0
         }
-        AlaUpstream::One => 0,
         AlaUpstream::Scalar => 1,
         AlaUpstream::PerRow => rows,
     };
+    let second = second(step)?;
+    let second_size = second.map_or(0, |(label, _)| for_label!(label, L => size_of::<L>()));
     let real = size_of::<T::Real>();
-    let mut spans = Vec::with_capacity(6);
+    let mut spans = Vec::with_capacity(10);
     for (name, start, length, size, written) in [
         (
             "logits",
@@ -163,6 +235,16 @@ unsafe fn run<T: CpuElement, L: Label>(loss: &Loss, step: &AlaCpuStep) -> Result
             real,
             false,
         ),
+        (
+            "second_labels",
+            step.second_labels.addr(),
+            rows,
+            second_size,
+            false,
+        ),
+        ("lambdas", step.lambdas.addr(), rows, real, false),
+        ("row_weights", step.row_weights.addr(), rows, real, false),
+        ("predictions", step.predictions.addr(), rows, 4, true),
     ] {
         let bytes = length.saturating_mul(size);
         if start != 0 && bytes != 0 {
@@ -187,7 +269,8 @@ unsafe fn run<T: CpuElement, L: Label>(loss: &Loss, step: &AlaCpuStep) -> Result
             pointers::slice::<T::Real>("upstream", step.upstream.cast(), upstream_length)?,
         )
     };
-    let options = Options::new()
+    // SAFETY: as above.
+    let options = unsafe { row_options(step, second)? }
         .stride(logits_stride)
         .gradient_scale(scale)
         .upstream(match kind {
@@ -200,6 +283,11 @@ unsafe fn run<T: CpuElement, L: Label>(loss: &Loss, step: &AlaCpuStep) -> Result
         // SAFETY: as above.
         let losses = unsafe { pointers::slice_mut("row_losses", step.row_losses.cast(), rows)? };
         outputs = outputs.row_losses(losses);
+    }
+    if !step.predictions.is_null() {
+        // SAFETY: as above.
+        let predictions = unsafe { pointers::slice_mut("predictions", step.predictions, rows)? };
+        outputs = outputs.predictions(predictions);
     }
     // What the caller's bytes are before need not be a bool.
     let mut hits = Vec::new();
@@ -239,14 +327,16 @@ unsafe fn run<T: CpuElement, L: Label>(loss: &Loss, step: &AlaCpuStep) -> Result
 /// # Safety
 /// As [`ala_evaluate`].
 unsafe fn with_labels<T: CpuElement>(loss: &Loss, step: &AlaCpuStep) -> Result<Summary, Failure> {
+    let label = entry("label", AlaLabel::ALL, step.label)?;
     // SAFETY: the caller's promise.
-    unsafe {
-        match entry("label", AlaLabel::ALL, step.label)? {
-            AlaLabel::I64 => run::<T, i64>(loss, step),
-            AlaLabel::I32 => run::<T, i32>(loss, step),
-            AlaLabel::U32 => run::<T, u32>(loss, step),
-            AlaLabel::U8 => run::<T, u8>(loss, step),
-        }
+    unsafe { for_label!(label, L => run::<T, L>(loss, step)) }
+}
+
+fn check_reserved(step: &AlaCpuStep) -> Result<(), Failure> {
+    match (step.reserved, step.reserved_2) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(Failure::new(AlaStatus::Argument, "reserved_2 is not 0")),
+        _ => Err(Failure::new(AlaStatus::Argument, "reserved is not 0")),
     }
 }
 
@@ -254,7 +344,8 @@ unsafe fn with_labels<T: CpuElement>(loss: &Loss, step: &AlaCpuStep) -> Result<S
 /// before anything is written: after a failure the buffers hold what they held before.
 ///
 /// ALA_STATUS_LABEL names the first row whose label is neither a class nor the ignore label,
-/// ALA_STATUS_SHAPE a stride below C, ALA_STATUS_CALL buffers that overlap.
+/// ALA_STATUS_PARAMETER the first whose lambda or weight is out of range, ALA_STATUS_SHAPE a stride
+/// below C, ALA_STATUS_CALL buffers that overlap and fields that exclude each other.
 ///
 /// # Safety
 /// loss must be one that was made and not destroyed; the step's buffers must be valid for their
@@ -269,14 +360,12 @@ pub unsafe extern "C" fn ala_evaluate(
         // SAFETY: the caller's promise.
         let (loss, step, summary) = unsafe {
             (
-                &pointers::borrowed("loss", loss)?.0,
+                &pointers::borrowed("loss", loss)?.loss,
                 pointers::growing(step)?,
                 pointers::place("summary", summary)?,
             )
         };
-        if step.reserved != 0 {
-            return Err(Failure::new(AlaStatus::Argument, "reserved is not 0"));
-        }
+        check_reserved(&step)?;
         // SAFETY: the caller's promise.
         let told = unsafe {
             match entry("element", AlaElement::ALL, step.element)? {
@@ -287,6 +376,60 @@ pub unsafe extern "C" fn ala_evaluate(
             }
         };
         summary.write(told.into());
+        Ok(())
+    })
+}
+
+/// # Safety
+/// As [`ala_evaluate`], of what is read.
+unsafe fn divisor_of<R: Real>(loss: &Loss, step: &AlaCpuStep) -> Result<f64, Failure> {
+    let label = entry("label", AlaLabel::ALL, step.label)?;
+    // SAFETY: the caller's promise.
+    let options = unsafe { row_options::<R>(step, second(step)?)? };
+    for_label!(label, L => {
+        // SAFETY: the caller's promise.
+        let labels = unsafe { pointers::slice::<L>("labels", step.labels.cast(), step.rows)? };
+        Ok(loss.divisor(labels, &options)?)
+    })
+}
+
+/// Puts what a mean over the step's rows divides by to *divisor, as divisor_kind says: the weights
+/// of those that count, added up, or their number; 0 where none counts. Batches that are parts of a
+/// larger one divide by the sum of theirs (ALA_DIVISOR_GIVEN).
+///
+/// Of the step only what says which rows count and what they weigh is read: element, label, rows,
+/// labels, second labels with lambda, row_weights and the divisor's fields. It may be the step that
+/// is evaluated then. Statuses are those of ala_evaluate.
+///
+/// # Safety
+/// loss must be one that was made and not destroyed; what is read of the step valid for its shape
+/// and type; divisor valid for a write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ala_divisor(
+    loss: *const AlaLoss,
+    step: *const AlaCpuStep,
+    divisor: *mut f64,
+) -> AlaStatus {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let (loss, step, divisor) = unsafe {
+            (
+                &pointers::borrowed("loss", loss)?.loss,
+                pointers::growing(step)?,
+                pointers::place("divisor", divisor)?,
+            )
+        };
+        check_reserved(&step)?;
+        // SAFETY: the caller's promise.
+        let of_rows = unsafe {
+            match entry("element", AlaElement::ALL, step.element)? {
+                AlaElement::F64 => divisor_of::<f64>(loss, &step),
+                AlaElement::F32 | AlaElement::F16 | AlaElement::Bf16 => {
+                    divisor_of::<f32>(loss, &step)
+                }
+            }
+        }?;
+        divisor.write(of_rows);
         Ok(())
     })
 }

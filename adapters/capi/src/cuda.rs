@@ -5,21 +5,35 @@ use std::mem::offset_of;
 use std::ptr;
 use std::sync::Arc;
 
-use ala_loss::Error;
 use ala_loss::cuda::{
-    self, CudaElement, CudaError, CudaLabel, CudaLoss, RawStep, Upstream, Workspace,
+    self, CudaElement, CudaError, CudaLoss, LabelType, RawMixed, RawStep, Upstream, Workspace,
 };
+use ala_loss::{ClassCounts, Error, ZeroCounts};
 use cudarc::driver::{CudaContext, result, sys};
 use half::{bf16, f16};
 
+use crate::given::{self, SecondLabels, none_given};
 use crate::loss::{AlaLoss, AlaSummary};
-use crate::numbers::{AlaElement, AlaLabel, AlaUpstream, entry, flag};
+use crate::numbers::{AlaElement, AlaLabel, AlaUpstream, entry, flag, for_label};
 use crate::pointers::{self, Growing};
 use crate::status::{AlaStatus, Failure, guarded};
 
 /// A loss bound to the primary context of a device. Made by ala_cuda_bind or ala_cuda_bind_current,
 /// given back by ala_cuda_destroy.
-pub struct AlaCudaLoss(CudaLoss);
+pub struct AlaCudaLoss {
+    loss: CudaLoss,
+    /// For new class counts.
+    zero_counts: ZeroCounts,
+}
+
+impl AlaCudaLoss {
+    fn new(loss: &AlaLoss, context: &Arc<CudaContext>) -> Result<Self, Failure> {
+        Ok(Self {
+            loss: loss.loss.bind(context)?,
+            zero_counts: loss.zero_counts,
+        })
+    }
+}
 
 /// Device memory that launches need beside the caller's: a result, and one float for each row.
 /// Launches that may overlap need a workspace each. Made by ala_cuda_workspace_create, given back
@@ -31,7 +45,7 @@ pub struct AlaCudaWorkspace {
 
 impl std::fmt::Debug for AlaCudaLoss {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(formatter)
+        self.loss.fmt(formatter)
     }
 }
 
@@ -90,6 +104,32 @@ pub struct AlaCudaStep {
     pub overlap: u32,
     /// 0.
     pub reserved: u32,
+    /// A second label for each row, `[N]`, where lambda_kind says so; else 0. As in AlaCpuStep.
+    pub second_labels: u64,
+    /// An AlaLabel: the type of second_labels.
+    pub second_label: u32,
+    /// An AlaLambda.
+    pub lambda_kind: u32,
+    /// With ALA_LAMBDA_PER_ROW: each row's lambda, `[N]` of float, in [0, 1].
+    pub lambdas: u64,
+    /// With ALA_LAMBDA_SCALAR: every row's lambda, in [0, 1]. A captured graph keeps it: where it
+    /// must vary, give each row's.
+    pub lambda: f32,
+    /// An AlaDivisor.
+    pub divisor_kind: u32,
+    /// With ALA_DIVISOR_GIVEN: what the mean divides by, one float, which the device does not
+    /// check.
+    pub divisor: u64,
+    /// A weight for each row, `[N]` of float, which multiplies the row's loss and gradient and
+    /// counts in ALA_DIVISOR_WEIGHTS; or 0. Each is 0, or from 1e-20 to 1e20, and the same times
+    /// its class's weight.
+    pub row_weights: u64,
+    /// Where each row's predicted class goes, the lowest of its largest logit, `[N]` of uint32_t;
+    /// or 0. ALA_NO_CLASS where a logit is NaN and where the row does not count.
+    pub predictions: u64,
+    /// Running counts, `[2, C]` of uint64_t, to which the step adds, of the rows that count and
+    /// whose first label is a class, by that class: the rows, then the hits; or 0.
+    pub class_counts: u64,
 }
 
 // SAFETY: `repr(C)`, its size, then numbers.
@@ -155,7 +195,7 @@ pub unsafe extern "C" fn ala_cuda_bind(
             cuda::probe_driver()?;
             let _current = Current::keep();
             let context = cuda::context(ordinal as usize)?;
-            Ok(AlaCudaLoss(loss.0.bind(&context)?))
+            AlaCudaLoss::new(loss, &context)
         };
         // SAFETY: the caller's promise.
         unsafe { pointers::hand_out(out, make) }
@@ -179,7 +219,7 @@ pub unsafe extern "C" fn ala_cuda_bind_current(
             cuda::probe_driver()?;
             let kept = Current::keep();
             let context = current_primary(kept.0)?;
-            Ok(AlaCudaLoss(loss.0.bind(&context)?))
+            AlaCudaLoss::new(loss, &context)
         };
         // SAFETY: the caller's promise.
         unsafe { pointers::hand_out(out, make) }
@@ -213,7 +253,8 @@ fn current_primary(current: sys::CUcontext) -> Result<Arc<CudaContext>, Failure>
 }
 
 /// Loads the kernels for logits of an AlaElement. The first step of a type does so where it has not
-/// been done; while a stream is captured into a graph it cannot be done.
+/// been done; while a stream is captured into a graph it cannot be done. Steps with second labels,
+/// row weights, predictions or class counts need those of ala_cuda_load_recipes.
 ///
 /// # Safety
 /// bound must be one that was bound and not destroyed.
@@ -224,12 +265,74 @@ pub unsafe extern "C" fn ala_cuda_load(bound: *const AlaCudaLoss, element: u32) 
         let bound = unsafe { pointers::borrowed("bound", bound)? };
         let _current = Current::keep();
         match entry("element", AlaElement::ALL, element)? {
-            AlaElement::F32 => bound.0.load::<f32>()?,
-            AlaElement::F16 => bound.0.load::<f16>()?,
-            AlaElement::Bf16 => bound.0.load::<bf16>()?,
+            AlaElement::F32 => bound.loss.load::<f32>()?,
+            AlaElement::F16 => bound.loss.load::<f16>()?,
+            AlaElement::Bf16 => bound.loss.load::<bf16>()?,
             AlaElement::F64 => return Err(no_f64()),
         }
         Ok(())
+    })
+}
+
+/// The same for steps with second labels, row weights, predictions or class counts, and for losses
+/// that smooth labels, of which ala_cuda_load loads no others. The driver compiles these kernels
+/// where it has not done so before: that takes some seconds, once a machine.
+///
+/// # Safety
+/// bound must be one that was bound and not destroyed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ala_cuda_load_recipes(
+    bound: *const AlaCudaLoss,
+    element: u32,
+) -> AlaStatus {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let bound = unsafe { pointers::borrowed("bound", bound)? };
+        let _current = Current::keep();
+        match entry("element", AlaElement::ALL, element)? {
+            AlaElement::F32 => bound.loss.load_recipes::<f32>()?,
+            AlaElement::F16 => bound.loss.load_recipes::<f16>()?,
+            AlaElement::Bf16 => bound.loss.load_recipes::<bf16>()?,
+            AlaElement::F64 => return Err(no_f64()),
+        }
+        Ok(())
+    })
+}
+
+/// Gives a bound loss new class counts as ala_loss_with_counts does, without binding it anew: the
+/// class table is uploaded on the stream into the memory where it was. Launches that the stream has
+/// before it see the old one, later ones the new one; so does a captured graph when it is replayed.
+/// Order other streams that launch the loss yourself. Not while a stream is captured.
+///
+/// ALA_STATUS_SHAPE where classes is not the loss's, ALA_STATUS_PARAMETER for a count or a class
+/// weight out of range, ALA_STATUS_CALL where class weights were all 1 and no longer are, or the
+/// other way round: bind the loss of these counts. The old ones stay then. After ALA_STATUS_DRIVER
+/// the table may be in part the old one.
+///
+/// # Safety
+/// bound must be one that was bound and not destroyed, which no other call may be using; the stream
+/// must be one of its context; counts valid for its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ala_cuda_set_counts(
+    bound: *mut AlaCudaLoss,
+    stream: *mut c_void,
+    counts: *const u64,
+    classes: usize,
+) -> AlaStatus {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let (bound, counts) = unsafe {
+            (
+                pointers::exclusive("bound", bound)?,
+                pointers::slice("counts", counts, classes)?,
+            )
+        };
+        let counts = ClassCounts::with_zero_policy(counts, bound.zero_counts)?;
+        let _current = Current::keep();
+        let context = Arc::clone(bound.loss.context());
+        // SAFETY: the caller's promise.
+        let stream = unsafe { context.wrap_borrowed_stream(stream.cast()) };
+        Ok(bound.loss.set_counts(&stream, &counts)?)
     })
 }
 
@@ -257,9 +360,9 @@ pub unsafe extern "C" fn ala_cuda_workspace_create(
             let bound = unsafe { pointers::borrowed("bound", bound)? };
             pointers::bytes_of::<f32>("the workspace", rows)?;
             let _current = Current::keep();
-            let context = Arc::clone(bound.0.context());
+            let context = Arc::clone(bound.loss.context());
             context.bind_to_thread()?;
-            let workspace = bound.0.workspace(&context.default_stream(), rows)?;
+            let workspace = bound.loss.workspace(&context.default_stream(), rows)?;
             Ok(AlaCudaWorkspace { workspace, context })
         };
         // SAFETY: the caller's promise.
@@ -269,11 +372,13 @@ pub unsafe extern "C" fn ala_cuda_workspace_create(
 
 /// Enqueues loss and gradient on a stream (a CUstream or cudaStream_t; null is the default stream).
 /// Allocates nothing and waits for nothing, so that it can be captured into a graph, once the
-/// kernels are loaded (ala_cuda_load).
+/// kernels are loaded (ala_cuda_load, ala_cuda_load_recipes).
 ///
 /// ALA_STATUS_SHAPE for a stride below C or more rows than the workspace has, ALA_STATUS_NULL and
-/// ALA_STATUS_ARGUMENT for addresses, ALA_STATUS_CALL for an upstream gradient that does not fit,
-/// ALA_STATUS_DRIVER. Nothing is launched then. A label out of range is told by ala_cuda_read.
+/// ALA_STATUS_ARGUMENT for addresses, ALA_STATUS_CALL for an upstream gradient that does not fit or
+/// fields that exclude each other, ALA_STATUS_PARAMETER for a lambda out of range,
+/// ALA_STATUS_DRIVER. Nothing is launched then. What is out of range in device memory, a label, a
+/// row's lambda or its weight, is told by ala_cuda_read.
 ///
 /// # Safety
 /// bound and workspace must be ones that were made and not destroyed, and no other thread may be
@@ -291,7 +396,7 @@ pub unsafe extern "C" fn ala_cuda_launch(
         // SAFETY: the caller's promise.
         let (bound, workspace, step) = unsafe {
             (
-                &pointers::borrowed("bound", bound)?.0,
+                &pointers::borrowed("bound", bound)?.loss,
                 pointers::exclusive("workspace", workspace)?,
                 pointers::growing(step)?,
             )
@@ -316,6 +421,22 @@ pub unsafe extern "C" fn ala_cuda_launch(
     })
 }
 
+/// The second labels; `None` where rows have one label.
+fn mixed(step: &AlaCudaStep) -> Result<Option<RawMixed>, Failure> {
+    let fields = SecondLabels {
+        labels: step.second_labels,
+        label: step.second_label,
+        lambda_kind: step.lambda_kind,
+        lambda: step.lambda,
+        lambdas: step.lambdas,
+    };
+    Ok(fields.read()?.map(|(label, lambda)| RawMixed {
+        labels: step.second_labels,
+        label_type: for_label!(label, L => LabelType::of::<L>()),
+        lambda,
+    }))
+}
+
 fn raw_step(bound: &CudaLoss, step: &AlaCudaStep) -> Result<RawStep, Failure> {
     let stride = |stride: usize| match stride {
         0 => bound.loss().classes(),
@@ -323,13 +444,11 @@ fn raw_step(bound: &CudaLoss, step: &AlaCudaStep) -> Result<RawStep, Failure> {
     };
     let given = |address: u64| (address != 0).then_some(address);
     let upstream = match entry("upstream_kind", AlaUpstream::ALL, step.upstream_kind)? {
-        AlaUpstream::One if step.upstream != 0 => {
-            return Err(Failure::new(
-                AlaStatus::Call,
-                "upstream is given, and upstream_kind is ALA_UPSTREAM_ONE",
-            ));
+        AlaUpstream::One => {
+            let given = [("upstream", step.upstream != 0)];
+            none_given("upstream_kind is ALA_UPSTREAM_ONE", &given)?;
+            Upstream::One
         }
-        AlaUpstream::One => Upstream::One,
         AlaUpstream::Scalar => Upstream::Scalar(step.upstream),
         AlaUpstream::PerRow => Upstream::PerRow(step.upstream),
     };
@@ -367,8 +486,11 @@ fn raw_step(bound: &CudaLoss, step: &AlaCudaStep) -> Result<RawStep, Failure> {
         },
         skip_if_upstream: has_skip.then_some(step.skip_if_upstream),
         overlap: flag("overlap", step.overlap)?,
-        // What a recipe adds has no place in the step of C yet.
-        ..RawStep::new(0, 0, 0, 0)
+        divisor: given::divisor(step.divisor_kind, step.divisor)?,
+        row_weights: given(step.row_weights),
+        mixed: mixed(step)?,
+        predictions: given(step.predictions),
+        class_counts: given(step.class_counts),
     })
 }
 
@@ -381,33 +503,18 @@ unsafe fn launch<T: CudaElement>(
     label: u32,
     workspace: &mut Workspace,
 ) -> Result<(), Failure> {
-    /// # Safety
-    /// As [`ala_cuda_launch`].
-    unsafe fn of<T: CudaElement, L: CudaLabel>(
-        bound: &CudaLoss,
-        stream: sys::CUstream,
-        step: &RawStep,
-        workspace: &mut Workspace,
-    ) -> Result<(), Failure> {
-        // SAFETY: the caller's promise.
-        unsafe { bound.launch_raw::<T, L>(stream, step, workspace) }.map_err(Failure::from)
-    }
+    let label = entry("label", AlaLabel::ALL, label)?;
     // SAFETY: the caller's promise.
-    unsafe {
-        match entry("label", AlaLabel::ALL, label)? {
-            AlaLabel::I64 => of::<T, i64>(bound, stream, step, workspace),
-            AlaLabel::I32 => of::<T, i32>(bound, stream, step, workspace),
-            AlaLabel::U32 => of::<T, u32>(bound, stream, step, workspace),
-            AlaLabel::U8 => of::<T, u8>(bound, stream, step, workspace),
-        }
-    }
+    unsafe { for_label!(label, L => bound.launch_raw::<T, L>(stream, step, workspace)) }
+        .map_err(Failure::from)
 }
 
 /// Waits for the stream and puts the last launch's result to *summary.
 ///
 /// ALA_STATUS_LABEL where, since the last read, a launch met a label that is neither a class nor
-/// the ignore label: the first such row of the first such launch, told once. ALA_STATUS_WORKSPACE,
-/// ALA_STATUS_DRIVER where the driver reports a failure, of earlier work too.
+/// the ignore label, ALA_STATUS_PARAMETER where it met a lambda or a row weight out of range: the
+/// first such row of the first such launch, told once. ALA_STATUS_WORKSPACE, ALA_STATUS_DRIVER
+/// where the driver reports a failure, of earlier work too.
 ///
 /// # Safety
 /// workspace must be one that was made and not destroyed, which no other thread may be using; the

@@ -9,6 +9,7 @@
 
 mod cpu;
 mod cuda;
+mod given;
 mod loss;
 mod numbers;
 mod pointers;
@@ -16,18 +17,20 @@ mod pointers;
 pub mod status;
 mod version;
 
-pub use cpu::{AlaCpuStep, ala_evaluate};
+pub use cpu::{AlaCpuStep, ala_divisor, ala_evaluate};
 pub use cuda::{
     AlaCudaLoss, AlaCudaStep, AlaCudaWorkspace, ala_cuda_bind, ala_cuda_bind_current,
-    ala_cuda_destroy, ala_cuda_launch, ala_cuda_load, ala_cuda_poll, ala_cuda_probe, ala_cuda_read,
-    ala_cuda_workspace_create, ala_cuda_workspace_destroy, ala_cuda_workspace_reset,
+    ala_cuda_destroy, ala_cuda_launch, ala_cuda_load, ala_cuda_load_recipes, ala_cuda_poll,
+    ala_cuda_probe, ala_cuda_read, ala_cuda_set_counts, ala_cuda_workspace_create,
+    ala_cuda_workspace_destroy, ala_cuda_workspace_reset,
 };
 pub use loss::{
     AlaLoss, AlaLossOptions, AlaSummary, ala_loss_classes, ala_loss_create, ala_loss_destroy,
+    ala_loss_with_counts,
 };
 pub use numbers::{
-    AlaDifficultyGradient, AlaElement, AlaInput, AlaLabel, AlaObjective, AlaQuantityLog,
-    AlaReduction, AlaUpstream, AlaZeroCounts,
+    ALA_NO_CLASS, AlaDifficultyGradient, AlaDivisor, AlaElement, AlaInput, AlaLabel, AlaLambda,
+    AlaObjective, AlaQuantityLog, AlaReduction, AlaUpstream, AlaZeroCounts,
 };
 pub use status::{AlaStatus, ala_last_error};
 pub use version::{ALA_VERSION, ala_version};

@@ -16,11 +16,15 @@ use crate::status::{AlaStatus, Failure, guarded};
 
 /// A loss: objective, class counts, scale, reduction, ignore label and weights. Made by
 /// ala_loss_create, given back by ala_loss_destroy.
-pub struct AlaLoss(pub(crate) Loss);
+pub struct AlaLoss {
+    pub(crate) loss: Loss,
+    /// For new class counts.
+    pub(crate) zero_counts: ZeroCounts,
+}
 
 impl std::fmt::Debug for AlaLoss {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(formatter)
+        self.loss.fmt(formatter)
     }
 }
 
@@ -66,6 +70,9 @@ pub struct AlaLossOptions {
     /// A weight for each class, `[C]`, finite and at least 0, which multiplies the objective's own;
     /// or null. Copied.
     pub class_weights: *const f64,
+    /// Label smoothing in [0, 1], PyTorch's definition on the logits with the margin; 0 for none,
+    /// which is all that focal loss takes.
+    pub label_smoothing: f64,
 }
 
 // SAFETY: `repr(C)`, its size, then numbers and a raw pointer.
@@ -80,7 +87,8 @@ unsafe impl Growing for AlaLossOptions {
 pub struct AlaSummary {
     /// The reduced loss; the rows' sum under ALA_REDUCTION_NONE.
     pub loss: f64,
-    /// The counted rows' summed weights: what the mean divides by.
+    /// The counted rows' summed weights: what the mean divides by, unless divisor_kind says
+    /// otherwise.
     pub total_weight: f64,
     /// Rows that were not ignored.
     pub counted_rows: u64,
@@ -166,11 +174,11 @@ fn create(
     counts: &[u64],
     weights: Option<&[f64]>,
 ) -> Result<AlaLoss, Failure> {
-    let zero = match entry("zero_counts", AlaZeroCounts::ALL, options.zero_counts)? {
+    let zero_counts = match entry("zero_counts", AlaZeroCounts::ALL, options.zero_counts)? {
         AlaZeroCounts::Reject => ZeroCounts::Reject,
         AlaZeroCounts::TreatAsOne => ZeroCounts::TreatAsOne,
     };
-    let counts = ClassCounts::with_zero_policy(counts, zero)?;
+    let counts = ClassCounts::with_zero_policy(counts, zero_counts)?;
     let mut builder = Loss::builder(objective(options)?, &counts)
         .input(match entry("input", AlaInput::ALL, options.input)? {
             AlaInput::Cosine => Input::Cosine,
@@ -182,7 +190,8 @@ fn create(
                 AlaReduction::Sum => Reduction::Sum,
                 AlaReduction::None => Reduction::None,
             },
-        );
+        )
+        .label_smoothing(options.label_smoothing);
     if options.scale != 0.0 {
         builder = builder.scale(options.scale);
     }
@@ -202,7 +211,8 @@ fn create(
     if let Some(weights) = weights {
         builder = builder.class_weights(weights);
     }
-    Ok(AlaLoss(builder.build()?))
+    let loss = builder.build()?;
+    Ok(AlaLoss { loss, zero_counts })
 }
 
 /// Makes a loss of options and class counts and puts it to *out; NULL where that fails. counts has
@@ -243,6 +253,42 @@ pub unsafe extern "C" fn ala_loss_create(
     })
 }
 
+/// Makes the same loss for other class counts, as they come in online learning, and puts it to
+/// *out; NULL where that fails. All options stay as they are, zero_counts and class weights too.
+/// counts is as in ala_loss_create. The loss itself stays what it is; for one that is bound there
+/// is ala_cuda_set_counts.
+///
+/// ALA_STATUS_SHAPE where classes is not the loss's, ALA_STATUS_PARAMETER names the count that is
+/// out of range.
+///
+/// # Safety
+/// loss must be one that was made and not destroyed; counts valid for its size, out for a write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ala_loss_with_counts(
+    loss: *const AlaLoss,
+    counts: *const u64,
+    classes: usize,
+    out: *mut *mut AlaLoss,
+) -> AlaStatus {
+    guarded(|| {
+        let make = || {
+            // SAFETY: the caller's promise.
+            let (loss, counts) = unsafe {
+                (
+                    pointers::borrowed("loss", loss)?,
+                    pointers::slice("counts", counts, classes)?,
+                )
+            };
+            let zero_counts = loss.zero_counts;
+            let counts = ClassCounts::with_zero_policy(counts, zero_counts)?;
+            let loss = loss.loss.with_counts(&counts)?;
+            Ok(AlaLoss { loss, zero_counts })
+        };
+        // SAFETY: the caller's promise.
+        unsafe { pointers::hand_out(out, make) }
+    })
+}
+
 /// Puts the number of classes C to *classes.
 ///
 /// # Safety
@@ -257,7 +303,7 @@ pub unsafe extern "C" fn ala_loss_classes(loss: *const AlaLoss, classes: *mut us
                 pointers::place("classes", classes)?,
             )
         };
-        classes.write(loss.0.classes());
+        classes.write(loss.loss.classes());
         Ok(())
     })
 }

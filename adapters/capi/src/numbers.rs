@@ -158,6 +158,31 @@ impl AlaLabel {
     pub(crate) const ALL: &[Self] = &[Self::I64, Self::I32, Self::U32, Self::U8];
 }
 
+/// `$body`, with `$L` for the Rust type of labels that an [`AlaLabel`] stands for.
+macro_rules! for_label {
+    ($label:expr, $L:ident => $body:expr) => {
+        match $label {
+            $crate::numbers::AlaLabel::I64 => {
+                type $L = i64;
+                $body
+            }
+            $crate::numbers::AlaLabel::I32 => {
+                type $L = i32;
+                $body
+            }
+            $crate::numbers::AlaLabel::U32 => {
+                type $L = u32;
+                $body
+            }
+            $crate::numbers::AlaLabel::U8 => {
+                type $L = u8;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use for_label;
+
 /// The gradient that arrives from what was computed with the loss.
 #[repr(u32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,6 +197,42 @@ pub enum AlaUpstream {
 
 impl AlaUpstream {
     pub(crate) const ALL: &[Self] = &[Self::One, Self::Scalar, Self::PerRow];
+}
+
+/// The prediction of a row that has none. It is no class.
+pub const ALA_NO_CLASS: u32 = 4_294_967_295;
+
+/// What a mean divides the rows' summed losses by; but for the first only with ALA_REDUCTION_MEAN.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlaDivisor {
+    /// The weights of the rows that count, added up: PyTorch's rule.
+    Weights = 0,
+    /// The number of rows that count.
+    Rows = 1,
+    /// The number given, finite and above 0; 0 too where no row counts.
+    Given = 2,
+}
+
+impl AlaDivisor {
+    pub(crate) const ALL: &[Self] = &[Self::Weights, Self::Rows, Self::Given];
+}
+
+/// How much of a mixed row is its first label's: L = lambda L(a) + (1 - lambda) L(b), with lambda
+/// in [0, 1].
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlaLambda {
+    /// Rows have one label.
+    None = 0,
+    /// Rows have two; lambda is the same for every row.
+    Scalar = 1,
+    /// Rows have two, and a lambda each, `[N]`.
+    PerRow = 2,
+}
+
+impl AlaLambda {
+    pub(crate) const ALL: &[Self] = &[Self::None, Self::Scalar, Self::PerRow];
 }
 
 /// The entry that a number stands for; they are numbered from 0 in their order.
@@ -212,6 +273,13 @@ mod tests {
         check(AlaElement::ALL, |e| e as u32);
         check(AlaLabel::ALL, |e| e as u32);
         check(AlaUpstream::ALL, |e| e as u32);
+        check(AlaDivisor::ALL, |e| e as u32);
+        check(AlaLambda::ALL, |e| e as u32);
         assert!(entry("element", AlaElement::ALL, 4).is_err());
+    }
+
+    #[test]
+    fn no_class_is_the_crate_s() {
+        assert_eq!(ALA_NO_CLASS, ala_loss::NO_CLASS);
     }
 }

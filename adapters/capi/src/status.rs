@@ -21,7 +21,8 @@ pub enum AlaStatus {
     /// An argument is none that there is: a misaligned pointer, a number that no enum has, the
     /// size of a struct, a workspace of another context.
     Argument = 2,
-    /// A parameter of the loss is out of its range: class counts, scale, weights, margins.
+    /// A parameter of the loss or a number of the step is out of its range: class counts, scale,
+    /// weights, margins, lambda, divisor.
     Parameter = 3,
     /// Rows, classes, strides or a workspace do not fit together.
     Shape = 4,
@@ -78,14 +79,15 @@ fn status_of(error: &Error) -> AlaStatus {
         | Error::ZeroCount { .. }
         | Error::MissingClasses { .. }
         | Error::CountTooLarge { .. }
-        | Error::Parameter { .. } => AlaStatus::Parameter,
+        | Error::Parameter { .. }
+        | Error::RowParameter { .. } => AlaStatus::Parameter,
         Error::TooManyClasses { .. }
         | Error::Length { .. }
         | Error::LogitsShape { .. }
         | Error::StridedBuffer { .. }
         | Error::Stride { .. }
         | Error::ShapeOverflow { .. } => AlaStatus::Shape,
-        Error::Label { .. } => AlaStatus::Label,
+        Error::Label { .. } | Error::SecondLabel { .. } => AlaStatus::Label,
         Error::UpstreamNeedsNoReduction(_)
         | Error::GradientBufferInPlace
         | Error::Misplaced { .. } => AlaStatus::Call,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use ala_loss::{ClassCounts, Element, Loss, Objective, reference};
+use ala_loss::{ClassCounts, Element, Loss, NO_CLASS, Objective, reference};
 use half::{bf16, f16};
 use softcuda::client::SoftCuda;
 
@@ -129,9 +129,82 @@ in_c! {
     f64, 3, 1e-13;
 }
 
+const ROWS: usize = 9;
+const IGNORED: i64 = -100;
+
+/// What rows are held against, and what they weigh.
+struct Targets {
+    labels: Vec<i64>,
+    recipe: Option<Recipe>,
+}
+
+/// What steps.c gives a step beside labels, with label smoothing and the mean over rows.
+struct Recipe {
+    second: Vec<i32>,
+    lambdas: Vec<f64>,
+    weights: Vec<f64>,
+}
+
+/// As steps.c has it.
+const SMOOTHING: f64 = 0.125;
+
+impl Targets {
+    fn new(random: &mut fastrand::Rng, classes: usize, with_recipe: bool) -> Self {
+        let mut labels: Vec<i64> = (0..ROWS).map(|_| random.usize(..classes) as i64).collect();
+        labels[4] = IGNORED;
+        let recipe = with_recipe.then(|| {
+            let mut second: Vec<i32> = (0..ROWS).map(|_| random.i32(0..classes as i32)).collect();
+            // Exact in every type.
+            let mut number = |most: u32| f64::from(random.u32(1..=most)) / 16.0;
+            let mut lambdas: Vec<f64> = (0..ROWS).map(|_| number(15)).collect();
+            let weights = (0..ROWS).map(|_| number(64)).collect();
+            // Of rows that have one label, or none: both ignored, either, one by its part.
+            labels[3] = IGNORED;
+            [second[3], second[5]] = [IGNORED as i32; 2];
+            [lambdas[6], lambdas[7]] = [0.0, 1.0];
+            Recipe {
+                second,
+                lambdas,
+                weights,
+            }
+        });
+        Self { labels, recipe }
+    }
+
+    fn bytes<R: InC>(&self) -> Vec<u8> {
+        let mut bytes: Vec<u8> = self.labels.iter().flat_map(|x| x.to_ne_bytes()).collect();
+        if let Some(recipe) = &self.recipe {
+            bytes.extend(recipe.second.iter().flat_map(|label| label.to_ne_bytes()));
+            for numbers in [&recipe.lambdas, &recipe.weights] {
+                bytes.extend(numbers.iter().flat_map(|&x| R::from_f64(x).bytes()));
+            }
+        }
+        bytes
+    }
+
+    /// A row's classes that count, with their shares.
+    fn of_row(&self, row: usize) -> Vec<(usize, f64)> {
+        let first = self.labels[row];
+        let both = match &self.recipe {
+            None => vec![(first, 1.0)],
+            Some(recipe) => {
+                let (lambda, weight) = (recipe.lambdas[row], recipe.weights[row]);
+                let second = recipe.second[row].into();
+                vec![(first, lambda * weight), (second, (1.0 - lambda) * weight)]
+            }
+        };
+        both.into_iter()
+            .filter(|&(label, share)| label != IGNORED && share > 0.0)
+            .map(|(label, share)| (label as usize, share))
+            .collect()
+    }
+}
+
 /// Runs a step in C and holds it against the reference.
-fn check<T: InC>(path: &str, classes: usize, stride: usize, place: &str) {
-    const ROWS: usize = 9;
+fn check<T: InC>(path: &str, classes: usize, stride: usize, place: &str, kind: &str)
+where
+    T::Real: InC,
+{
     let mut random = fastrand::Rng::with_seed(classes as u64);
     let counts: Vec<u64> = (0..classes)
         .map(|class| 1000 / (class as u64 + 1) + 5)
@@ -140,32 +213,40 @@ fn check<T: InC>(path: &str, classes: usize, stride: usize, place: &str) {
     let logits: Vec<T> = (0..ROWS * stride)
         .map(|_| T::from_f64(2.0 * random.f64() - 1.0))
         .collect();
-    let mut labels: Vec<i64> = (0..ROWS).map(|_| random.usize(..classes) as i64).collect();
-    labels[4] = -100;
+    let with_recipe = kind == "recipe";
+    let targets = Targets::new(&mut random, classes, with_recipe);
     let loss = Loss::builder(
         Objective::ala(),
         &ClassCounts::new(counts.clone()).expect("counts"),
     )
     .scale(30.0)
-    .ignore_label(-100)
     .build()
     .expect("a loss");
-    let rows: Vec<f64> = logits
+    let table = loss.table();
+    let smoothing = if with_recipe { SMOOTHING } else { 0.0 };
+    let of_rows: Vec<Vec<(usize, f64)>> = (0..ROWS).map(|row| targets.of_row(row)).collect();
+    let x: Vec<Vec<f64>> = logits
         .chunks(stride)
-        .flat_map(|row| row[..classes].iter().map(|x| x.to_f64()))
+        .map(|row| row[..classes].iter().map(|x| x.to_f64()).collect())
         .collect();
-    let expected = reference::batch(&loss, &rows, &labels, &[1.0; ROWS]);
+    let expected: Vec<_> = (0..ROWS)
+        .map(|row| reference::mixed_row(table, &x[row], &of_rows[row], smoothing))
+        .collect();
+    // ALA's class weights are 1.
+    let counted = of_rows.iter().filter(|row| !row.is_empty()).count();
+    let weight: f64 = of_rows.iter().flatten().map(|(_, share)| share).sum();
+    let divisor = if with_recipe { counted as f64 } else { weight };
 
     let mut input: Vec<u8> = counts
         .iter()
         .flat_map(|count| count.to_ne_bytes())
         .collect();
     input.extend(logits.iter().flat_map(|x| x.bytes()));
-    input.extend(labels.iter().flat_map(|label| label.to_ne_bytes()));
+    input.extend(targets.bytes::<T::Real>());
     let words = [T::NUMBER as usize, ROWS, classes, stride].map(|word| word.to_string());
     let mut arguments = vec![path];
     arguments.extend(words.iter().map(String::as_str));
-    arguments.push(place);
+    arguments.extend([place, kind]);
     let output = run(steps(), &arguments, path == "cuda", &input);
     let what = format!("{arguments:?}: {}", text(&output.stderr));
     assert!(output.status.success(), "{what}");
@@ -173,9 +254,12 @@ fn check<T: InC>(path: &str, classes: usize, stride: usize, place: &str) {
     let (size, real) = (size_of::<T>(), size_of::<T::Real>());
     let (summary, rest) = output.stdout.split_at(24);
     let (gradient, rest) = rest.split_at(size * ROWS * stride);
-    let (row_losses, hits) = rest.split_at(real * ROWS);
-    let eight = |place: usize| -> [u8; 8] { summary[place..place + 8].try_into().expect("8") };
-    let [told, weight] = [0, 8].map(|place| f64::from_ne_bytes(eight(place)));
+    let (row_losses, rest) = rest.split_at(real * ROWS);
+    let (hits, rest) = rest.split_at(ROWS);
+    let (predictions, class_counts) = rest.split_at(4 * ROWS);
+    let eight = |bytes: &[u8]| -> [u8; 8] { bytes.try_into().expect("8") };
+    let [told, told_weight] = [0, 8].map(|at| f64::from_ne_bytes(eight(&summary[at..at + 8])));
+    let told_rows = u64::from_ne_bytes(eight(&summary[16..]));
     let within = |got: f64, wanted: f64, scale: f64, tolerance: f64| {
         assert!(
             (got - wanted).abs() <= tolerance * scale.max(1e-3),
@@ -184,25 +268,23 @@ fn check<T: InC>(path: &str, classes: usize, stride: usize, place: &str) {
     };
     // Losses are not rounded to the logits' type.
     let loss_tolerance = if real == 8 { 1e-12 } else { 3e-6 };
-    within(told, expected.loss, expected.loss, loss_tolerance);
-    assert_eq!((weight, u64::from_ne_bytes(eight(16))), (8.0, 8), "{what}");
+    let mean = expected.iter().map(|row| row.loss).sum::<f64>() / divisor;
+    within(told, mean, mean, loss_tolerance);
+    assert_eq!((told_weight, told_rows), (weight, counted as u64), "{what}");
+    let mut of_classes = vec![0u64; 2 * classes];
     for row in 0..ROWS {
-        let got = &row_losses[row * real..][..real];
-        let got = match real {
-            8 => f64::of(got),
-            _ => f32::of(got).into(),
-        };
-        let wanted = expected.row_losses[row];
+        let got = T::Real::of(&row_losses[row * real..][..real]).to_f64();
+        let wanted = expected[row].loss;
         within(got, wanted, wanted, loss_tolerance);
         let logits = &logits[row * stride..][..stride];
         let got: Vec<T> = gradient[row * stride * size..][..stride * size]
             .chunks(size)
             .map(T::of)
             .collect();
-        let wanted = &expected.gradient[row * classes..][..classes];
-        let largest = wanted.iter().fold(0.0, |most: f64, g| most.max(g.abs()));
+        let wanted = expected[row].gradient.iter().map(|g| g / divisor);
+        let largest = wanted.clone().fold(0.0, |most: f64, g| most.max(g.abs()));
         for (got, wanted) in got.iter().zip(wanted) {
-            within(got.to_f64(), *wanted, largest, T::TOLERANCE);
+            within(got.to_f64(), wanted, largest, T::TOLERANCE);
         }
         for (got, logit) in got[classes..].iter().zip(&logits[classes..]) {
             match place {
@@ -210,37 +292,69 @@ fn check<T: InC>(path: &str, classes: usize, stride: usize, place: &str) {
                 _ => assert_eq!(got.bytes(), vec![77; size], "{what}"),
             }
         }
-        let best = (0..classes).rev().fold(0, |best, class| {
-            match logits[class].to_f64() >= logits[best].to_f64() {
-                true => class,
-                false => best,
-            }
-        });
-        let hit = u8::from(best as i64 == labels[row]);
-        assert_eq!(hits[row], hit, "row {row}, {what}");
+        let best = reference::prediction(&x[row]).expect("no logit is NaN");
+        let first = targets.labels[row];
+        let is_hit = best as i64 == first;
+        assert_eq!(hits[row], u8::from(is_hit), "row {row}, {what}");
+        let counts = !of_rows[row].is_empty();
+        let prediction: [u8; 4] = predictions[4 * row..][..4].try_into().expect("4");
+        let prediction = u32::from_ne_bytes(prediction);
+        let wanted = match (with_recipe, counts) {
+            (false, _) => u32::from_ne_bytes([77; 4]),
+            (true, true) => best as u32,
+            (true, false) => NO_CLASS,
+        };
+        assert_eq!(prediction, wanted, "row {row}, {what}");
+        if with_recipe && path == "cuda" && counts && first != IGNORED {
+            of_classes[first as usize] += 1;
+            of_classes[classes + first as usize] += u64::from(is_hit);
+        }
     }
+    let class_counts: Vec<u64> = class_counts
+        .chunks(8)
+        .map(|count| u64::from_ne_bytes(eight(count)))
+        .collect();
+    assert_eq!(class_counts, of_classes, "{what}");
 }
 
-fn check_all<T: InC>(path: &str) {
+fn check_all<T: InC>(path: &str, kind: &str)
+where
+    T::Real: InC,
+{
     for (classes, stride) in [(3, 3), (10, 13), (365, 365)] {
-        check::<T>(path, classes, stride, "apart");
+        check::<T>(path, classes, stride, "apart", kind);
     }
-    check::<T>(path, 10, 13, "in_place");
+    check::<T>(path, 10, 13, "in_place", kind);
 }
 
 #[test]
 fn steps_on_the_host_are_the_reference_s() {
-    check_all::<f32>("cpu");
-    check_all::<f16>("cpu");
-    check_all::<bf16>("cpu");
-    check_all::<f64>("cpu");
+    check_all::<f32>("cpu", "plain");
+    check_all::<f16>("cpu", "plain");
+    check_all::<bf16>("cpu", "plain");
+    check_all::<f64>("cpu", "plain");
 }
 
 #[test]
 fn steps_on_a_stream_are_the_reference_s() {
-    check_all::<f32>("cuda");
-    check_all::<f16>("cuda");
-    check_all::<bf16>("cuda");
+    check_all::<f32>("cuda", "plain");
+    check_all::<f16>("cuda", "plain");
+    check_all::<bf16>("cuda", "plain");
+}
+
+#[test]
+fn recipes_on_the_host_are_the_reference_s() {
+    check_all::<f32>("cpu", "recipe");
+    check_all::<f16>("cpu", "recipe");
+    check_all::<bf16>("cpu", "recipe");
+    check_all::<f64>("cpu", "recipe");
+}
+
+#[test]
+fn recipes_on_a_stream_are_the_reference_s() {
+    check_all::<f32>("cuda", "recipe");
+    check_all::<f16>("cuda", "recipe");
+    check_all::<bf16>("cuda", "recipe");
 }
 
 fn assert_passes(what: &str, with_driver: bool) {
@@ -248,6 +362,35 @@ fn assert_passes(what: &str, with_driver: bool) {
     let said = text(&output.stderr);
     assert!(output.status.success(), "{what}: {said}");
     assert!(!said.contains("panicked"), "{what}: {said}");
+}
+
+/// Numbers that are known without a computer.
+#[test]
+fn each_part_of_a_recipe_does_what_it_says() {
+    assert_passes("recipes", false);
+    assert_passes("cuda-recipes", true);
+}
+
+#[test]
+fn new_class_counts_make_the_loss_that_they_would_have_made() {
+    assert_passes("counts", false);
+    assert_passes("cuda-counts", true);
+}
+
+#[test]
+fn a_mean_s_divisor_is_told() {
+    assert_passes("divisor", false);
+}
+
+#[test]
+fn structs_of_the_first_version_are_taken() {
+    assert_passes("first-sizes", false);
+    assert_passes("cuda-first-sizes", true);
+}
+
+#[test]
+fn a_recipe_is_captured_once_its_kernels_are_loaded() {
+    assert_passes("capture", true);
 }
 
 #[test]
