@@ -164,9 +164,8 @@ impl LossBuilder {
     /// ```
     ///
     /// A mean divides by the same weights as without, and a row whose label has weight 0 keeps the
-    /// share of all classes. A class that is masked (`-inf`) makes the
-    /// loss infinite, unless its weight is 0. On the CPU; a loss with it is not bound to CUDA yet.
-    /// Focal loss has no smoothed form: an error.
+    /// share of all classes. A class that is masked (`-inf`) makes the loss infinite, unless its
+    /// weight is 0. Focal loss has no smoothed form: an error.
     ///
     /// Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016,
     /// section 7.
