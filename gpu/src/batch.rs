@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ala_loss::cuda::instruments::{Instruments, LaunchShape, TIERS, Tier};
 use ala_loss::cuda::{CudaElement, CudaLoss, Options, Outputs, Workspace};
-use ala_loss::{ClassCounts, Loss, Objective};
+use ala_loss::{ClassCounts, Lambda, Loss, Objective};
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr};
 use half::{bf16, f16};
@@ -96,7 +96,9 @@ const ALIGNED: usize = 128;
 #[derive(Debug)]
 pub struct Batch {
     loss: CudaLoss,
+    smoothed: CudaLoss,
     labels: CudaSlice<i64>,
+    second_labels: CudaSlice<i64>,
     row_losses: CudaSlice<f32>,
     workspace: Workspace,
     rows: usize,
@@ -131,6 +133,10 @@ fn least_bytes<T>(rows: usize, classes: usize) -> u64 {
     bytes as u64
 }
 
+/// How much of a mixed row is its first label's, and how much of a label is smoothed.
+const LAMBDA: f32 = 0.7;
+const SMOOTHING: f64 = 0.1;
+
 impl Batch {
     /// `sets` batches of `rows` rows, as far as an arena of `elements` logits holds so many; at
     /// least one.
@@ -145,17 +151,23 @@ impl Batch {
         elements: usize,
     ) -> Result<Self, Failure> {
         let counts = counts(classes)?;
-        let loss = Loss::builder(objective(per_class), &counts)
-            .build()?
-            .bind(stream.context())?;
+        let loss = Loss::builder(objective(per_class), &counts);
+        let smoothed = loss.clone().label_smoothing(SMOOTHING).build()?;
+        let loss = loss.build()?.bind(stream.context())?;
         let mut random = fastrand::Rng::with_seed(2);
-        let labels: Vec<i64> = (0..rows).map(|_| random.usize(..classes) as i64).collect();
+        let mut labels = || -> Vec<i64> {
+            let labels = (0..rows).map(|_| random.usize(..classes) as i64);
+            labels.collect()
+        };
+        let (labels, second_labels) = (labels(), labels());
         let fitting = elements / (rows * classes).next_multiple_of(ALIGNED);
         if fitting == 0 && rows * classes > elements {
             return Err(format!("{rows} x {classes} logits do not fit into {elements}").into());
         }
         Ok(Self {
             labels: stream.clone_htod(&labels)?,
+            second_labels: stream.clone_htod(&second_labels)?,
+            smoothed: smoothed.bind(stream.context())?,
             row_losses: stream.alloc_zeros(rows)?,
             workspace: loss.workspace(stream, rows)?,
             loss,
@@ -184,7 +196,13 @@ impl Batch {
     /// Bytes that `op` moves at least.
     pub fn bytes<T>(&self, op: Op) -> u64 {
         match op {
-            Op::Fused | Op::Overlapped | Op::Unfused => least_bytes::<T>(self.rows, self.classes),
+            Op::Fused | Op::Overlapped | Op::Smoothed | Op::Unfused => {
+                least_bytes::<T>(self.rows, self.classes)
+            }
+            Op::Mixed => {
+                let second = (self.rows * size_of::<i64>()) as u64;
+                least_bytes::<T>(self.rows, self.classes) + second
+            }
             Op::Copy => 2 * self.copied::<T>(),
             Op::DriverCopy => 2 * (self.elements() * size_of::<T>()) as u64,
             Op::Empty => 0,
@@ -216,16 +234,23 @@ impl Batch {
         let logits = arena.logits.slice(set.clone());
         let mut gradient = arena.gradient.slice_mut(set);
         match op {
-            Op::Fused | Op::Overlapped | Op::Unfused => {
-                let options = &Options::new().overlap(op == Op::Overlapped);
+            Op::Fused | Op::Overlapped | Op::Mixed | Op::Smoothed | Op::Unfused => {
+                let mut options = Options::new().overlap(op == Op::Overlapped);
+                if op == Op::Mixed {
+                    options = options.mixed_with(&self.second_labels, Lambda::Scalar(LAMBDA));
+                }
+                let options = &options;
                 let labels = &self.labels;
                 let outputs = Outputs::new()
                     .gradient(&mut gradient)
                     .row_losses(&mut self.row_losses);
                 let workspace = &mut self.workspace;
                 match op {
-                    Op::Fused | Op::Overlapped => self
+                    Op::Fused | Op::Overlapped | Op::Mixed => self
                         .loss
+                        .launch(stream, &logits, labels, options, outputs, workspace)?,
+                    Op::Smoothed => self
+                        .smoothed
                         .launch(stream, &logits, labels, options, outputs, workspace)?,
                     _ => instruments.unfused(
                         &self.loss,
@@ -271,7 +296,10 @@ impl Batch {
         stream: &Arc<CudaStream>,
     ) -> Result<CudaGraph, Failure> {
         // Nothing can be loaded while a stream is captured.
-        self.loss.load::<T>()?;
+        match op {
+            Op::Mixed | Op::Smoothed => self.loss.load_recipes::<T>()?,
+            _ => self.loss.load::<T>()?,
+        }
         stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
         let enqueued =
             (0..steps).try_for_each(|_| self.enqueue::<T>(op, arena, instruments, stream));
@@ -363,7 +391,7 @@ impl TierCase {
         self.rows * self.classes
     }
 
-    /// Its kernel for a type, with nothing counted.
+    /// Its kernel for a type, with nothing counted: the one of [`Op::Fused`].
     pub fn kernel<T: Logit>(&self) -> Counted {
         let map = if self.per_class {
             "per_class"

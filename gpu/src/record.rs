@@ -128,6 +128,9 @@ pub struct Repeat {
     pub dtype: String,
     /// Whether each class had a map of its own.
     pub per_class: bool,
+    /// Whether it was the kernel of recipes. Older records have none.
+    #[serde(default)]
+    pub recipe: bool,
     /// Rows.
     pub n: usize,
     /// Classes.
@@ -146,6 +149,10 @@ pub enum Op {
     Fused,
     /// The same, each launch of which may begin while the one before it ends.
     Overlapped,
+    /// The same with a second label for each row, as mixup has it.
+    Mixed,
+    /// The same with smoothed labels.
+    Smoothed,
     /// The same by the baseline of one kernel an operation.
     Unfused,
     /// A copy of the logits by the copy kernel.

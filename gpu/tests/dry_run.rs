@@ -219,7 +219,11 @@ fn check_repeats(parity: &[Record]) {
             _ => None,
         })
         .collect();
-    assert_eq!(repeats.len(), DTYPES.len() * TierCase::all(1).count());
+    // Each kernel, and the one of recipes.
+    let kernels = DTYPES.len() * TierCase::all(1).count();
+    assert_eq!(repeats.len(), 2 * kernels);
+    let of_recipes = repeats.iter().filter(|repeat| repeat.recipe);
+    assert_eq!(of_recipes.count(), kernels);
     assert!(
         repeats.iter().all(|repeat| repeat.differed.is_empty()),
         "{repeats:?}"
@@ -260,6 +264,12 @@ fn check_times(times: &[Record]) {
         })
         .collect();
     for dtype in DTYPES {
+        for op in [Op::Mixed, Op::Smoothed] {
+            for &c in DRY.classes {
+                let key = (false, dtype.to_owned(), DRY.elements / c, c, op);
+                assert!(timed.contains(&key), "{key:?}");
+            }
+        }
         for op in [Op::Fused, Op::Unfused, Op::Copy, Op::Empty] {
             for &c in DRY.classes {
                 let key = (false, dtype.to_owned(), DRY.elements / c, c, op);

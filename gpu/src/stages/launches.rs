@@ -8,19 +8,19 @@ use crate::clock::Clock;
 use crate::each_type;
 use crate::record::{Counted, Op};
 
-/// Launches every kernel once, with about `elements` logits, those with a map for each class too
-/// where `per_class`. `ran` is told of each after it has run.
+/// Launches every kernel once, with about `elements` logits, those with a map for each class and
+/// those of recipes too where `all`. `ran` is told of each that is not of recipes after it has run.
 ///
 /// # Errors
 /// Those of the crate, of the driver and of `ran`.
 pub fn launches(
     bench: &mut Bench,
     elements: usize,
-    per_class: bool,
+    all: bool,
     mut ran: impl FnMut(&mut Bench, Counted) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let clock = Clock::new(&bench.context)?;
-    each_type!(of_type(bench, &clock, elements, per_class, &mut ran));
+    each_type!(of_type(bench, &clock, elements, all, &mut ran));
     Ok(())
 }
 
@@ -28,10 +28,10 @@ fn of_type<T: Logit>(
     bench: &mut Bench,
     clock: &Clock,
     elements: usize,
-    per_class: bool,
+    all: bool,
     ran: &mut impl FnMut(&mut Bench, Counted) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let cases = || TierCase::all(elements).filter(|case| per_class || !case.per_class);
+    let cases = || TierCase::all(elements).filter(|case| all || !case.per_class);
     let most = cases().map(|case| case.elements()).max();
     let mut arena = Arena::<T>::new(&clock.stream, most.unwrap_or(1), 0)?;
     for case in cases() {
@@ -45,6 +45,10 @@ fn of_type<T: Logit>(
         batch.enqueue(Op::Fused, &mut arena, &clock.instruments, &clock.stream)?;
         batch.finish(&clock.stream)?;
         ran(bench, case.kernel::<T>())?;
+        if all {
+            batch.enqueue(Op::Mixed, &mut arena, &clock.instruments, &clock.stream)?;
+            batch.finish(&clock.stream)?;
+        }
     }
     Ok(())
 }

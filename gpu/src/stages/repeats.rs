@@ -36,24 +36,27 @@ fn of_type<T: Logit>(bench: &mut Bench, clock: &Clock, failed: &mut usize) -> Re
             continue;
         }
         let mut batch = case.batch::<T>(&clock.stream)?;
-        let differed = differences(bench, clock, &mut arena, &mut batch)?;
-        if !differed.is_empty() {
-            *failed += 1;
-            println!(
-                "{name} {}: other {} in another run",
-                T::NAME,
-                differed.join(", ")
-            );
+        for op in [Op::Fused, Op::Mixed] {
+            let differed = differences(bench, clock, op, &mut arena, &mut batch)?;
+            if !differed.is_empty() {
+                *failed += 1;
+                println!(
+                    "{name} {} {op:?}: other {} in another run",
+                    T::NAME,
+                    differed.join(", ")
+                );
+            }
+            bench.sink.write(Record::Repeat(Repeat {
+                tier: name.into(),
+                dtype: T::NAME.into(),
+                per_class: case.per_class,
+                recipe: op == Op::Mixed,
+                n: case.rows,
+                c: case.classes,
+                repeats: bench.sizes.repeats,
+                differed,
+            }))?;
         }
-        bench.sink.write(Record::Repeat(Repeat {
-            tier: name.into(),
-            dtype: T::NAME.into(),
-            per_class: case.per_class,
-            n: case.rows,
-            c: case.classes,
-            repeats: bench.sizes.repeats,
-            differed,
-        }))?;
     }
     println!(
         "{}: every tier, {} times each",
@@ -67,6 +70,7 @@ fn of_type<T: Logit>(bench: &mut Bench, clock: &Clock, failed: &mut usize) -> Re
 fn differences<T: Logit>(
     bench: &Bench,
     clock: &Clock,
+    op: Op,
     arena: &mut Arena<T>,
     batch: &mut Batch,
 ) -> Result<Vec<String>, Failure> {
@@ -74,7 +78,7 @@ fn differences<T: Logit>(
     let mut first = None;
     let mut differed = [("loss", false), ("row losses", false), ("gradient", false)];
     for _ in 0..bench.sizes.repeats {
-        batch.enqueue(Op::Fused, arena, &clock.instruments, stream)?;
+        batch.enqueue(op, arena, &clock.instruments, stream)?;
         let loss = batch.finish(stream)?.to_bits();
         let rows: Vec<u32> = batch
             .row_losses(stream)?

@@ -10,7 +10,15 @@ use crate::each_type;
 use crate::record::{Kind, Op, Record, Time};
 
 /// The last is what the others are held against.
-const LARGE: [Op; 5] = [Op::Fused, Op::Unfused, Op::DriverCopy, Op::Empty, Op::Copy];
+const LARGE: [Op; 7] = [
+    Op::Fused,
+    Op::Mixed,
+    Op::Smoothed,
+    Op::Unfused,
+    Op::DriverCopy,
+    Op::Empty,
+    Op::Copy,
+];
 const SMALL: [Op; 5] = [Op::Fused, Op::Overlapped, Op::Unfused, Op::Empty, Op::Copy];
 
 /// Every shape and type.

@@ -47,7 +47,7 @@ enum Command {
         /// Logits of a launch, about, for tools that are slow.
         #[arg(long)]
         elements: Option<usize>,
-        /// Only the kernels for one slope.
+        /// Only the kernels for one slope, and none of recipes.
         #[arg(long)]
         uniform: bool,
     },

@@ -250,6 +250,7 @@ mod tests {
             tier: "packed".into(),
             dtype: "bf16".into(),
             per_class: true,
+            recipe: false,
             n: 1,
             c: 2,
             repeats: 20,

@@ -60,7 +60,8 @@ pub(crate) fn kernel(repeat: &Repeat) -> String {
     } else {
         "uniform"
     };
-    format!("{} {} {map}", repeat.tier, repeat.dtype)
+    let family = if repeat.recipe { " of recipes" } else { "" };
+    format!("{} {} {map}{family}", repeat.tier, repeat.dtype)
 }
 
 /// What a stage left out, and why.

@@ -82,9 +82,14 @@ impl<'a> Batch<'a> {
         Some(100.0 * self.gb_s(Op::Fused)? / self.gb_s(Op::Copy)?)
     }
 
+    /// The time of a step like it over its own.
+    pub(crate) fn over_fused(&self, op: Op) -> Option<f64> {
+        Some(self.device(op)?.median / self.device(Op::Fused)?.median)
+    }
+
     /// How many times faster than the unfused baseline the step is, as plain launches.
     pub(crate) fn over_unfused(&self) -> Option<f64> {
-        Some(self.device(Op::Unfused)?.median / self.device(Op::Fused)?.median)
+        self.over_fused(Op::Unfused)
     }
 
     /// The step's time in a graph over that of an empty kernel and a copy together.

@@ -12,7 +12,12 @@ pub(super) fn section(lines: &[Line]) -> Option<String> {
     let mut parts = Vec::new();
     if !large.is_empty() {
         parts.push(format!(
-            "Large batches, far beyond L2. p10..p90 are the tenth and the ninetieth percentile of the step's time.\n\n{}",
+            "Large batches, far beyond L2. p10..p90 are the tenth and the ninetieth percentile of the step's time.{}\n\n{}",
+            if large.iter().any(|batch| batch.device(Op::Mixed).is_some()) {
+                " With two labels a row and with smoothed labels: times as long."
+            } else {
+                ""
+            },
             of_large(&large).markdown()
         ));
     }
@@ -46,7 +51,10 @@ pub(super) fn section(lines: &[Line]) -> Option<String> {
 }
 
 fn of_large(batches: &[Batch]) -> Table {
-    let mut table = Table::new([
+    let recipes = batches
+        .iter()
+        .any(|batch| batch.device(Op::Mixed).is_some());
+    let mut head = vec![
         "N x C",
         "type",
         "us",
@@ -54,10 +62,14 @@ fn of_large(batches: &[Batch]) -> Table {
         "GB/s",
         "of the copy",
         "times unfused",
-    ]);
+    ];
+    if recipes {
+        head.extend(["two labels", "smoothed"]);
+    }
+    let mut table = Table::new(head);
     for batch in batches {
         let fused = batch.device(Op::Fused);
-        table.row([
+        let mut row = vec![
             format!("{} x {}", batch.rows(), batch.classes()),
             batch.dtype().into(),
             or_dash(fused.map(|fused| fused.median), us),
@@ -65,7 +77,12 @@ fn of_large(batches: &[Batch]) -> Table {
             or_dash(batch.gb_s(Op::Fused), |rate| format!("{rate:.0}")),
             or_dash(batch.percent_of_copy(), percent),
             or_dash(batch.over_unfused(), times),
-        ]);
+        ];
+        if recipes {
+            row.push(or_dash(batch.over_fused(Op::Mixed), times));
+            row.push(or_dash(batch.over_fused(Op::Smoothed), times));
+        }
+        table.row(row);
     }
     table
 }
@@ -111,4 +128,35 @@ fn of_small(batches: &[Batch]) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use ala_loss_gpu::record::Record;
+
+    use super::super::super::samples;
+    use super::*;
+
+    #[test]
+    fn two_labels_and_smoothed_ones_are_times_of_one_label_where_they_were_timed() {
+        let plain = samples::large("f32", 1000, 100, [10.0, 25.0, 8.0]);
+        let text = section(&plain).expect("times");
+        assert!(!text.contains("two labels"), "{text}");
+        let mut lines = plain.clone();
+        for (op, us) in [(Op::Mixed, 12.5), (Op::Smoothed, 15.0)] {
+            let mut line = plain[0].clone();
+            let Record::Time(time) = &mut line.record else {
+                panic!("the step is first")
+            };
+            (time.op, time.device_us) = (op, samples::about(us));
+            lines.push(line);
+        }
+        let text = section(&lines).expect("times");
+        let row = text
+            .lines()
+            .find(|line| line.contains("1000"))
+            .expect("a row");
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        assert_eq!(cells[7..10], ["2.50 x", "1.25 x", "1.50 x"], "{row}");
+    }
 }
