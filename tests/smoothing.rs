@@ -1,7 +1,8 @@
 //! Smoothed labels, of one label and of two, against the `f64` reference.
 
 use ala_loss::{
-    ClassCounts, Error, Lambda, Loss, Objective, Options, Reduction, Upstream, reference,
+    Affine, ClassCounts, Error, Input, Lambda, Loss, NonTarget, Objective, Options, Reduction,
+    RowTable, Target, Upstream, reference,
 };
 use half::{bf16, f16};
 
@@ -208,5 +209,138 @@ fn a_smoothed_row_of_weight_0_has_gradient_0_whatever_comes_from_outside() {
         assert_eq!(gradient[..3], [0.0; 3], "{outside}");
         assert!(gradient[3..6].iter().all(|g| g.is_finite()), "{outside}");
         assert!(gradient[6..].iter().all(|g| !g.is_finite()), "{outside}");
+    }
+}
+
+/// Row losses and gradients of a table's loss within the bounds of `f32`.
+fn assert_rows(loss: &Loss, x: &[f32], labels: &[i64], what: &str) {
+    let classes = loss.classes();
+    let got = loss.evaluate(x, labels).expect("valid");
+    for (row, &label) in labels.iter().enumerate() {
+        let numbers: Vec<f64> = x[row * classes..][..classes]
+            .iter()
+            .map(|&x| x.into())
+            .collect();
+        let epsilon = loss.label_smoothing();
+        let exact = reference::smoothed_row(loss.table(), &numbers, label as usize, epsilon);
+        let what = || format!("{what}, row {row}");
+        let row_loss = f64::from(got.row_losses[row]);
+        assert_within(row_loss, exact.loss, 2e-6 * exact.loss, &what);
+        let got = &got.gradient[row * classes..][..classes];
+        for (got, exact) in got.iter().zip(exact.gradient) {
+            assert_within(f64::from(*got), exact, 1e-5 * exact.abs() + 1e-7, &what);
+        }
+    }
+}
+
+/// Logits that differ by little and have much in common.
+#[test]
+fn what_logits_have_in_common_costs_no_digits() {
+    let mut rng = fastrand::Rng::with_seed(59);
+    for classes in [3, 300, 3000] {
+        let counts = counts(&mut rng, classes);
+        for objective in [
+            Objective::CrossEntropy,
+            Objective::LogitAdjustment { tau: 1.0 },
+        ] {
+            let loss = Loss::builder(objective, &counts)
+                .input(Input::PreScaled)
+                .label_smoothing(0.5)
+                .reduction(Reduction::None)
+                .build()
+                .expect("valid");
+            let labels = labels(&mut rng, 4, classes);
+            let steps: Vec<f32> = (0..4 * classes).map(|_| 4.0 * rng.f32()).collect();
+            for common in [0.0, 60.0, -60.0, 10_000.0, -10_000.0] {
+                let x: Vec<f32> = steps.iter().map(|step| common + step).collect();
+                let what = format!("{objective:?} C={classes} at {common}");
+                assert_rows(&loss, &x, &labels, &what);
+            }
+        }
+    }
+}
+
+/// The target's own map makes little of a logit that all others would be lost beside.
+#[test]
+fn a_target_s_large_logit_costs_the_others_no_digits() {
+    let classes = 20;
+    let target = Target {
+        slope: 1e-4,
+        bias: 0.0,
+        gradient_slope: 1e-4,
+        weight: 1.0,
+    };
+    let same = Affine {
+        slope: 1.0,
+        bias: 0.0,
+    };
+    for non_target in [
+        NonTarget::Uniform { slope: 1.0 },
+        NonTarget::PerClass(vec![same; classes]),
+    ] {
+        let table = RowTable::new(vec![target; classes], non_target, None).expect("valid");
+        let loss = Loss::from_table(table)
+            .label_smoothing(0.5)
+            .reduction(Reduction::None)
+            .build()
+            .expect("valid");
+        for label in 0..classes {
+            let mut x: Vec<f32> = (0..classes).map(|j| (j * 7 % 20) as f32 / 2.3).collect();
+            x[label] = 314_159.26;
+            assert_rows(&loss, &x, &[label as i64], &format!("label {label}"));
+        }
+    }
+}
+
+/// Also where a mask times its slope would be a number of `f32`.
+#[test]
+fn a_masked_class_makes_the_loss_infinite_where_all_weigh_the_same() {
+    const MASK: f32 = f32::NEG_INFINITY;
+    for classes in [4, 40, 2000] {
+        let counts = ClassCounts::new(vec![7; classes]).expect("valid");
+        for objective in [
+            Objective::CrossEntropy,
+            Objective::LogitAdjustment { tau: 1.0 },
+        ] {
+            for scale in [0.1, 1.0, 30.0] {
+                let loss = Loss::builder(objective, &counts)
+                    .scale(scale)
+                    .label_smoothing(0.3)
+                    .reduction(Reduction::None)
+                    .build()
+                    .expect("valid");
+                let mut x = vec![0.5; classes];
+                x[1] = MASK;
+                let got = loss.evaluate(&x, &[2]).expect("valid");
+                assert_eq!(got.row_losses, [f32::INFINITY], "{objective:?} {scale}");
+                let numbers: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+                let exact = reference::smoothed_row(loss.table(), &numbers, 2, 0.3);
+                for (got, exact) in got.gradient.iter().zip(exact.gradient) {
+                    let bound = 1e-5 * exact.abs() + 1e-7;
+                    assert_within(f64::from(*got), exact, bound, &|| format!("{objective:?}"));
+                }
+            }
+        }
+    }
+}
+
+/// Nothing is taken off infinity.
+#[test]
+fn an_infinite_factor_from_outside_makes_infinite_gradients() {
+    let counts = ClassCounts::new([5, 3, 2]).expect("valid");
+    for objective in [
+        Objective::CrossEntropy,
+        Objective::LogitAdjustment { tau: 1.0 },
+    ] {
+        let loss = Loss::builder(objective, &counts).label_smoothing(0.3);
+        let loss = loss.build().expect("valid");
+        let x = [0.4f32, -0.2, 0.1];
+        let numbers = x.map(f64::from);
+        let exact = reference::smoothed_row(loss.table(), &numbers, 1, 0.3);
+        let options = Options::new().upstream(Upstream::Scalar(f64::INFINITY));
+        let got = loss.evaluate_with(&x, &[1], &options).expect("valid");
+        for (got, exact) in got.gradient.into_iter().zip(exact.gradient) {
+            assert_eq!(f64::from(got), exact * f64::INFINITY, "{objective:?}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Writing a row's gradient from its exponentials: each times its class's slope and the row's
-//! factor, rounded once; the target's own is patched in.
+//! factor, rounded once; the target's own is patched in. Of smoothed labels a class's share is taken
+//! off in the same step.
 //!
 //! A gradient that stays in the cache is written in whole vectors, the last of which overlaps the
 //! one before. One that does not (see [`plan`](super::plan)) is streamed past the cache, so that no
@@ -14,9 +15,9 @@
 
 use std::ops::Range;
 
-use super::arch::isa::Isa;
+use super::arch::isa::{Isa, Kernel};
 use super::arch::vector::{MOST_LANES, Vector};
-use super::lane::{Float, Lane, VectorOf};
+use super::lane::{Lane, VectorOf};
 use super::map::Map;
 use super::row_buffer::LINE;
 
@@ -31,6 +32,8 @@ pub(super) struct Gradient<'a, T: Lane, M> {
     pub(super) gradient: &'a mut [T],
     /// What an exponential times its class's slope is multiplied by.
     pub(super) factor: T::Real,
+    /// Of smoothed labels: what is taken off before the class's slope. 0 for nothing.
+    pub(super) less: T::Real,
     /// The target's place and its gradient, where it is among these columns.
     pub(super) target: Option<(usize, T)>,
     pub(super) stream: bool,
@@ -110,25 +113,29 @@ impl<T: Lane, M: Map<T::Real>> Gradient<'_, T, M> {
     fn vectors<I: Isa>(&mut self, isa: I, exponentials: &[T::Real], vectors: usize) {
         let columns = self.written..self.written + vectors * I::LANES;
         self.written = columns.end;
-        let mut row = Scaled {
-            map: self.map,
-            class: self.first_class + columns.start,
-            factor: VectorOf::<I, T>::splat(isa, self.factor),
-            stream: self.stream,
-        };
+        let (map, first_class) = (self.map, self.first_class + columns.start);
+        let factors = [self.factor, self.less];
         let (to, from) = (&mut self.gradient[columns.clone()], &exponentials[columns]);
-        let mut to = to.chunks_exact_mut(GROUP * I::LANES);
-        let from = from.chunks_exact(GROUP * I::LANES);
-        let rest = from.remainder();
-        for (to, from) in (&mut to).zip(from) {
-            for i in 0..GROUP {
-                let to = &mut to[i * I::LANES..][..I::LANES];
-                row.write(isa, &from[i * I::LANES..][..I::LANES], to);
-            }
-        }
-        let to = to.into_remainder().chunks_exact_mut(I::LANES);
-        for (to, from) in to.zip(rest.chunks_exact(I::LANES)) {
-            row.write(isa, from, to);
+        let stream = self.stream;
+        if self.less == T::Real::default() {
+            let rows = Vectors::<_, _, false> {
+                map,
+                first_class,
+                factors,
+                from,
+                to,
+                stream,
+            };
+            rows.run(isa);
+        } else {
+            isa.apart(Vectors::<_, _, true> {
+                map,
+                first_class,
+                factors,
+                from,
+                to,
+                stream,
+            });
         }
     }
 
@@ -159,38 +166,85 @@ impl<T: Lane, M: Map<T::Real>> Gradient<'_, T, M> {
     #[inline(always)]
     fn vector<I: Isa>(&self, isa: I, exponentials: &[T::Real], at: usize) -> VectorOf<I, T> {
         let e = VectorOf::<I, T>::load(isa, &exponentials[at..]);
-        let e = self.map.times_class_slope(isa, self.first_class + at, e);
-        e.times(VectorOf::<I, T>::splat(isa, self.factor))
+        let factor = VectorOf::<I, T>::splat(isa, self.factor);
+        let class = self.first_class + at;
+        if self.less == T::Real::default() {
+            self.map.times_class_slope(isa, class, e).times(factor)
+        } else {
+            let e = e.times_plus(factor, VectorOf::<I, T>::splat(isa, -self.less));
+            self.map.times_class_slope(isa, class, e)
+        }
     }
 }
 
-/// Vectors of one row, one after the other.
-struct Scaled<M, V> {
+/// Whole vectors of one row, one after the other.
+struct Vectors<'a, T: Lane, M, const LESS: bool> {
     map: M,
-    /// Of the next vector's first lane.
-    class: usize,
-    factor: V,
+    first_class: usize,
+    /// What an exponential is multiplied by, and where `LESS` what is taken off then.
+    factors: [T::Real; 2],
+    from: &'a [T::Real],
+    to: &'a mut [T],
     stream: bool,
 }
 
-impl<M, V> Scaled<M, V> {
+impl<T: Lane, M: Map<T::Real>, const LESS: bool> Kernel for Vectors<'_, T, M, LESS> {
+    type Output = ();
+
     #[inline(always)]
-    fn write<I: Isa, T: Lane>(&mut self, isa: I, exponentials: &[T::Real], to: &mut [T])
-    where
-        M: Map<T::Real>,
-        T::Real: Float<Vector<I> = V>,
-        V: Vector<I, T::Real>,
-    {
-        let e = V::load(isa, exponentials);
-        let x = self.map.times_class_slope(isa, self.class, e);
-        let x = x.times(self.factor);
-        self.class += I::LANES;
-        if self.stream {
-            let mut lanes = [T::ZERO; MOST_LANES];
-            T::narrow(isa, x, &mut lanes);
-            isa.stream(&lanes[..I::LANES], to);
-        } else {
-            T::narrow(isa, x, to);
+    fn run<I: Isa>(self, isa: I) {
+        let Self {
+            map,
+            first_class,
+            factors: [factor, less],
+            from,
+            to,
+            stream,
+        } = self;
+        let factors = [
+            VectorOf::<I, T>::splat(isa, factor),
+            VectorOf::<I, T>::splat(isa, -less),
+        ];
+        let mut class = first_class;
+        let mut to = to.chunks_exact_mut(GROUP * I::LANES);
+        let from = from.chunks_exact(GROUP * I::LANES);
+        let rest = from.remainder();
+        for (to, from) in (&mut to).zip(from) {
+            for i in 0..GROUP {
+                let to = &mut to[i * I::LANES..][..I::LANES];
+                let from = &from[i * I::LANES..][..I::LANES];
+                write::<I, T, M, LESS>(isa, (map, class), factors, from, to, stream);
+                class += I::LANES;
+            }
         }
+        let to = to.into_remainder().chunks_exact_mut(I::LANES);
+        for (to, from) in to.zip(rest.chunks_exact(I::LANES)) {
+            write::<I, T, M, LESS>(isa, (map, class), factors, from, to, stream);
+            class += I::LANES;
+        }
+    }
+}
+
+/// Writes one vector.
+#[inline(always)]
+fn write<I: Isa, T: Lane, M: Map<T::Real>, const LESS: bool>(
+    isa: I,
+    (map, class): (M, usize),
+    [factor, less]: [VectorOf<I, T>; 2],
+    exponentials: &[T::Real],
+    to: &mut [T],
+    stream: bool,
+) {
+    let e = VectorOf::<I, T>::load(isa, exponentials);
+    let x = match LESS {
+        false => map.times_class_slope(isa, class, e).times(factor),
+        true => map.times_class_slope(isa, class, e.times_plus(factor, less)),
+    };
+    if stream {
+        let mut lanes = [T::ZERO; MOST_LANES];
+        T::narrow(isa, x, &mut lanes);
+        isa.stream(&lanes[..I::LANES], to);
+    } else {
+        T::narrow(isa, x, to);
     }
 }

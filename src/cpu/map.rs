@@ -15,6 +15,10 @@ use crate::table::log2::{Log2Maps, Log2Table};
 /// 2.4e-7.
 const FAR_OUT: f64 = (1u64 << 30) as f64;
 
+/// What logits have in common may be so much where they are added up as they are: the exponents of
+/// cosines under the usual scales are as large.
+pub(super) const MOST_GATHERED: f64 = 64.0;
+
 /// What exponentials are relative to: an order near the row's highest.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pivot<R> {
@@ -67,6 +71,20 @@ pub(super) trait Map<R: Float>: Copy + Send + Sync {
         x: R::Vector<I>,
         pivot: Pivot<R>,
     ) -> R::Vector<I>;
+
+    /// The same, and what grows by an addition with each logit and
+    /// [`gathered`](Self::gathered) makes `z - m` of.
+    fn exponentials_and_measures<I: Isa, const SUBTRACT_FIRST: bool>(
+        self,
+        isa: I,
+        class: usize,
+        x: R::Vector<I>,
+        pivot: Pivot<R>,
+    ) -> (R::Vector<I>, R::Vector<I>);
+
+    /// `sum_j (z_j - m)` of so many logits whose measures add up to `sum`; `None` where rounding
+    /// would cost it digits. No number where a logit is none.
+    fn gathered(self, sum: f64, count: usize, pivot: Pivot<R>) -> Option<f64>;
 
     /// `z - m` for logits `x` in units of log2, as [`exponentials`](Self::exponentials) has them.
     fn exponents<I: Isa>(
@@ -166,6 +184,26 @@ impl<R: Float> Map<R> for Uniform<R> {
         R::exp2(isa, x, self.slope_log2, pivot.clamp, pivot.whole_exponent)
     }
 
+    /// The logit itself is the measure.
+    #[inline(always)]
+    fn exponentials_and_measures<I: Isa, const SUBTRACT_FIRST: bool>(
+        self,
+        isa: I,
+        class: usize,
+        x: R::Vector<I>,
+        pivot: Pivot<R>,
+    ) -> (R::Vector<I>, R::Vector<I>) {
+        let e = self.exponentials::<I, SUBTRACT_FIRST>(isa, class, x, pivot);
+        (e, x)
+    }
+
+    /// What all logits have in common is in the sum, and is to be no more than what they differ by.
+    #[inline(always)]
+    fn gathered(self, sum: f64, count: usize, pivot: Pivot<R>) -> Option<f64> {
+        let shift = self.shift(pivot);
+        (shift.abs() <= MOST_GATHERED).then(|| self.slope * sum - count as f64 * shift)
+    }
+
     #[inline(always)]
     fn exponents<I: Isa>(self, isa: I, _: usize, x: R::Vector<I>, pivot: Pivot<R>) -> R::Vector<I> {
         let slope = R::Vector::splat(isa, self.slope_log2);
@@ -261,10 +299,29 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
         x: R::Vector<I>,
         pivot: Pivot<R>,
     ) -> R::Vector<I> {
+        self.exponentials_and_measures::<I, SUBTRACT_FIRST>(isa, class, x, pivot)
+            .0
+    }
+
+    /// The exponent is the measure; of `-infinity` one so low that no sum with it is taken.
+    #[inline(always)]
+    fn exponentials_and_measures<I: Isa, const SUBTRACT_FIRST: bool>(
+        self,
+        isa: I,
+        class: usize,
+        x: R::Vector<I>,
+        pivot: Pivot<R>,
+    ) -> (R::Vector<I>, R::Vector<I>) {
         // A rest may be negative or 0, and must not turn -infinity over. A NaN passes.
         let x = R::Vector::splat(isa, R::LOWEST).or_higher(x);
         let below_top = self.exponents(isa, class, x, pivot);
-        R::exp2(isa, below_top, R::ONE, pivot.clamp, pivot.whole_exponent)
+        let e = R::exp2(isa, below_top, R::ONE, pivot.clamp, pivot.whole_exponent);
+        (e, below_top)
+    }
+
+    #[inline(always)]
+    fn gathered(self, sum: f64, _: usize, _: Pivot<R>) -> Option<f64> {
+        Some(sum * LN_2)
     }
 
     /// Of `-infinity` it may be no number.

@@ -13,12 +13,12 @@ use super::arch::vector::Vector;
 use super::batch::Batch;
 use super::gradient::Gradient;
 use super::lane::{Float, Lane, VectorOf};
-use super::map::Map;
+use super::map::{Map, Pivot};
 use super::pair::Pair;
 use super::plan::{Plan, kept_len};
 use super::smoothed::{Smoothed, WeightedExponents, places};
 use super::solve::{Writing, solve};
-use super::sum::{BLOCK, Partial, RowSum, part_end};
+use super::sum::{BLOCK, Partial, RowSum, part_end, total};
 use super::top1::{Argmax, Top1};
 use crate::element::Element;
 
@@ -57,6 +57,7 @@ impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
             kept,
         } = self;
         let classes = plan.table.classes();
+        let gather = plan.smoothing.is_some_and(|smoothing| smoothing.alike);
         let (mut kept, mut earlier) = kept.split_at_mut(kept_len(classes));
         let mut waiting: Option<Waiting<T>> = None;
         let mut loss = 0.0;
@@ -92,16 +93,18 @@ impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
                     first_class: 0,
                     gradient,
                     factor: old.writing.factor,
+                    less: old.writing.less,
                     target: Some((old.writing.target, old.writing.at_target)),
                     stream: plan.stream,
                     written: 0,
                 }),
                 _ => None,
             };
-            let partial = if earlier.is_empty() {
+            let (partial, measures) = if earlier.is_empty() {
                 isa.apart(ManyBlockRow {
                     map,
                     classes,
+                    gather,
                     new,
                     old,
                     kept: &mut *kept,
@@ -111,6 +114,7 @@ impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
                 OneBlockRow {
                     map,
                     classes,
+                    gather,
                     new,
                     old,
                     kept: &mut *kept,
@@ -132,15 +136,18 @@ impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
             let (row_loss, writing) = match (plan.smoothing, terms.second) {
                 (None, None) => solve(plan, &mut batch, map, (row, first, logit), partial),
                 (Some(smoothing), _) => {
-                    let spread = isa.apart(WeightedExponents {
-                        map,
-                        x,
-                        columns: 0..classes,
-                        places: places(terms),
-                        pivot: partial.pivot,
-                        weights: T::Real::weights(smoothing),
-                    });
                     let row = Smoothed::new(smoothing, row, terms, x);
+                    let spread = match row.gathered(plan, map, partial.pivot, measures) {
+                        Some(spread) => spread,
+                        None => isa.apart(WeightedExponents {
+                            map,
+                            x,
+                            columns: 0..classes,
+                            places: places(terms),
+                            pivot: partial.pivot,
+                            weights: T::Real::weights(smoothing),
+                        }),
+                    };
                     let partial = (partial, spread);
                     let (loss, writing, second) =
                         row.solve_kept(isa, plan, &mut batch, map, partial, kept);
@@ -195,11 +202,41 @@ fn patch<I: Isa, T: Lane>(
     }
 }
 
+/// A row's sum, and its measures added up; a NaN where they are not.
+type Summed<T> = (Partial<<T as Element>::Real>, f64);
+
+/// What [`Map::gathered`] takes of a row; a NaN where there is nothing to take.
+struct Measures {
+    sum: f64,
+}
+
+impl Measures {
+    fn new(gather: bool) -> Self {
+        Self {
+            sum: if gather { 0.0 } else { f64::NAN },
+        }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, more: f64) {
+        self.sum += more;
+    }
+
+    /// They are of no use where the pivot was raised, which is rare.
+    #[inline(always)]
+    fn hold_for<R: Float>(&mut self, before: Pivot<R>, after: Pivot<R>) {
+        if before.order != after.order {
+            self.sum = f64::NAN;
+        }
+    }
+}
+
 /// A row of one block. The old row's exponentials are kept apart from the new one's, so that the
 /// scalars of neither are waited for.
 struct OneBlockRow<'a, T: Lane, M> {
     map: M,
     classes: usize,
+    gather: bool,
     new: Option<RowSum<'a, T, M>>,
     old: Option<Gradient<'a, T, M>>,
     /// `[C]` and padding, for the new row and from the old.
@@ -208,31 +245,41 @@ struct OneBlockRow<'a, T: Lane, M> {
 }
 
 impl<T: Lane, M: Map<T::Real>> Kernel for OneBlockRow<'_, T, M> {
-    type Output = Partial<T::Real>;
+    type Output = Summed<T>;
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) -> Self::Output {
         let Self {
             map,
             classes,
+            gather,
             new,
             old,
             kept,
             earlier,
         } = self;
         let mut partial = Partial::none::<I>(map);
+        let mut measures = Measures::new(gather);
         if let Some(new) = new {
             new.begin(isa, 0..classes, &mut partial);
-            let sum = new
-                .take(0..classes, partial.pivot, Some(&mut *kept))
-                .sum(isa);
+            let take = new.take(0..classes, partial.pivot, Some(&mut *kept));
+            let sum = if gather {
+                let none = VectorOf::<I, T>::splat(isa, T::Real::default());
+                let [sum, gathered] = take.gather(isa, none, none);
+                measures.add(total::<I, T::Real>(gathered));
+                sum
+            } else {
+                take.sum(isa)
+            };
+            let pivot = partial.pivot;
             let sum = new.without_target(isa, 0..classes, sum, kept);
             new.end(isa, 0..classes, sum, Some(kept), &mut partial);
+            measures.hold_for(pivot, partial.pivot);
         }
         if let Some(mut old) = old {
             old.write_to(isa, earlier, classes);
         }
-        partial
+        (partial, measures.sum)
     }
 }
 
@@ -241,6 +288,7 @@ impl<T: Lane, M: Map<T::Real>> Kernel for OneBlockRow<'_, T, M> {
 struct ManyBlockRow<'a, T: Lane, M> {
     map: M,
     classes: usize,
+    gather: bool,
     new: Option<RowSum<'a, T, M>>,
     old: Option<Gradient<'a, T, M>>,
     /// `[C]` and padding.
@@ -248,13 +296,14 @@ struct ManyBlockRow<'a, T: Lane, M> {
 }
 
 impl<T: Lane, M: Map<T::Real>> Kernel for ManyBlockRow<'_, T, M> {
-    type Output = Partial<T::Real>;
+    type Output = Summed<T>;
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) -> Self::Output {
         let Self {
             map,
             classes,
+            gather,
             new,
             mut old,
             kept,
@@ -264,13 +313,15 @@ impl<T: Lane, M: Map<T::Real>> Kernel for ManyBlockRow<'_, T, M> {
             _ => BLOCK,
         };
         let mut partial = Partial::none::<I>(map);
+        let mut measures = Measures::new(gather);
         let mut start = 0;
         while start < classes {
             let block = start..part_end(start, classes, BLOCK);
             if let Some(new) = new {
                 new.begin(isa, block.clone(), &mut partial);
             }
-            let mut sum = VectorOf::<I, T>::splat(isa, T::Real::default());
+            let none = VectorOf::<I, T>::splat(isa, T::Real::default());
+            let [mut sum, mut gathered] = [none; 2];
             while start < block.end {
                 let strip = start..part_end(start, block.end, strip_len);
                 start = strip.end;
@@ -279,14 +330,23 @@ impl<T: Lane, M: Map<T::Real>> Kernel for ManyBlockRow<'_, T, M> {
                 }
                 if let Some(new) = new {
                     let take = new.take(strip, partial.pivot, Some(&mut *kept));
-                    sum = take.onto(isa, sum);
+                    if gather {
+                        [sum, gathered] = take.gather(isa, sum, gathered);
+                    } else {
+                        sum = take.onto(isa, sum);
+                    }
                 }
             }
             if let Some(new) = new {
+                if gather {
+                    measures.add(total::<I, T::Real>(gathered));
+                }
+                let pivot = partial.pivot;
                 let sum = new.without_target(isa, block.clone(), sum, kept);
                 new.end(isa, block, sum, Some(&mut *kept), &mut partial);
+                measures.hold_for(pivot, partial.pivot);
             }
         }
-        partial
+        (partial, measures.sum)
     }
 }

@@ -157,6 +157,7 @@ impl Pair {
             target: first.class,
             at_target: T::from_f64(at_first),
             factor: rounded(factor),
+            less: T::Real::default(),
         };
         let second = (second.class, T::from_f64(at_second));
         (loss, Some(writing), Some(second))

@@ -26,6 +26,12 @@ const FETCH_AHEAD: usize = 16 << 10;
 pub(super) trait Step<V> {
     /// Takes the logits from column `at` on into one of the [`CHAINS`].
     fn step(&mut self, chain: usize, at: usize, x: V) -> V;
+
+    /// The same of a vector of which these lanes count, the others are `-infinity`.
+    #[inline(always)]
+    fn step_in_part(&mut self, at: usize, x: V, _: Range<usize>) -> V {
+        self.step(0, at, x)
+    }
 }
 
 /// Takes `columns` of the row `x`. What the steps return is kept where there is somewhere to, a row
@@ -135,7 +141,8 @@ fn take_in_part<I: Isa, T: Lane>(
         None => T::widen(isa, &padded(x)),
     };
     let off = VectorOf::<I, T>::splat(isa, T::Real::NEG_INFINITY);
-    let result = step.step(0, start, vector.within(lanes.clone(), off));
+    let vector = vector.within(lanes.clone(), off);
+    let result = step.step_in_part(start, vector, lanes.clone());
     if let Some(kept) = kept {
         let slot = &mut kept[start..start + I::LANES];
         let before = VectorOf::<I, T>::load(isa, slot);

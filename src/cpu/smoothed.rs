@@ -6,10 +6,11 @@
 //! dL/dz_y = -(1 - eps) w_y (1 - p_y) + (eps / C) ((W - w_y) p_y - w_y (1 - p_y))
 //! ```
 //!
-//! The row's pass is that of any row. While the row is in the cache `sum_j w_j z_j` is taken from
-//! its logits, and the exponentials that were kept become `e_j K / d - (eps / C) w_j` before they
-//! are written as a gradient. A mixed row is the sum of two such, which differ at their targets
-//! alone.
+//! Where all classes weigh the same the row's pass adds up what `sum_j z_j` is made of, and what is
+//! taken off each exponential is so where the gradient is written: no more is read than without
+//! smoothing. Else `sum_j w_j z_j` is taken from the row's logits while they are in the cache, and
+//! the exponentials that were kept become `e_j K / d - (eps / C) w_j` before they are written. A
+//! mixed row is the sum of two such, which differ at their targets alone.
 
 use std::ops::Range;
 
@@ -18,7 +19,7 @@ use super::arch::vector::{MOST_LANES, Vector};
 use super::batch::{Batch, Outside};
 use super::careful;
 use super::lane::{Float, Lane, VectorOf};
-use super::map::{Map, Pivot};
+use super::map::{MOST_GATHERED, Map, Pivot};
 use super::pair::{Solved, WithoutBoth};
 use super::pass::padded;
 use super::plan::Plan;
@@ -53,27 +54,47 @@ impl<T: Lane, M: Map<T::Real>> Kernel for WeightedExponents<'_, T, M> {
         let mut all = 0.0;
         let mut class = self.columns.start;
         for block in self.x[self.columns.clone()].chunks(BLOCK) {
-            let mut sum = VectorOf::<I, T>::splat(isa, T::Real::default());
-            let vectors = block.chunks_exact(I::LANES);
+            let mut sums = [VectorOf::<I, T>::splat(isa, T::Real::default()); SUMS];
+            let groups = block.chunks_exact(SUMS * I::LANES);
+            let vectors = groups.remainder().chunks_exact(I::LANES);
             let rest = vectors.remainder();
+            let columns = class..class + block.len();
+            if self.places.iter().any(|place| columns.contains(place)) {
+                for group in groups {
+                    for vector in group.chunks_exact(I::LANES) {
+                        sums[0] = self.onto::<I, true>(isa, class, T::widen(isa, vector), sums[0]);
+                        class += I::LANES;
+                    }
+                }
+            } else {
+                for group in groups {
+                    for (i, sum) in sums.iter_mut().enumerate() {
+                        let x = T::widen(isa, &group[i * I::LANES..][..I::LANES]);
+                        *sum = self.onto::<I, false>(isa, class, x, *sum);
+                        class += I::LANES;
+                    }
+                }
+            }
             for vector in vectors {
-                sum = self.onto(isa, class, T::widen(isa, vector), sum);
+                sums[0] = self.onto::<I, true>(isa, class, T::widen(isa, vector), sums[0]);
                 class += I::LANES;
             }
             if !rest.is_empty() {
                 // Behind the row's end weights are 0.
-                sum = self.onto(isa, class, T::widen(isa, &padded(rest)), sum);
+                let x = T::widen(isa, &padded(rest));
+                sums[0] = self.onto::<I, true>(isa, class, x, sums[0]);
             }
-            all += total::<I, T::Real>(sum);
+            let [a, b, c, d] = sums;
+            all += total::<I, T::Real>(a.plus(b).plus(c.plus(d)));
         }
         all * std::f64::consts::LN_2
     }
 }
 
 impl<T: Lane, M: Map<T::Real>> WeightedExponents<'_, T, M> {
-    /// `sum` and the vector that begins at `class`.
+    /// `sum` and the vector that begins at `class`, which may have a target where `LOOK`.
     #[inline(always)]
-    fn onto<I: Isa>(
+    fn onto<I: Isa, const LOOK: bool>(
         &self,
         isa: I,
         class: usize,
@@ -82,7 +103,7 @@ impl<T: Lane, M: Map<T::Real>> WeightedExponents<'_, T, M> {
     ) -> VectorOf<I, T> {
         let mut exponents = self.map.exponents(isa, class, x, self.pivot);
         let [first, second] = self.places.map(|place| place.wrapping_sub(class));
-        if first.min(second) < I::LANES {
+        if LOOK && first.min(second) < I::LANES {
             let mut lanes = [T::Real::default(); MOST_LANES];
             exponents.store(&mut lanes);
             for place in [first, second] {
@@ -96,6 +117,9 @@ impl<T: Lane, M: Map<T::Real>> WeightedExponents<'_, T, M> {
         exponents.times_plus(weights, sum)
     }
 }
+
+/// Sums of their own, so that no addition waits for the one before.
+const SUMS: usize = 4;
 
 /// Makes of a row's exponentials, or of some columns', what is written as its gradient.
 #[derive(Clone, Copy)]
@@ -142,6 +166,9 @@ impl<R: Float> Kernel for FoldRow<'_, R> {
     }
 }
 
+/// Finite masks are less than this, in any number; what stands for `-infinity` is more.
+const MOST_SPREAD: f64 = 1e30;
+
 /// A row to solve.
 pub(super) struct Smoothed<'a> {
     smoothing: &'a Smoothing,
@@ -174,6 +201,33 @@ impl<'a> Smoothed<'a> {
             terms,
             logits: [terms.first, second].map(|term| x[term.class].to_f64()),
         }
+    }
+
+    /// What [`WeightedExponents`] comes to, from the measures of all classes, which weigh the same;
+    /// `None` where it is to be taken from the logits.
+    #[inline(always)]
+    pub(super) fn gathered<R: Float, M: Map<R>>(
+        &self,
+        plan: &Plan<'_>,
+        map: M,
+        pivot: Pivot<R>,
+        measures: f64,
+    ) -> Option<f64> {
+        if measures.is_nan() {
+            return None;
+        }
+        let all = map.gathered(measures, plan.table.classes(), pivot)?;
+        let shift = map.shift(pivot);
+        let offset = |term: Term, x: f64| {
+            let map = plan.table.affine(term.class);
+            map.slope * x + map.bias - shift
+        };
+        let [x_first, x_second] = self.logits;
+        let first = offset(self.terms.first, x_first);
+        let second = self.terms.second.map_or(0.0, |term| offset(term, x_second));
+        // A large one has cost the others their digits; one of a mask is no sum.
+        let fits = first.abs().max(second.abs()) <= 2.0 * MOST_GATHERED && all.abs() <= MOST_SPREAD;
+        fits.then_some(all - first - second)
     }
 
     /// Solves a row whose exponentials were kept, and folds these. `partial` is off the first
@@ -255,18 +309,25 @@ impl<'a> Smoothed<'a> {
             return (solved, None);
         }
         batch.note_loss(row, loss);
-        let writing = Writing {
+        let at_second = (self.terms.second).map(|term| (term.class, T::from_f64(at_second)));
+        let writing = |factor: f64, less: f64| Writing {
             target: first.class,
             at_target: T::from_f64(at_first),
             factor: rounded(factor),
+            less: rounded(less),
         };
-        let at_second = (self.terms.second).map(|term| (term.class, T::from_f64(at_second)));
+        if self.smoothing.alike && factor.is_finite() {
+            let common = outer * map.common_slope();
+            let writing = writing(common * scale, common * each);
+            return ((loss, Some(writing), at_second), None);
+        }
         let part = |of: f64| T::Real::from_f64(if size > 0.0 { of / size } else { 0.0 });
         let fold = Fold {
             weights: T::Real::weights(self.smoothing),
             keep: part(scale),
             less: part(each),
         };
+        let writing = writing(factor, 0.0);
         ((loss, Some(writing), at_second), Some(fold))
     }
 }

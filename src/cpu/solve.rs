@@ -16,6 +16,8 @@ pub(super) struct Writing<T: Lane> {
     pub(super) at_target: T,
     /// What an exponential times its class's slope is multiplied by.
     pub(super) factor: T::Real,
+    /// What is taken off that product before its class's slope; of smoothed labels alone.
+    pub(super) less: T::Real,
 }
 
 /// Solves a row whose logit at its only target is `logit`. Its loss, and how its gradient is to be
@@ -51,6 +53,7 @@ pub(super) fn solve<T: Lane, M: Map<T::Real>>(
         target: term.class,
         at_target: T::from_f64(gradient.at_target),
         factor: rounded(gradient.scale * slope),
+        less: T::Real::default(),
     };
     (loss, Some(writing))
 }

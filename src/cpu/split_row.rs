@@ -96,6 +96,7 @@ pub(super) fn rows<T: Lane, M: Map<T::Real>>(
                 pivot: partial.pivot,
                 gradient,
                 factor: writing.factor,
+                less: writing.less,
                 fold,
                 stream: plan.stream,
             };
@@ -161,6 +162,8 @@ struct WriteColumns<'a, T: Lane, M> {
     pivot: Pivot<T::Real>,
     gradient: &'a mut [T],
     factor: T::Real,
+    /// As in [`Gradient`].
+    less: T::Real,
     /// With smoothed labels.
     fold: Option<Fold<'a, T::Real>>,
     stream: bool,
@@ -195,6 +198,7 @@ impl<T: Lane, M: Map<T::Real>> Kernel for WriteColumns<'_, T, M> {
             pivot,
             gradient,
             factor,
+            less,
             fold,
             stream,
         } = self;
@@ -234,6 +238,7 @@ impl<T: Lane, M: Map<T::Real>> Kernel for WriteColumns<'_, T, M> {
                 first_class: first_class + block.start,
                 gradient: &mut gradient[block.clone()],
                 factor,
+                less,
                 target: None,
                 stream,
                 written: 0,

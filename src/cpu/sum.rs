@@ -136,6 +136,50 @@ impl<I: Isa, M: Map<R>, R: Float, const SUBTRACT_FIRST: bool> Step<R::Vector<I>>
     }
 }
 
+/// [`SumOf`], which adds up the logits' measures too.
+struct GatherOf<I: Isa, M, R: Float, const SUBTRACT_FIRST: bool> {
+    of: SumOf<I, M, R, SUBTRACT_FIRST>,
+    measures: R::Vector<I>,
+}
+
+impl<I: Isa, M: Map<R>, R: Float, const SUBTRACT_FIRST: bool> GatherOf<I, M, R, SUBTRACT_FIRST> {
+    /// The exponentials and the measures.
+    #[inline(always)]
+    fn both(&mut self, at: usize, x: R::Vector<I>) -> [R::Vector<I>; 2] {
+        let SumOf {
+            isa,
+            map,
+            first_class,
+            pivot,
+            ..
+        } = self.of;
+        let class = first_class + at;
+        let (e, measures) =
+            map.exponentials_and_measures::<_, SUBTRACT_FIRST>(isa, class, x, pivot);
+        self.of.sum = self.of.sum.plus(e);
+        [e, measures]
+    }
+}
+
+impl<I: Isa, M: Map<R>, R: Float, const SUBTRACT_FIRST: bool> Step<R::Vector<I>>
+    for GatherOf<I, M, R, SUBTRACT_FIRST>
+{
+    #[inline(always)]
+    fn step(&mut self, _: usize, at: usize, x: R::Vector<I>) -> R::Vector<I> {
+        let [e, measures] = self.both(at, x);
+        self.measures = self.measures.plus(measures);
+        e
+    }
+
+    #[inline(always)]
+    fn step_in_part(&mut self, at: usize, x: R::Vector<I>, lanes: Range<usize>) -> R::Vector<I> {
+        let [e, measures] = self.both(at, x);
+        let nothing = R::Vector::splat(self.of.isa, R::default());
+        self.measures = self.measures.plus(measures.within(lanes, nothing));
+        e
+    }
+}
+
 /// A row to sum up, or some columns of one.
 #[derive(Clone, Copy)]
 pub(super) struct RowSum<'a, T, M> {
@@ -339,6 +383,24 @@ impl<T: Lane, M: Map<T::Real>> Take<'_, T, M> {
         step.sum
     }
 
+    /// `sum` and these, `measures` and theirs; see [`Map::gathered`].
+    #[inline(always)]
+    pub(super) fn gather<I: Isa>(
+        self,
+        isa: I,
+        sum: VectorOf<I, T>,
+        measures: VectorOf<I, T>,
+    ) -> [VectorOf<I, T>; 2] {
+        let mut lanes = [[T::Real::default(); MOST_LANES]; 2];
+        sum.store(&mut lanes[0]);
+        measures.store(&mut lanes[1]);
+        let [sum, measures] = isa.apart(Gather(self, lanes));
+        [
+            VectorOf::<I, T>::load(isa, &sum),
+            VectorOf::<I, T>::load(isa, &measures),
+        ]
+    }
+
     /// [`onto`](Self::onto) as a function of its own.
     #[inline(always)]
     fn apart<I: Isa>(self, isa: I, sum: VectorOf<I, T>) -> VectorOf<I, T> {
@@ -366,6 +428,51 @@ impl<T: Lane, M: Map<T::Real>> Kernel for TakeApart<'_, T, M> {
         };
         sum.store(&mut lanes);
         lanes
+    }
+}
+
+/// [`Take::gather`] as a function of its own: of smoothed labels alone.
+struct Gather<'a, T: Lane, M>(Take<'a, T, M>, [[T::Real; MOST_LANES]; 2]);
+
+impl<'a, T: Lane, M: Map<T::Real>> Gather<'a, T, M> {
+    #[inline(always)]
+    fn with<I: Isa, const SUBTRACT_FIRST: bool>(self, isa: I) -> [[T::Real; MOST_LANES]; 2] {
+        let Self(
+            Take {
+                row,
+                columns,
+                pivot,
+                kept,
+            },
+            mut lanes,
+        ) = self;
+        let mut step = GatherOf::<_, _, _, SUBTRACT_FIRST> {
+            of: SumOf {
+                isa,
+                map: row.map,
+                first_class: row.first_class,
+                pivot,
+                sum: VectorOf::<I, T>::load(isa, &lanes[0]),
+            },
+            measures: VectorOf::<I, T>::load(isa, &lanes[1]),
+        };
+        pass::<_, _, true>(isa, row.x, columns, kept, &mut step);
+        step.of.sum.store(&mut lanes[0]);
+        step.measures.store(&mut lanes[1]);
+        lanes
+    }
+}
+
+impl<T: Lane, M: Map<T::Real>> Kernel for Gather<'_, T, M> {
+    type Output = [[T::Real; MOST_LANES]; 2];
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> Self::Output {
+        if !(M::WHOLE_EXPONENTS && I::FUSED) || self.0.pivot.subtract_first {
+            self.with::<I, true>(isa)
+        } else {
+            self.with::<I, false>(isa)
+        }
     }
 }
 

@@ -12,6 +12,8 @@ pub(crate) struct Smoothing {
     pub(crate) total: f64,
     /// What the columns' weights are parts of: by themselves they may be beyond `f32`.
     pub(crate) largest: f64,
+    /// Whether each weight is the largest, and above 0.
+    pub(crate) alike: bool,
     /// `[C]` and [`PADDING`] zeros.
     pub(crate) single: Vec<f32>,
     pub(crate) double: Vec<f64>,
@@ -35,6 +37,7 @@ impl Smoothing {
             epsilon,
             total: weights.iter().sum(),
             largest,
+            alike: weights.iter().all(|&weight| weight == largest),
             single: column(&weights, largest),
             double: column(&weights, largest),
         })
