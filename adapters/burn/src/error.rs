@@ -59,6 +59,26 @@ pub enum Error {
         /// The labels' device.
         labels: String,
     },
+    /// An option of a step that is on another device than the labels.
+    #[error("the {name} are on {found} and the labels on {labels}: move one of them")]
+    OptionDevice {
+        /// Which option.
+        name: &'static str,
+        /// Its device.
+        found: String,
+        /// The labels'.
+        labels: String,
+    },
+    /// An option of a step, of an element type that the loss does not read.
+    #[error("the {name} are {found:?}: expected {expected}")]
+    OptionType {
+        /// Which option.
+        name: &'static str,
+        /// Its element type.
+        found: DType,
+        /// Those that are read.
+        expected: &'static str,
+    },
     /// Features and weight of a cosine head, of which one is f64.
     #[error("the features become {features:?} and the weight {weight:?}: give both in one type")]
     HeadTypes {

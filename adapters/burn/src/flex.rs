@@ -3,14 +3,18 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use ala_loss::{CpuElement, Loss, Options, Outputs, Real, Reduction, Upstream};
+use ala_loss::{
+    CpuElement, Divisor, Error as LossError, Lambda, Loss, Options, Outputs, Real, Reduction,
+    Upstream,
+};
 use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Element, Flex};
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{DType, FloatDType, TensorData};
 use half::{bf16, f16};
 
 use crate::error::Error;
-use crate::step::{Call, Step, Steps};
+use crate::step::{Call, Mixed, RowWeights, Step, Steps, Targets};
 
 /// An element type of both crates.
 trait Logit: CpuElement<Real: Element> + Element {}
@@ -36,21 +40,20 @@ macro_rules! by_element {
 impl Steps for Flex {
     fn step(
         logits: &FlexTensor,
-        labels: &FlexTensor,
+        targets: &Targets<Self>,
         call: &Call,
         with_gradient: bool,
     ) -> Result<Step<Self>, Error> {
         let rows = Rows::of(logits);
-        let labels = contiguous(labels);
-        let labels = label_values(&labels)?;
+        let targets = contiguous_targets(targets);
         // Where nothing is reduced each row's own factor comes with the backward pass.
         let with_gradient = with_gradient && call.loss.reduction() != Reduction::None;
-        by_element!(rows.tensor, all => step(&all[rows.range.clone()], rows.stride, &labels, call, with_gradient))
+        by_element!(rows.tensor, all => step(&all[rows.range.clone()], rows.stride, &targets, call, with_gradient))
     }
 
     fn gradient(
         logits: &FlexTensor,
-        labels: &FlexTensor,
+        targets: &Targets<Self>,
         call: &Call,
         kept: Option<FlexTensor>,
         upstream: &FlexTensor,
@@ -62,20 +65,26 @@ impl Steps for Flex {
             return Ok(kept);
         }
         let rows = Rows::of(logits);
-        let labels = contiguous(labels);
-        let labels = label_values(&labels)?;
-        by_element!(rows.tensor, all => again(&all[rows.range.clone()], rows.stride, &labels, &call.loss, &upstream))
+        let targets = contiguous_targets(targets);
+        by_element!(rows.tensor, all => again(&all[rows.range.clone()], rows.stride, &targets, &call.loss, &upstream))
+    }
+
+    fn divisor(targets: &Targets<Self>, loss: &Loss) -> Result<f64, Error> {
+        let targets = contiguous_targets(targets);
+        let targets = Numbers::<f64>::of(&targets, loss)?;
+        Ok(loss.divisor(&targets.labels, &targets.options())?)
     }
 }
 
 fn step<T: Logit>(
     logits: &[T],
     stride: usize,
-    labels: &[i64],
+    targets: &Targets<Flex>,
     call: &Call,
     with_gradient: bool,
 ) -> Result<Step<Flex>, Error> {
-    let (rows, classes) = (labels.len(), call.loss.classes());
+    let targets = Numbers::<T::Real>::of(targets, &call.loss)?;
+    let (rows, classes) = (targets.labels.len(), call.loss.classes());
     let reduced = call.loss.reduction() != Reduction::None;
     let mut gradient = with_gradient.then(|| vec![T::ZERO; rows * classes]);
     let kept_rows = if call.rows || !reduced { rows } else { 0 };
@@ -91,10 +100,9 @@ fn step<T: Logit>(
     if call.rows {
         outputs = outputs.hits(&mut hits);
     }
-    let options = Options::new()
-        .stride(stride)
-        .gradient_scale(call.loss_scale);
-    let summary = call.loss.evaluate_into(logits, labels, &options, outputs)?;
+    let options = targets.options();
+    let options = options.stride(stride).gradient_scale(call.loss_scale);
+    let summary = (call.loss).evaluate_into(logits, &targets.labels, &options, outputs)?;
     let row_losses = tensor(row_losses, &[kept_rows]);
     Ok(Step {
         loss: match reduced {
@@ -111,11 +119,12 @@ fn step<T: Logit>(
 fn again<T: Logit>(
     logits: &[T],
     stride: usize,
-    labels: &[i64],
+    targets: &Targets<Flex>,
     loss: &Loss,
     upstream: &FlexTensor,
 ) -> Result<FlexTensor, Error> {
-    let (rows, classes) = (labels.len(), loss.classes());
+    let targets = Numbers::<T::Real>::of(targets, loss)?;
+    let (rows, classes) = (targets.labels.len(), loss.classes());
     let mut gradient = vec![T::ZERO; rows * classes];
     let factors: Vec<f64> = upstream_values(upstream).collect();
     let each: Vec<T::Real>;
@@ -127,9 +136,9 @@ fn again<T: Logit>(
         // burn's own rules sum whatever arrives into the loss's shape, `[1]`.
         Reduction::Mean | Reduction::Sum => Upstream::Scalar(factors.iter().sum()),
     };
-    let options = Options::new().stride(stride).upstream(upstream);
+    let options = targets.options().stride(stride).upstream(upstream);
     let outputs = Outputs::new().gradient(&mut gradient);
-    loss.evaluate_into(logits, labels, &options, outputs)?;
+    loss.evaluate_into(logits, &targets.labels, &options, outputs)?;
     Ok(tensor(gradient, &[rows, classes]))
 }
 
@@ -141,6 +150,78 @@ fn contiguous(tensor: &FlexTensor) -> FlexTensor {
     match tensor.layout().contiguous_offsets() {
         Some(_) => tensor.clone(),
         None => tensor.to_contiguous(),
+    }
+}
+
+/// As [`Numbers`] borrow and round them: contiguous, and numbers as `f64`.
+fn contiguous_targets(targets: &Targets<Flex>) -> Targets<Flex> {
+    let float = |numbers| contiguous(&Flex::float_cast(numbers, FloatDType::F64));
+    targets.clone().map(|labels| contiguous(&labels), float)
+}
+
+/// Contiguous targets as the loss takes them. `R` is the type of the row losses.
+struct Numbers<'a, R> {
+    labels: Cow<'a, [i64]>,
+    mixed: Option<MixedNumbers<'a, R>>,
+    row_weights: Option<Vec<R>>,
+    divisor: Divisor,
+}
+
+/// Second labels, and how much is the first ones'.
+struct MixedNumbers<'a, R> {
+    labels: Cow<'a, [i64]>,
+    lambda: Lambda<f64, Vec<R>>,
+}
+
+impl<'a, R: Real> Numbers<'a, R> {
+    fn of(targets: &'a Targets<Flex>, loss: &Loss) -> Result<Self, Error> {
+        let second = |labels| {
+            label_values(labels, |row, label| {
+                Error::Loss(LossError::SecondLabel {
+                    row,
+                    label: label.into(),
+                    classes: loss.classes(),
+                })
+            })
+        };
+        Ok(Self {
+            labels: label_values(&targets.labels, |row, label| Error::LabelTooLarge {
+                row,
+                label,
+            })?,
+            mixed: match &targets.mixed {
+                Mixed::No => None,
+                Mixed::Scalar { labels, lambda } => Some(MixedNumbers {
+                    labels: second(labels)?,
+                    lambda: Lambda::Scalar(*lambda),
+                }),
+                Mixed::PerRow { labels, lambda } => Some(MixedNumbers {
+                    labels: second(labels)?,
+                    lambda: Lambda::PerRow(rounded(lambda)),
+                }),
+            },
+            row_weights: match &targets.row_weights {
+                RowWeights::No => None,
+                RowWeights::Each(weights) => Some(rounded(weights)),
+            },
+            divisor: targets.divisor,
+        })
+    }
+
+    /// All but stride and upstream gradient.
+    fn options(&self) -> Options<'_, R> {
+        let mut options = Options::new().divisor(self.divisor);
+        if let Some(MixedNumbers { labels, lambda }) = &self.mixed {
+            let lambda = match lambda {
+                Lambda::Scalar(lambda) => Lambda::Scalar(*lambda),
+                Lambda::PerRow(each) => Lambda::PerRow(&each[..]),
+            };
+            options = options.mixed_with(labels, lambda);
+        }
+        if let Some(weights) = &self.row_weights {
+            options = options.row_weights(weights);
+        }
+        options
     }
 }
 
@@ -193,8 +274,20 @@ fn row_stride(layout: &Layout) -> Option<usize> {
         .filter(|&stride| stride >= classes)
 }
 
-/// Contiguous labels as integers; `i64` ones, burn's default, where they are.
-fn label_values(labels: &FlexTensor) -> Result<Cow<'_, [i64]>, Error> {
+/// Contiguous numbers in the type of the row losses.
+fn rounded<R: Real>(numbers: &FlexTensor) -> Vec<R> {
+    let Some(numbers) = numbers.as_slice::<f64>() else {
+        unreachable!("`contiguous_targets` made it one of f64");
+    };
+    numbers.iter().map(|&number| R::from_f64(number)).collect()
+}
+
+/// Contiguous labels as integers; `i64` ones, burn's default, where they are. `too_large` names a
+/// row and what it has.
+fn label_values(
+    labels: &FlexTensor,
+    too_large: impl Fn(usize, u64) -> Error,
+) -> Result<Cow<'_, [i64]>, Error> {
     macro_rules! widened {
         ($type:ty) => {
             labels
@@ -212,7 +305,7 @@ fn label_values(labels: &FlexTensor) -> Result<Cow<'_, [i64]>, Error> {
         DType::U8 => widened!(u8),
         DType::U64 => {
             let narrowed = |(row, &label): (usize, &u64)| {
-                i64::try_from(label).map_err(|_| Error::LabelTooLarge { row, label })
+                i64::try_from(label).map_err(|_| too_large(row, label))
             };
             let labels = labels.as_slice::<u64>().unwrap_or_default().iter();
             let labels: Result<Vec<i64>, Error> = labels.enumerate().map(narrowed).collect();

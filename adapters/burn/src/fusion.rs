@@ -3,6 +3,7 @@
 //! A lazy operation could not tell of a label that is out of range. So the step does not join
 //! them: what its tensors wait for is run first, then the step on the tensors beneath, at once.
 
+use ala_loss::Loss;
 use burn::backend::ir::InitOperationIr;
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{DType, Shape, TensorMetadata};
@@ -10,17 +11,17 @@ use burn_fusion::custom::{OperationIr, OperationOutput, StreamId};
 use burn_fusion::{Client, Fusion, FusionBackend, FusionTensor, NoOp};
 
 use crate::error::Error;
-use crate::step::{Call, Step, Steps};
+use crate::step::{Call, Step, Steps, Targets};
 
 impl<B: FusionBackend + Steps> Steps for Fusion<B> {
     fn step(
         logits: &FloatTensor<Self>,
-        labels: &IntTensor<Self>,
+        targets: &Targets<Self>,
         call: &Call,
         with_gradient: bool,
     ) -> Result<Step<Self>, Error> {
         let client = &logits.client;
-        let plain = B::step(&float::<B>(logits), &int::<B>(labels), call, with_gradient)?;
+        let plain = B::step(&float::<B>(logits), &resolved(targets), call, with_gradient)?;
         Ok(Step {
             loss: lazy_float::<B>(client, plain.loss),
             row_losses: lazy_float::<B>(client, plain.row_losses),
@@ -33,7 +34,7 @@ impl<B: FusionBackend + Steps> Steps for Fusion<B> {
 
     fn gradient(
         logits: &FloatTensor<Self>,
-        labels: &IntTensor<Self>,
+        targets: &Targets<Self>,
         call: &Call,
         kept: Option<FloatTensor<Self>>,
         upstream: &FloatTensor<Self>,
@@ -41,7 +42,7 @@ impl<B: FusionBackend + Steps> Steps for Fusion<B> {
         let client = &logits.client;
         let gradient = B::gradient(
             &float::<B>(logits),
-            &int::<B>(labels),
+            &resolved(targets),
             call,
             // Taken out of the lazy tensor, so that its memory can be written to again.
             kept.map(|kept| client.resolve_tensor_float::<B>(kept)),
@@ -49,6 +50,16 @@ impl<B: FusionBackend + Steps> Steps for Fusion<B> {
         )?;
         Ok(lazy_float::<B>(client, gradient))
     }
+
+    fn divisor(targets: &Targets<Self>, loss: &Loss) -> Result<f64, Error> {
+        B::divisor(&resolved(targets), loss)
+    }
+}
+
+fn resolved<B: FusionBackend>(targets: &Targets<Fusion<B>>) -> Targets<B> {
+    let int = |tensor| int::<B>(&tensor);
+    let float = |tensor| float::<B>(&tensor);
+    targets.clone().map(int, float)
 }
 
 fn float<B: FusionBackend>(tensor: &FloatTensor<Fusion<B>>) -> FloatTensor<B> {

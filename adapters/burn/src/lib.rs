@@ -10,9 +10,11 @@ mod flex;
 mod fusion;
 mod loss;
 mod op;
+mod options;
 mod step;
 
 pub use config::AlaLossConfig;
 pub use cosine_head::{CosineHead, CosineHeadConfig};
 pub use error::Error;
 pub use loss::{AlaLoss, LossOutput};
+pub use options::StepOptions;

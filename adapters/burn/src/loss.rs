@@ -7,6 +7,7 @@ use burn::tensor::{Bool, DType, Device, Int, Tensor};
 
 use crate::error::Error;
 use crate::op::{Answer, LossOps};
+use crate::options::StepOptions;
 use crate::step::{Bound, Call};
 
 /// A [`Loss`] over burn tensors, differentiable with respect to the logits. A module without
@@ -32,6 +33,9 @@ use crate::step::{Bound, Call};
 /// not i64, flex's own; on CUDA those of 16 bits and i8.
 ///
 /// On CUDA each pass waits for the device, before and after it.
+///
+/// [`try_forward_with`](Self::try_forward_with) takes more: second labels (mixup, CutMix), row
+/// weights, and what a mean divides by, for a batch in parts.
 ///
 /// # Upstream gradients and the loss scale
 ///
@@ -147,7 +151,7 @@ impl AlaLoss {
         logits: Tensor<2>,
         labels: Tensor<1, Int>,
     ) -> Result<Tensor<1>, Error> {
-        Ok(self.apply(logits, labels, false)?.loss)
+        self.try_forward_with(logits, labels, StepOptions::new())
     }
 
     /// [`try_forward`](Self::try_forward), as burn's losses are used.
@@ -166,6 +170,61 @@ impl AlaLoss {
     /// ```
     pub fn forward(&self, logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
         self.try_forward(logits, labels)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The loss with second labels, row weights or another divisor:
+    ///
+    /// ```text
+    /// L = sum_i v_i (lambda_i L(x_i, a_i) + (1 - lambda_i) L(x_i, b_i)) / divisor
+    /// ```
+    ///
+    /// with row weights `v`, second labels `b`, and the mean's divisor. `[1]` where it is reduced,
+    /// else `[N]`.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_forward`](Self::try_forward); options of another shape, type or device than
+    /// [`StepOptions`] says, lambda outside of `[0, 1]`, a negative row weight, a second label that
+    /// is neither a class nor the ignore label, a divisor that is not finite and above 0, or one
+    /// where nothing is averaged.
+    ///
+    /// ```
+    /// # use ala_loss::Lambda;
+    /// # use ala_loss_burn::{AlaLossConfig, StepOptions};
+    /// # use burn::tensor::{Device, Tensor};
+    /// let device = Device::flex();
+    /// let loss = AlaLossConfig::new([9, 3]).try_init(&device)?;
+    /// let cosines = Tensor::<2>::from_floats([[0.9, 0.1]], &device);
+    /// let [first, second] = [0, 1].map(|label| Tensor::from_ints([label], &device));
+    /// let of = |label| loss.forward(cosines.clone(), label).into_scalar::<f32>();
+    /// let expected = 0.25 * of(first.clone()) + 0.75 * of(second.clone());
+    /// let mixed = StepOptions::new().mixed_with(second, Lambda::Scalar(0.25));
+    /// let mixed = loss.try_forward_with(cosines.clone(), first, mixed)?.into_scalar::<f32>();
+    /// assert!((mixed - expected).abs() < 1e-5 * expected);
+    /// # Ok::<(), ala_loss_burn::Error>(())
+    /// ```
+    pub fn try_forward_with(
+        &self,
+        logits: Tensor<2>,
+        labels: Tensor<1, Int>,
+        options: StepOptions,
+    ) -> Result<Tensor<1>, Error> {
+        Ok(self.apply(logits, labels, options, false)?.loss)
+    }
+
+    /// [`try_forward_with`](Self::try_forward_with), as burn's losses are used.
+    ///
+    /// # Panics
+    ///
+    /// With the message of what [`try_forward_with`](Self::try_forward_with) refuses.
+    pub fn forward_with(
+        &self,
+        logits: Tensor<2>,
+        labels: Tensor<1, Int>,
+        options: StepOptions,
+    ) -> Tensor<1> {
+        self.try_forward_with(logits, labels, options)
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
@@ -191,7 +250,7 @@ impl AlaLoss {
         logits: Tensor<2>,
         labels: Tensor<1, Int>,
     ) -> Result<LossOutput, Error> {
-        self.apply(logits, labels, true)
+        self.try_forward_rows_with(logits, labels, StepOptions::new())
     }
 
     /// [`try_forward_rows`](Self::try_forward_rows), as burn's losses are used.
@@ -204,20 +263,101 @@ impl AlaLoss {
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// [`try_forward_with`](Self::try_forward_with), with what the same pass knows of each row.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_forward_with`](Self::try_forward_with).
+    ///
+    /// ```
+    /// # use ala_loss::Lambda;
+    /// # use ala_loss_burn::{AlaLossConfig, StepOptions};
+    /// # use burn::tensor::{Device, Tensor};
+    /// let device = Device::flex();
+    /// let loss = AlaLossConfig::new([9, 3]).try_init(&device)?;
+    /// let cosines = Tensor::from_floats([[0.9, 0.1], [0.8, 0.2]], &device);
+    /// let [labels, partners] = [[0, 1], [1, 0]].map(|labels| Tensor::from_ints(labels, &device));
+    /// let mixed = StepOptions::new().mixed_with(partners, Lambda::Scalar(0.6));
+    /// let output = loss.try_forward_rows_with(cosines, labels, mixed)?;
+    /// let hits = output.hits.into_data().to_vec::<bool>();
+    /// assert_eq!(hits, Ok(vec![true, false])); // of the first labels
+    /// # Ok::<(), ala_loss_burn::Error>(())
+    /// ```
+    pub fn try_forward_rows_with(
+        &self,
+        logits: Tensor<2>,
+        labels: Tensor<1, Int>,
+        options: StepOptions,
+    ) -> Result<LossOutput, Error> {
+        self.apply(logits, labels, options, true)
+    }
+
+    /// [`try_forward_rows_with`](Self::try_forward_rows_with), as burn's losses are used.
+    ///
+    /// # Panics
+    ///
+    /// With the message of what [`try_forward_rows_with`](Self::try_forward_rows_with) refuses.
+    pub fn forward_rows_with(
+        &self,
+        logits: Tensor<2>,
+        labels: Tensor<1, Int>,
+        options: StepOptions,
+    ) -> LossOutput {
+        self.try_forward_rows_with(logits, labels, options)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// What a mean over the rows with these labels `[N]` divides by, as the options say: the
+    /// weights of the rows that count, added up, or their number; 0 where no row counts. The loss's
+    /// own reduction does not matter. Parts of a batch take it as
+    /// [`Divisor::Given`](ala_loss::Divisor::Given).
+    ///
+    /// Row weights are taken as they are here; a step rounds them to the type of its row losses. On
+    /// CUDA the labels are read back, and what the options hold.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_forward_with`](Self::try_forward_with).
+    ///
+    /// ```
+    /// # use ala_loss::{Divisor, Objective};
+    /// # use ala_loss_burn::{AlaLossConfig, StepOptions};
+    /// # use burn::tensor::{Device, Tensor};
+    /// let device = Device::flex();
+    /// let loss = AlaLossConfig::new([9, 3])
+    ///     .with_objective(Objective::CrossEntropy)
+    ///     .with_class_weights([1.0, 3.0])
+    ///     .with_ignore_label(-1)
+    ///     .try_init(&device)?;
+    /// let labels = Tensor::from_ints([0, -1, 1, 1], &device);
+    /// assert_eq!(loss.divisor(&labels, &StepOptions::new())?, 7.0);
+    /// let rows = StepOptions::new().divisor(Divisor::Rows);
+    /// assert_eq!(loss.divisor(&labels, &rows)?, 3.0);
+    /// # Ok::<(), ala_loss_burn::Error>(())
+    /// ```
+    pub fn divisor(&self, labels: &Tensor<1, Int>, options: &StepOptions) -> Result<f64, Error> {
+        check_device(&labels.device())?;
+        options.check(labels)?;
+        let targets = options.clone().targets(labels.clone().without_autodiff());
+        Dispatch::ala_divisor(targets, self.loss.clone())
+    }
+
     fn apply(
         &self,
         logits: Tensor<2>,
         labels: Tensor<1, Int>,
+        options: StepOptions,
         rows: bool,
     ) -> Result<LossOutput, Error> {
         self.check(&logits, &labels)?;
+        options.check(&labels)?;
         let call = Call {
             loss: self.loss.clone(),
             loss_scale: self.loss_scale,
             rows,
             bound: self.bound.clone(),
         };
-        match Dispatch::ala_loss(logits.into_dispatch(), labels.into_dispatch(), call) {
+        match Dispatch::ala_loss(logits.into_dispatch(), options.targets(labels), call) {
             Answer::Rows {
                 loss,
                 row_losses,

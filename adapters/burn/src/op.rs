@@ -1,14 +1,15 @@
 //! The loss as an operation of burn's, and its backward pass.
 
+use ala_loss::Loss;
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
+use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Autodiff, AutodiffBackend, Backend, ExtensionType, Flex, backend_extension};
 
 use crate::error::Error;
-use crate::step::{Call, Step, Steps};
+use crate::step::{Call, Step, Steps, Targets};
 
 /// An operation returns tensors, never a `Result`: so this does.
 #[derive(ExtensionType)]
@@ -22,37 +23,56 @@ pub enum Answer<B: Backend> {
     Refused(Error),
 }
 
-/// The operation, on the backends that are named here.
+/// The operations, on the backends that are named here.
 #[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait LossOps: Backend {
-    /// Loss, row losses and hits of `[N, C]` logits and `[N]` labels.
-    fn ala_loss(logits: FloatTensor<Self>, labels: IntTensor<Self>, call: Call) -> Answer<Self>;
+    /// Loss, row losses and hits of `[N, C]` logits.
+    fn ala_loss(
+        logits: FloatTensor<Self>,
+        #[extension_type] targets: Targets<Self>,
+        call: Call,
+    ) -> Answer<Self>;
+
+    /// What a mean divides by.
+    fn ala_divisor(#[extension_type] targets: Targets<Self>, loss: Loss) -> Result<f64, Error>;
 }
 
 impl LossOps for Flex {
-    fn ala_loss(logits: FloatTensor<Self>, labels: IntTensor<Self>, call: Call) -> Answer<Self> {
-        untracked(&logits, &labels, &call)
+    fn ala_loss(logits: FloatTensor<Self>, targets: Targets<Self>, call: Call) -> Answer<Self> {
+        untracked(&logits, &targets, &call)
+    }
+
+    fn ala_divisor(targets: Targets<Self>, loss: Loss) -> Result<f64, Error> {
+        Self::divisor(&targets, &loss)
     }
 }
 
 // burn's `Cube` is one of these two, as its feature `fusion` is off or on in a build.
 #[cfg(feature = "cuda")]
 impl LossOps for burn_cubecl::CubeBackend {
-    fn ala_loss(logits: FloatTensor<Self>, labels: IntTensor<Self>, call: Call) -> Answer<Self> {
-        untracked(&logits, &labels, &call)
+    fn ala_loss(logits: FloatTensor<Self>, targets: Targets<Self>, call: Call) -> Answer<Self> {
+        untracked(&logits, &targets, &call)
+    }
+
+    fn ala_divisor(targets: Targets<Self>, loss: Loss) -> Result<f64, Error> {
+        Self::divisor(&targets, &loss)
     }
 }
 
 #[cfg(feature = "cuda")]
 impl<B: burn_fusion::FusionBackend + Steps> LossOps for burn_fusion::Fusion<B> {
-    fn ala_loss(logits: FloatTensor<Self>, labels: IntTensor<Self>, call: Call) -> Answer<Self> {
-        untracked(&logits, &labels, &call)
+    fn ala_loss(logits: FloatTensor<Self>, targets: Targets<Self>, call: Call) -> Answer<Self> {
+        untracked(&logits, &targets, &call)
+    }
+
+    fn ala_divisor(targets: Targets<Self>, loss: Loss) -> Result<f64, Error> {
+        Self::divisor(&targets, &loss)
     }
 }
 
 /// Of tensors that no graph knows.
-fn untracked<B: Steps>(logits: &FloatTensor<B>, labels: &IntTensor<B>, call: &Call) -> Answer<B> {
-    match B::step(logits, labels, call, false) {
+fn untracked<B: Steps>(logits: &FloatTensor<B>, targets: &Targets<B>, call: &Call) -> Answer<B> {
+    match B::step(logits, targets, call, false) {
         Ok(step) => Answer::Rows {
             loss: step.loss,
             row_losses: step.row_losses,
@@ -63,7 +83,8 @@ fn untracked<B: Steps>(logits: &FloatTensor<B>, labels: &IntTensor<B>, call: &Ca
 }
 
 impl<B: Steps, C: CheckpointStrategy> LossOps for Autodiff<B, C> {
-    fn ala_loss(logits: FloatTensor<Self>, labels: IntTensor<Self>, call: Call) -> Answer<Self> {
+    fn ala_loss(logits: FloatTensor<Self>, targets: Targets<Self>, call: Call) -> Answer<Self> {
+        let targets = untracked_targets(targets);
         let (logits, node) = logits.into_parts();
         let prepared = LossBackward.prepare::<C>([node]).compute_bound().stateful();
         let tracked = matches!(prepared, OpsKind::Tracked(_));
@@ -72,7 +93,7 @@ impl<B: Steps, C: CheckpointStrategy> LossOps for Autodiff<B, C> {
             row_losses,
             hits,
             gradient,
-        } = match B::step(&logits, &labels, &call, tracked) {
+        } = match B::step(&logits, &targets, &call, tracked) {
             Ok(step) => step,
             Err(error) => return Answer::Refused(error),
         };
@@ -80,7 +101,7 @@ impl<B: Steps, C: CheckpointStrategy> LossOps for Autodiff<B, C> {
             OpsKind::Tracked(prepared) => {
                 let kept = Kept {
                     logits,
-                    labels,
+                    targets,
                     gradient,
                     call,
                 };
@@ -94,13 +115,24 @@ impl<B: Steps, C: CheckpointStrategy> LossOps for Autodiff<B, C> {
             hits,
         }
     }
+
+    fn ala_divisor(targets: Targets<Self>, loss: Loss) -> Result<f64, Error> {
+        B::divisor(&untracked_targets(targets), &loss)
+    }
+}
+
+/// Nothing is differentiated with respect to them.
+fn untracked_targets<B: Backend, C: CheckpointStrategy>(
+    targets: Targets<Autodiff<B, C>>,
+) -> Targets<B> {
+    targets.map(|labels| labels, <Autodiff<B, C> as AutodiffBackend>::inner)
 }
 
 /// What the backward pass needs. Tensors are shared, not copied.
 #[derive(Clone, Debug)]
 struct Kept<B: Backend> {
     logits: FloatTensor<B>,
-    labels: IntTensor<B>,
+    targets: Targets<B>,
     gradient: Option<FloatTensor<B>>,
     call: Call,
 }
@@ -120,15 +152,15 @@ impl<B: Steps> Backward<B, 1> for LossBackward {
         let upstream = grads.consume::<B>(&ops.node);
         let Kept {
             logits,
-            labels,
+            targets,
             gradient,
             call,
         } = ops.state;
         let [Some(node)] = ops.parents else { return };
         let id: NodeId = node.id;
-        match B::gradient(&logits, &labels, &call, gradient, &upstream) {
+        match B::gradient(&logits, &targets, &call, gradient, &upstream) {
             Ok(gradient) => grads.register::<B>(id, gradient),
-            // The forward pass took the same logits and labels; burn's backward has no `Result`.
+            // The forward pass took the same logits and targets; burn's backward has no `Result`.
             Err(error) => panic!("{error}"),
         }
     }

@@ -32,12 +32,26 @@ impl Bound {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let place = place(&mut places, loss, ordinal, work.rows())?;
         let done = held.launch(place);
-        if !matches!(&done, Ok(()) | Err(Error::Loss(LossError::Label { .. }))) {
+        if done.as_ref().is_err_and(|error| !is_the_batch_s(error)) {
             // After a failure nothing that the place holds is to be relied on.
             places.retain(|place| place.ordinal != ordinal);
         }
         done
     }
+}
+
+/// What is wrong with a batch says nothing against the device.
+fn is_the_batch_s(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Loss(
+            LossError::Label { .. }
+                | LossError::SecondLabel { .. }
+                | LossError::RowParameter { .. }
+                | LossError::Parameter { .. }
+                | LossError::Misplaced { .. }
+        )
+    )
 }
 
 fn ordinal_of(device: &CubeDevice) -> Result<usize, Error> {

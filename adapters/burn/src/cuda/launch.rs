@@ -3,10 +3,14 @@
 use std::any::Any;
 use std::fmt::Display;
 
-use ala_loss::Error as LossError;
-use ala_loss::cuda::{CudaElement, CudaLabel, RawStep, Upstream, driver_error};
+use ala_loss::cuda::{
+    CudaElement, CudaLabel, LabelType, RawMixed, RawStep, Upstream, driver_error,
+};
+use ala_loss::{Divisor, Error as LossError, Lambda, Summary};
 use burn::backend::TensorMetadata;
-use burn::tensor::{DType, Shape};
+use burn::backend::ops::FloatTensorOps;
+use burn::tensor::{DType, Shape, TensorData};
+use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl::__private::Runtime;
 use burn_cubecl::cubecl::client::Client;
 use burn_cubecl::cubecl::cuda::CudaRuntime;
@@ -17,6 +21,7 @@ use half::{bf16, f16};
 
 use super::bound::Place;
 use crate::error::Error;
+use crate::step::{Mixed, RowWeights, Targets};
 
 /// A tensor that a step writes to: nothing else refers to its memory.
 pub(super) struct Output(CubeTensor);
@@ -42,12 +47,13 @@ impl Output {
     }
 }
 
-/// A step of logits and contiguous labels, on one device.
+/// A step of logits and contiguous targets, on one device.
 pub(super) struct Work<'a> {
     pub(super) logits: &'a CubeTensor,
     /// From row to row of the logits, whose classes are neighbours.
     pub(super) stride: usize,
-    pub(super) labels: &'a CubeTensor,
+    /// Their numbers are `f32`.
+    pub(super) targets: &'a Targets<CubeBackend>,
     pub(super) gradient: Option<&'a Output>,
     pub(super) row_losses: Option<&'a Output>,
     pub(super) hits: Option<&'a Output>,
@@ -60,11 +66,15 @@ pub(super) struct Work<'a> {
 
 impl<'a> Work<'a> {
     /// Without outputs; all else at its default.
-    pub(super) fn new(logits: &'a CubeTensor, stride: usize, labels: &'a CubeTensor) -> Self {
+    pub(super) fn new(
+        logits: &'a CubeTensor,
+        stride: usize,
+        targets: &'a Targets<CubeBackend>,
+    ) -> Self {
         Self {
             logits,
             stride,
-            labels,
+            targets,
             gradient: None,
             row_losses: None,
             hits: None,
@@ -76,7 +86,7 @@ impl<'a> Work<'a> {
     }
 
     pub(super) fn rows(&self) -> usize {
-        self.labels.shape().num_elements()
+        self.targets.labels.shape().num_elements()
     }
 }
 
@@ -86,6 +96,8 @@ pub(super) struct Held {
     classes: usize,
     logits: DType,
     labels: DType,
+    /// Where a divisor was given.
+    given: Option<f64>,
     _memory: Vec<Box<dyn Any>>,
 }
 
@@ -97,7 +109,8 @@ impl Held {
         let mut memory = Memory::of(&work.logits.client);
         let all = rows.saturating_sub(1) * work.stride + if rows == 0 { 0 } else { classes };
         let logits = memory.address(work.logits, all)?;
-        let labels = memory.address(work.labels, rows)?;
+        let targets = work.targets;
+        let labels = memory.address(&targets.labels, rows)?;
         let step = RawStep {
             logits_stride: work.stride,
             gradient: memory.output(work.gradient, rows * classes, work.logits.dtype)?,
@@ -111,6 +124,18 @@ impl Held {
             },
             gradient_scale: work.gradient_scale,
             skip_if_upstream: work.skip_if_upstream,
+            mixed: memory.mixed(&targets.mixed, rows)?,
+            row_weights: match &targets.row_weights {
+                RowWeights::No => None,
+                RowWeights::Each(weights) => Some(memory.address(weights, rows)?),
+            },
+            divisor: match targets.divisor {
+                Divisor::Weights => Divisor::Weights,
+                Divisor::Rows => Divisor::Rows,
+                Divisor::Given(divisor) => {
+                    Divisor::Given(memory.number(work.logits, rounded_divisor(divisor)?)?)
+                }
+            },
             ..RawStep::new(rows, classes, logits, labels)
         };
         // After the last address: asking for one has this thread's stream wait for the stream that
@@ -120,12 +145,17 @@ impl Held {
             step,
             classes,
             logits: work.logits.dtype,
-            labels: work.labels.dtype,
+            labels: targets.labels.dtype,
+            given: match targets.divisor {
+                Divisor::Given(divisor) => Some(divisor),
+                Divisor::Weights | Divisor::Rows => None,
+            },
             _memory: memory.held,
         })
     }
 
-    /// Launches the step and waits for it. A label out of range is an error.
+    /// Launches the step and waits for it. A label out of range is an error, and so is what else of
+    /// a row the device refuses.
     pub(super) fn launch(self, place: &mut Place) -> Result<(), Error> {
         let classes = place.loss.loss().classes();
         if self.classes != classes {
@@ -135,15 +165,21 @@ impl Held {
                 expected: format!("[N, {classes}]"),
             });
         }
-        match self.logits {
+        // A step that is skipped counts nothing; the one before it did.
+        let given = self.given.filter(|_| self.step.skip_if_upstream.is_none());
+        let summary = match self.logits {
             DType::F32 => self.labelled::<f32>(place),
             DType::F16 => self.labelled::<f16>(place),
             DType::BF16 => self.labelled::<bf16>(place),
             other => Err(Error::LogitType(other)),
+        }?;
+        match given {
+            Some(0.0) if summary.counted_rows > 0 => Err(bad_divisor(0.0)),
+            _ => Ok(()),
         }
     }
 
-    fn labelled<T: CudaElement>(self, place: &mut Place) -> Result<(), Error> {
+    fn labelled<T: CudaElement>(self, place: &mut Place) -> Result<Summary, Error> {
         match self.labels {
             DType::U8 => self.typed::<T, u8>(place),
             DType::U32 => self.typed::<T, u32>(place),
@@ -154,7 +190,7 @@ impl Held {
         .map_err(Error::Loss)
     }
 
-    fn typed<T: CudaElement, L: CudaLabel>(self, place: &mut Place) -> Result<(), LossError> {
+    fn typed<T: CudaElement, L: CudaLabel>(self, place: &mut Place) -> Result<Summary, LossError> {
         let Place {
             loss,
             stream,
@@ -163,17 +199,18 @@ impl Held {
         } = place;
         // SAFETY: Sizes: `Held::of` took each address from memory that has room for what the rows,
         // the stride and the loss's classes make of it; `launch` compared the latter. Types:
-        // `launch` and `labelled` matched T and L with the tensors', `Memory::output` those of the
-        // outputs. Lifetime: `self` holds the memory and `place` the loss and the workspace until
-        // this call ends, which is after the stream has passed the launch, for it is waited for
-        // below. Context: cubecl allocates in the device's primary context, which the place's loss
-        // and stream are of. Overlap: an `Output` shares its memory with no tensor. Order: burn's
-        // earlier work on the memory was waited for, and burn writes over no tensor that somebody
-        // else still has, as the caller of the step has these.
+        // `launch` and `labelled` matched T and L with the tensors', `Memory::mixed` told that of
+        // the second labels, `Memory::output` those of the outputs; `targets_of` and `upstream_of`
+        // made the other numbers `f32`. Lifetime: `self` holds the memory and `place` the loss and
+        // the workspace until this call ends, which is after the stream has passed the launch, for
+        // it is waited for below. Context: cubecl allocates in the device's primary context, which
+        // the place's loss and stream are of. Overlap: an `Output` shares its memory with no
+        // tensor. Order: burn's earlier work on the memory was waited for, and burn writes over no
+        // tensor that somebody else still has, as the caller of the step has these.
         unsafe { loss.launch_raw::<T, L>(stream.cu_stream(), &self.step, workspace)? };
         // Before anything else that can fail, for the memory may not go before.
         stream.synchronize().map_err(driver_error)?;
-        workspace.read(stream).map(drop)
+        workspace.read(stream)
     }
 }
 
@@ -206,6 +243,40 @@ impl<'a> Memory<'a> {
         }
     }
 
+    fn mixed(
+        &mut self,
+        mixed: &Mixed<CubeBackend>,
+        rows: usize,
+    ) -> Result<Option<RawMixed>, Error> {
+        let (labels, lambda) = match mixed {
+            Mixed::No => return Ok(None),
+            Mixed::Scalar { labels, lambda } => (labels, Lambda::Scalar(*lambda as f32)),
+            Mixed::PerRow { labels, lambda } => {
+                (labels, Lambda::PerRow(self.address(lambda, rows)?))
+            }
+        };
+        Ok(Some(RawMixed {
+            label_type: match labels.dtype {
+                DType::U8 => LabelType::of::<u8>(),
+                DType::U32 => LabelType::of::<u32>(),
+                DType::I32 => LabelType::of::<i32>(),
+                DType::I64 => LabelType::of::<i64>(),
+                other => return Err(Error::LabelType(other)),
+            },
+            labels: self.address(labels, rows)?,
+            lambda,
+        }))
+    }
+
+    /// The address of a number that is brought to the device.
+    fn number(&mut self, beside: &CubeTensor, number: f32) -> Result<u64, Error> {
+        let data = TensorData::new(vec![number], [1]);
+        let tensor = CubeBackend::float_from_data(data, &beside.device);
+        let address = self.address(&tensor, 1)?;
+        self.held.push(Box::new(tensor));
+        Ok(address)
+    }
+
     /// The address of a tensor's first element, of so many that a step reads or writes.
     fn address(&mut self, tensor: &CubeTensor, elements: usize) -> Result<u64, Error> {
         if elements == 0 {
@@ -229,6 +300,23 @@ impl<'a> Memory<'a> {
     }
 }
 
-fn runtime(error: impl Display) -> Error {
+/// The device divides by whatever it is given, in `f32`.
+fn rounded_divisor(divisor: f64) -> Result<f32, Error> {
+    let rounded = divisor as f32;
+    match divisor == 0.0 || (rounded > 0.0 && rounded.is_finite() && rounded.recip().is_finite()) {
+        true => Ok(rounded),
+        false => Err(bad_divisor(divisor)),
+    }
+}
+
+fn bad_divisor(divisor: f64) -> Error {
+    Error::Loss(LossError::Parameter {
+        name: "divisor",
+        value: divisor,
+        allowed: "finite and above 0, or 0 where no row counts; on CUDA as an f32",
+    })
+}
+
+pub(super) fn runtime(error: impl Display) -> Error {
     Error::Runtime(error.to_string())
 }

@@ -9,29 +9,31 @@ mod launch;
 
 pub(crate) use bound::Bound;
 
-use ala_loss::Reduction;
 use ala_loss::cuda::Upstream;
+use ala_loss::{Loss, Reduction};
+use burn::backend::flex::FlexTensor;
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
-use burn::backend::{TensorMetadata, get_device_settings};
-use burn::tensor::{BoolStore, DType, FloatDType, IntDType};
+use burn::backend::{ExecutionError, Flex, TensorMetadata, get_device_settings};
+use burn::tensor::{BoolStore, DType, FloatDType, IntDType, TensorData};
 use burn_cubecl::CubeBackend;
+use burn_cubecl::cubecl::future::block_on;
 use burn_cubecl::kernel::{bool_cast, into_contiguous};
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::error::Error;
-use crate::step::{Call, Step, Steps};
-use launch::{Output, Work};
+use crate::step::{Call, Mixed, Step, Steps, Targets};
+use launch::{Output, Work, runtime};
 
 impl Steps for CubeBackend {
     fn step(
         logits: &CubeTensor,
-        labels: &CubeTensor,
+        targets: &Targets<Self>,
         call: &Call,
         with_gradient: bool,
     ) -> Result<Step<Self>, Error> {
         let (logits, stride) = rows_of(logits)?;
-        let labels = labels_of(labels)?;
-        let (rows, classes) = (labels.shape()[0], call.loss.classes());
+        let targets = targets_of(targets)?;
+        let (rows, classes) = (targets.labels.shape()[0], call.loss.classes());
         let reduced = call.loss.reduction() != Reduction::None;
         let new = |shape: &[usize], dtype| Output::new(&logits, shape, dtype);
         // Where nothing is reduced each row's own factor comes with the backward pass.
@@ -48,7 +50,7 @@ impl Steps for CubeBackend {
                 hits: call.rows.then_some(&hits),
                 loss: loss.as_ref(),
                 gradient_scale: call.loss_scale as f32,
-                ..Work::new(&logits, stride, &labels)
+                ..Work::new(&logits, stride, &targets)
             },
         )?;
         let row_losses = row_losses.into_tensor();
@@ -62,20 +64,20 @@ impl Steps for CubeBackend {
 
     fn gradient(
         logits: &CubeTensor,
-        labels: &CubeTensor,
+        targets: &Targets<Self>,
         call: &Call,
         kept: Option<CubeTensor>,
         upstream: &CubeTensor,
     ) -> Result<CubeTensor, Error> {
         let (logits, stride) = rows_of(logits)?;
-        let labels = labels_of(labels)?;
+        let targets = targets_of(targets)?;
         let upstream = upstream_of(upstream, call.loss.reduction());
         // The kept gradient is made anew in its own memory, unless the device finds there that the
         // upstream one is what it was made for. So nothing is read back to decide that.
         let kept = kept.and_then(Output::reuse);
         let skip_if_upstream = kept.as_ref().map(|_| call.loss_scale as f32);
         let gradient = kept.unwrap_or_else(|| {
-            let shape = [labels.shape()[0], call.loss.classes()];
+            let shape = [targets.labels.shape()[0], call.loss.classes()];
             Output::new(&logits, &shape, logits.dtype)
         });
         call.bound.run(
@@ -87,11 +89,22 @@ impl Steps for CubeBackend {
                     Reduction::Mean | Reduction::Sum => Upstream::Scalar(&upstream),
                 },
                 skip_if_upstream,
-                ..Work::new(&logits, stride, &labels)
+                ..Work::new(&logits, stride, &targets)
             },
         )?;
         Ok(gradient.into_tensor())
     }
+
+    /// On the CPU, in `f64`: the number is the host's, and so what it is made of is read back.
+    fn divisor(targets: &Targets<Self>, loss: &Loss) -> Result<f64, Error> {
+        let int = |labels| on_host(block_on(Self::int_into_data(labels)));
+        let float = |numbers| on_host(block_on(Self::float_into_data(numbers)));
+        Flex::divisor(&targets.clone().try_map(int, float)?, loss)
+    }
+}
+
+fn on_host(data: Result<TensorData, ExecutionError>) -> Result<FlexTensor, Error> {
+    data.map(FlexTensor::from_data).map_err(runtime)
 }
 
 /// What the kernels write of a hit, and burn's own choice on CUDA.
@@ -135,6 +148,28 @@ fn row_stride(logits: &CubeTensor) -> Option<usize> {
     Some(strides[0]).filter(|&stride| stride >= classes)
 }
 
+/// Targets of types that the kernels read, contiguous.
+fn targets_of(targets: &Targets<CubeBackend>) -> Result<Targets<CubeBackend>, Error> {
+    if let Mixed::Scalar { labels, .. } | Mixed::PerRow { labels, .. } = &targets.mixed
+        && labels.dtype == DType::U64
+    {
+        return Err(Error::OptionType {
+            name: "second labels",
+            found: labels.dtype,
+            expected: "on CUDA an integer of 8 to 64 bits other than U64",
+        });
+    }
+    let float = |numbers: CubeTensor| Ok(contiguous(as_f32(numbers)));
+    targets.clone().try_map(|labels| labels_of(&labels), float)
+}
+
+fn as_f32(numbers: CubeTensor) -> CubeTensor {
+    match numbers.dtype {
+        DType::F32 => numbers,
+        _ => CubeBackend::float_cast(numbers, FloatDType::F32),
+    }
+}
+
 /// Contiguous labels of a type that the kernels read.
 fn labels_of(labels: &CubeTensor) -> Result<CubeTensor, Error> {
     let labels = match labels.dtype {
@@ -148,10 +183,7 @@ fn labels_of(labels: &CubeTensor) -> Result<CubeTensor, Error> {
 
 /// The upstream gradient as the kernels read it: `f32`, one number or one for each row.
 fn upstream_of(upstream: &CubeTensor, reduction: Reduction) -> CubeTensor {
-    let upstream = match upstream.dtype {
-        DType::F32 => upstream.clone(),
-        _ => CubeBackend::float_cast(upstream.clone(), FloatDType::F32),
-    };
+    let upstream = as_f32(upstream.clone());
     if reduction != Reduction::None && upstream.shape().num_elements() != 1 {
         return CubeBackend::float_sum(upstream);
     }

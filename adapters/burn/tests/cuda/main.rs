@@ -5,3 +5,4 @@
 mod backward;
 mod cases;
 mod forward;
+mod step;

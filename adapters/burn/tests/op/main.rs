@@ -7,3 +7,4 @@ mod element_types;
 mod errors;
 mod gradient;
 mod layouts;
+mod step;
