@@ -4,7 +4,7 @@ use ala_loss::{
     Divisor, Error as LossError, Lambda, Loss, Objective, Options, Reduction, Upstream,
 };
 use ala_loss_burn::{AlaLoss, Error, StepOptions};
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, s};
 
 use crate::cases::{
     CLASSES, REDUCTIONS, ROWS, assert_close, builder, cosines, device, integers, labels, matrix,
@@ -149,7 +149,7 @@ fn other_objectives_and_smoothed_labels_take_them_too() {
     }
 }
 
-/// What the kernels read, and what burn makes it of; columns of tables, which lie apart.
+/// What the kernels read, what burn casts to that, and parts of other tensors.
 #[test]
 fn types_and_strides_of_the_options_mean_nothing() {
     let loss = loss(Objective::ala(), Reduction::Mean, 0.0);
@@ -180,18 +180,31 @@ fn types_and_strides_of_the_options_mean_nothing() {
             .row_weights(vector(&WEIGHTS, dtype, &device));
         check(&loss, DType::F32, &options, &of_core(&SECOND));
     }
-    let column = |values: &[f64]| {
-        let pairs = values.iter().flat_map(|&value| [77.0, value]).collect();
-        let (table, _) = matrix(pairs, ROWS, DType::F32, &device);
-        table.slice([0..ROWS, 1..2]).reshape([ROWS])
+    // Every other number of a longer tensor.
+    let apart = |values: &[f64]| {
+        let pairs: Vec<f64> = values.iter().flat_map(|&value| [77.0, value]).collect();
+        vector(&pairs, DType::F32, &device).slice(s![1..;2])
     };
     let pairs: Vec<i64> = SECOND.iter().flat_map(|&label| [77, label]).collect();
-    let second = ints(&pairs, DType::I32).reshape([ROWS, 2]);
-    let second = second.slice([0..ROWS, 1..2]).reshape([ROWS]);
     let options = StepOptions::new()
-        .mixed_with(second, Lambda::PerRow(column(&EACH)))
-        .row_weights(column(&WEIGHTS));
+        .mixed_with(
+            ints(&pairs, DType::I32).slice(s![1..;2]),
+            Lambda::PerRow(apart(&EACH)),
+        )
+        .row_weights(apart(&WEIGHTS));
     check(&loss, DType::F32, &options, &of_core(&SECOND));
+    // One number for all rows, which lies in memory once.
+    let one = |number| vector(&[number], DType::F32, &device).expand([ROWS]);
+    let options = StepOptions::new()
+        .mixed_with(
+            ints(&[2], DType::I32).expand([ROWS]),
+            Lambda::PerRow(one(0.25)),
+        )
+        .row_weights(one(1.5));
+    let of_core = Options::new()
+        .mixed_with(&[2; ROWS], Lambda::PerRow(&[0.25; ROWS]))
+        .row_weights(&[1.5; ROWS]);
+    check(&loss, DType::F32, &options, &of_core);
 }
 
 /// Parts of 4 and 3 rows, and the whole.

@@ -5,7 +5,8 @@ use ala_loss::{
     Divisor, Error as LossError, Lambda, Loss, Objective, Options, Reduction, Upstream, reference,
 };
 use ala_loss_burn::{AlaLoss, Error, LossOutput, StepOptions};
-use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+use burn::tensor::quantization::QuantScheme;
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData, s};
 
 use crate::cases::{
     CLASSES, REDUCTIONS, ROWS, assert_close, builder, cosines, integers, labels, matrix, numbers,
@@ -309,7 +310,7 @@ fn lambda_1_is_the_step_of_one_label_to_the_bit() {
     }
 }
 
-/// Of other types than the first ones', and columns of tables.
+/// Of other types than the first ones', and parts of other tensors.
 #[test]
 fn types_and_strides_of_the_options_mean_nothing() {
     let device = Device::flex().autodiff();
@@ -343,19 +344,33 @@ fn types_and_strides_of_the_options_mean_nothing() {
         let (each, weights) = (each.clone().cast(dtype), weights.clone().cast(dtype));
         assert_eq!(result(ints(&second), each, weights), expected, "{dtype:?}");
     }
-    let column = |values: &[f64]| {
-        let pairs = values.iter().flat_map(|&value| [77.0, value]).collect();
-        let column = matrix(pairs, ROWS, &Device::flex()).slice([0..ROWS, 1..2]);
-        column.reshape([ROWS])
+    // Every other number of a longer tensor, and all from the last to the first.
+    let apart = |values: &[f64]| {
+        let pairs: Vec<f64> = values.iter().flat_map(|&value| [77.0, value]).collect();
+        vector(&pairs).slice(s![1..;2])
     };
     let pairs: Vec<i64> = second.iter().flat_map(|&label| [77, label]).collect();
-    let labels = ints(&pairs).reshape([ROWS, 2]).slice([0..ROWS, 1..2]);
-    let found = result(labels.reshape([ROWS]), column(&EACH), column(&WEIGHTS));
+    let labels = ints(&pairs).slice(s![1..;2]);
+    let found = result(labels, apart(&EACH), apart(&WEIGHTS));
     assert_eq!(found, expected);
+    let turned = |values: &[f64]| {
+        let last_first: Vec<f64> = values.iter().rev().copied().collect();
+        vector(&last_first).flip([0])
+    };
+    let last_first: Vec<i64> = second.iter().rev().copied().collect();
+    let labels = ints(&last_first).flip([0]);
+    let found = result(labels, turned(&EACH), turned(&WEIGHTS));
+    assert_eq!(found, expected);
+    // One number for all rows, which lies in memory once.
+    let expected = result(
+        ints(&[2; ROWS]),
+        vector(&[0.25; ROWS]),
+        vector(&[1.5; ROWS]),
+    );
     let found = result(
-        ints(&second).flip([0]).flip([0]),
-        each.flip([0]).flip([0]),
-        weights.flip([0]).flip([0]),
+        ints(&[2]).expand([ROWS]),
+        vector(&[0.25]).expand([ROWS]),
+        vector(&[1.5]).expand([ROWS]),
     );
     assert_eq!(found, expected);
 }
@@ -480,6 +495,27 @@ fn a_row_that_does_not_count_has_gradient_0_whatever_arrives() {
                 assert_eq!(zero, expected, "{reduction:?} {dtype:?} {smoothing}");
             }
         }
+    }
+}
+
+/// Where burn's own cast would panic.
+#[test]
+fn quantized_options_are_refused_by_name() {
+    let quantized = |values: &[f64]| {
+        let narrow = vector(values).cast(DType::F32);
+        narrow.quantize_dynamic(&QuantScheme::default())
+    };
+    let plain = StepOptions::new;
+    for (name, options) in [
+        ("row weights", plain().row_weights(quantized(&WEIGHTS))),
+        (
+            "lambda",
+            plain().mixed_with(ints(&labels()), Lambda::PerRow(quantized(&EACH))),
+        ),
+    ] {
+        let found = refused(&options);
+        let named = matches!(found, Error::OptionType { name: of, .. } if of == name);
+        assert!(named, "{found}");
     }
 }
 
