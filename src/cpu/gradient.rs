@@ -1,6 +1,6 @@
 //! Writing a row's gradient from its exponentials: each times its class's slope and the row's
-//! factor, rounded once; the target's own is patched in. Of smoothed labels a class's share is taken
-//! off in the same step.
+//! factor, rounded once; the target's own is patched in. Of smoothed labels a class's share is
+//! taken off in the same step.
 //!
 //! A gradient that stays in the cache is written in whole vectors, the last of which overlaps the
 //! one before. One that does not (see [`plan`](super::plan)) is streamed past the cache, so that no

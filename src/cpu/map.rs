@@ -201,7 +201,7 @@ impl<R: Float> Map<R> for Uniform<R> {
     #[inline(always)]
     fn gathered(self, sum: f64, count: usize, pivot: Pivot<R>) -> Option<f64> {
         let shift = self.shift(pivot);
-        (shift.abs() <= MOST_GATHERED).then(|| self.slope * sum - count as f64 * shift)
+        (shift.abs() <= MOST_GATHERED).then_some(self.slope * sum - count as f64 * shift)
     }
 
     #[inline(always)]

@@ -377,9 +377,9 @@ mod tests {
         assert_eq!(batch.dims(), [BATCH]);
     }
 
-    /// With every kind of head and loss, with one label a sample and with two, from the same weights
-    /// on the same batches: the losses of the first steps, and that the last network predicts the
-    /// same.
+    /// With every kind of head and loss, with one label a sample and with two, from the same
+    /// weights on the same batches: the losses of the first steps, and that the last network
+    /// predicts the same.
     #[cfg(feature = "cuda")]
     #[test]
     fn a_gpu_trains_as_the_cpu_does() {

@@ -9,8 +9,8 @@ use crate::cases::{
     numbers, objectives, tolerance, values, variable,
 };
 
-/// Of row 2 both labels are ignored, of rows 0 and 7 one is, in row 4 they are the same, and class 3
-/// weighs nothing.
+/// Of row 2 both labels are ignored, of rows 0 and 7 one is, in row 4 they are the same, and class
+/// 3 weighs nothing.
 const SECOND: [i64; ROWS] = [IGNORED, 5, IGNORED, 0, 1, 3, 6, 4, 1];
 /// Numbers that every type has.
 const EACH: [f64; ROWS] = [0.25, 0.5, 0.75, 0.125, 0.5, 1.0, 0.0, 0.375, 0.875];
