@@ -582,4 +582,10 @@ impl Loss {
         };
         builder.build()
     }
+
+    /// Whether new class counts may make other class weights.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn weights_follow_counts(&self) -> bool {
+        matches!(self.objective(), Some(Objective::ClassBalanced { .. }))
+    }
 }

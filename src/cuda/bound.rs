@@ -68,7 +68,7 @@ impl Loss {
         }
         check_weights(self)?;
         let smooths = self.label_smoothing() > 0.0;
-        let packed = pack::pack(self.table(), smooths);
+        let packed = pack::pack(self);
         module::check_there(context, if smooths { Steps::Recipe } else { Steps::Plain })?;
         // Not a stream of its own: as long as there is one, cudarc records an event at every use of
         // every slice of the context.
@@ -670,9 +670,8 @@ impl CudaLoss {
     /// Not while a stream is captured.
     ///
     /// # Errors
-    /// Those of [`Loss::with_counts`] and [`Loss::bind`]; [`Error::Misplaced`] where class weights
-    /// were all 1 and no longer are, or the other way round: launches are told which by value.
-    /// [`CudaError::Driver`]; after that the table may be in part the old one.
+    /// Those of [`Loss::with_counts`] and [`Loss::bind`]. [`CudaError::Driver`]; after that the
+    /// table may be in part the old one.
     ///
     /// ```no_run
     /// # use std::sync::Arc;
@@ -691,17 +690,10 @@ impl CudaLoss {
         self.check_stream(stream)?;
         let loss = self.loss.with_counts(counts)?;
         check_weights(&loss)?;
-        let packed = pack::pack(loss.table(), loss.label_smoothing() > 0.0);
-        if packed.weighted != self.constants.weighted
-            || packed.others.is_empty() != self.others.is_none()
-        {
-            return Err(Error::Misplaced {
-                given: "class counts by which class weights become all alike, or cease to be",
-                instead: "bind the loss of these counts anew",
-            });
-        }
+        let packed = pack::pack(&loss);
         self.make_current()?;
         let table = Table::new(&packed);
+        // Which of its parts there are is the objective's and the settings', not the counts'.
         let upload = |entries: Option<&mut CudaSlice<u8>>, bytes: &[u8]| match entries {
             // From memory that is not pinned: the driver has it when the call returns.
             Some(entries) => stream

@@ -1,8 +1,9 @@
 //! The row table as the kernels read it: `f32`, slopes and offsets in units of log2.
 
 use super::abi::{AlaAffine, AlaClasses, AlaExact, AlaTarget, AlaWeighed};
+use crate::loss::Loss;
+use crate::table::NonTarget;
 use crate::table::log2::to_log2;
-use crate::table::{NonTarget, RowTable};
 
 /// The table's entries, ready for the device.
 pub(super) struct Packed {
@@ -25,8 +26,10 @@ pub(super) struct Packed {
 /// rounding of a large one it does.
 ///
 /// Labels that are smoothed over classes of unlike weights need a map for each class, which has its
-/// weight.
-pub(super) fn pack(table: &RowTable, smooths: bool) -> Packed {
+/// weight. Weights that follow class counts, which may be new ones later, are taken for unlike.
+pub(super) fn pack(loss: &Loss) -> Packed {
+    let (table, smooths) = (loss.table(), loss.label_smoothing() > 0.0);
+    let vary = loss.weights_follow_counts();
     let reference = table.non_target().largest_bias();
     let log2 = |value: f64| to_log2(value) as f32;
     let targets = (0..table.classes())
@@ -42,7 +45,8 @@ pub(super) fn pack(table: &RowTable, smooths: bool) -> Packed {
         .collect();
     let weights = || table.targets().iter().map(|target| target.weight as f32);
     let first = weights().next().unwrap_or(1.0);
-    let common_weight = weights().all(|weight| weight == first).then_some(first);
+    let alike = !vary && weights().all(|weight| weight == first);
+    let common_weight = alike.then_some(first);
     let (others, slope) = match table.non_target() {
         NonTarget::Uniform { slope } if !smooths || common_weight.is_some() => {
             (Vec::new(), log2(*slope))
@@ -83,7 +87,7 @@ pub(super) fn pack(table: &RowTable, smooths: bool) -> Packed {
         weighed,
         exact,
         slope,
-        weighted: table.targets().iter().any(|target| target.weight != 1.0),
+        weighted: vary || table.targets().iter().any(|target| target.weight != 1.0),
         all_classes: AlaClasses {
             // Of the weights that the kernels have.
             total_weight: weights().map(f64::from).sum(),

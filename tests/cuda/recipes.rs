@@ -607,6 +607,46 @@ fn new_counts_reach_a_bound_loss_and_its_graphs() {
     unsafe { device.context.enable_event_tracking() };
 }
 
+/// Online counts begin as all 1, say, and the weights that follow them as all alike.
+#[test]
+fn class_weights_cease_to_be_alike_and_become_so() {
+    let device = device();
+    let stream = &device.stream;
+    let classes = 40;
+    let mut rng = fastrand::Rng::with_seed(14);
+    let alike = ClassCounts::new(vec![1; classes]).expect("valid");
+    let unlike = counts(&mut rng, classes);
+    for smoothing in [0.0, 0.125] {
+        let of = |counts: &ClassCounts| {
+            Loss::builder(Objective::ClassBalanced { beta: 0.99 }, counts)
+                .label_smoothing(smoothing)
+                .build()
+                .expect("valid")
+        };
+        let batch = random::<f32>(&mut rng, 4, classes);
+        let numbers = batch.x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+        let (x, a) = (device.upload(&batch.x), device.upload(&batch.a));
+        let mut gradient = device.upload(&vec![77.0f32; 4 * classes]);
+        for [first, second] in [[&alike, &unlike], [&unlike, &alike]] {
+            let mut bound = device.bind(&of(first));
+            let mut workspace = bound.workspace(stream, 4).expect("a workspace");
+            for counts in [first, second, first] {
+                bound.set_counts(stream, counts).expect("as many classes");
+                let outputs = Outputs::new().gradient(&mut gradient);
+                bound
+                    .launch(stream, &x, &a, &Options::new(), outputs, &mut workspace)
+                    .expect("launches");
+                let loss = workspace.read(stream).expect("valid").loss;
+                let right = of(counts).evaluate(&numbers, &batch.a).expect("valid");
+                assert!((loss - right.loss).abs() <= 2e-6 * right.loss);
+                for (got, right) in device.download(&gradient).into_iter().zip(right.gradient) {
+                    assert!((f64::from(got) - right).abs() <= 1e-5 * right.abs() + 1e-7);
+                }
+            }
+        }
+    }
+}
+
 /// What is given by address comes to the same, whatever the labels' types.
 #[test]
 fn raw_steps_take_second_labels_of_any_type() {

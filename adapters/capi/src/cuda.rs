@@ -305,9 +305,8 @@ pub unsafe extern "C" fn ala_cuda_load_recipes(
 /// Order other streams that launch the loss yourself. Not while a stream is captured.
 ///
 /// ALA_STATUS_SHAPE where classes is not the loss's, ALA_STATUS_PARAMETER for a count or a class
-/// weight out of range, ALA_STATUS_CALL where class weights were all 1 and no longer are, or the
-/// other way round: bind the loss of these counts. The old ones stay then. After ALA_STATUS_DRIVER
-/// the table may be in part the old one.
+/// weight out of range; the old ones stay then. After ALA_STATUS_DRIVER the table may be in part
+/// the old one.
 ///
 /// # Safety
 /// bound must be one that was bound and not destroyed, which no other call may be using; the stream
