@@ -137,6 +137,11 @@ pub fn smoothed_row(table: &RowTable, x: &[f64], y: usize, smoothing: f64) -> Re
     let spread: f64 = (0..x.len())
         .map(|j| weighed(w(j), softmax.cross_entropy(j)))
         .sum();
+    // An infinite one stays so of any part, also of one that is rounded to 0.
+    let spread_loss = match spread {
+        f64::INFINITY => spread,
+        spread => each * spread,
+    };
     let gradient = (0..x.len())
         .map(|k| {
             let (p, miss) = (softmax.p(k), softmax.miss(k));
@@ -150,7 +155,7 @@ pub fn smoothed_row(table: &RowTable, x: &[f64], y: usize, smoothing: f64) -> Re
         })
         .collect();
     ReferenceRow {
-        loss: weighed(own, softmax.cross_entropy(y)) + each * spread,
+        loss: weighed(own, softmax.cross_entropy(y)) + spread_loss,
         gradient,
     }
 }

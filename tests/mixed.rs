@@ -1,7 +1,9 @@
 //! Mixed rows: two labels, how much is the first one's, and the row's weight, against the `f64`
 //! reference.
 
-use ala_loss::{ClassCounts, CpuElement, Lambda, Loss, Objective, Options, reference};
+use ala_loss::{
+    ClassCounts, CpuElement, Lambda, Loss, Objective, Options, Reduction, Upstream, reference,
+};
 use half::{bf16, f16};
 
 mod problem;
@@ -127,4 +129,50 @@ fn a_label_alone_gives_its_own_result_to_the_bit() {
     assert_one_label_alone::<f32>();
     assert_one_label_alone::<bf16>();
     assert_one_label_alone::<f64>();
+}
+
+/// Of a row that is confident of its second label alone the loss keeps its digits, and is not a
+/// difference that rounding puts below 0.
+#[test]
+fn a_row_confident_of_its_second_label_has_no_loss_below_0() {
+    for classes in [3, 40, 1300] {
+        let counts = ClassCounts::new(vec![7; classes]).expect("valid");
+        let loss = sum_of(Objective::CrossEntropy, &counts, 1.0, 0.0);
+        for step in 0..400 {
+            let ahead = 20.0 + f64::from(step) * 0.37;
+            let mut x = vec![0.0; classes];
+            x[classes - 1] = ahead;
+            let second = [classes as i64 - 1];
+            // The first label's own loss is too small to show.
+            let options = Options::new().mixed_with(&second, Lambda::Scalar(1e-300));
+            let mixed = loss.evaluate_with(&x, &[0], &options).expect("valid");
+            let exact = reference::row(loss.table(), &x, classes - 1).loss;
+            let what = || format!("{ahead} of {classes}");
+            assert!(mixed.loss >= 0.0, "{}", what());
+            assert_within(mixed.loss, exact, 2e-6 * exact, &what);
+        }
+    }
+}
+
+/// Parts of a gradient that are each beyond `f64` still have a sum.
+#[test]
+fn parts_beyond_f64_add_up() {
+    for smoothing in [0.0, 0.5] {
+        let counts = ClassCounts::new([3, 3, 3]).expect("valid");
+        let builder = Loss::builder(Objective::CrossEntropy, &counts).label_smoothing(smoothing);
+        let builder = builder.class_weights([1e30; 3]);
+        let loss = builder.reduction(Reduction::Sum).build().expect("valid");
+        let at = |size: f64| {
+            let options = Options::new()
+                .mixed_with(&[1], Lambda::Scalar(0.25))
+                .upstream(Upstream::Scalar(size));
+            let outcome = loss.evaluate_with(&[0.5f64; 3], &[0], &options);
+            outcome.expect("valid").gradient
+        };
+        let usual = at(1.0);
+        // p is 1/3, and more than the first label's part.
+        assert!(usual[0] > 0.0 && usual[1] < 0.0 && usual[2] > 0.0);
+        let infinite: Vec<f64> = usual.iter().map(|g| g.signum() * f64::INFINITY).collect();
+        assert_eq!(at(1e300), infinite, "smoothing {smoothing}");
+    }
 }

@@ -344,3 +344,36 @@ fn an_infinite_factor_from_outside_makes_infinite_gradients() {
         }
     }
 }
+
+/// Also where all classes have weight 0, whether the row is solved by vectors or with care.
+#[test]
+fn smoothed_rows_of_classes_of_weight_0_have_gradient_0_whatever_comes_from_outside() {
+    let counts = ClassCounts::new([9, 3, 1]).expect("valid");
+    let builder = Loss::builder(Objective::ala(), &counts).label_smoothing(0.6);
+    let loss = builder.class_weights([0.0; 3]).build().expect("valid");
+    for masked in [0.5f32, -1e9, f32::NEG_INFINITY] {
+        for outside in [f64::NAN, f64::INFINITY] {
+            let options = Options::new().upstream(Upstream::Scalar(outside));
+            let outcome = loss.evaluate_with(&[0.5, masked, 0.5], &[0], &options);
+            let outcome = outcome.expect("valid");
+            let name = || format!("{masked} times {outside}");
+            assert_eq!(outcome.row_losses, [0.0], "{}", name());
+            assert_eq!(outcome.gradient, [0.0; 3], "{}", name());
+        }
+    }
+}
+
+/// A part of a class that is rounded to 0 is above 0.
+#[test]
+fn a_masked_class_makes_the_loss_infinite_however_small_the_smoothing_is() {
+    let counts = ClassCounts::new([8, 2, 5]).expect("valid");
+    let least = f64::from_bits(1);
+    let builder = Loss::builder(Objective::ala(), &counts).label_smoothing(least);
+    let loss = builder.build().expect("valid");
+    let x = [0.4, f64::NEG_INFINITY, -0.2];
+    let outcome = loss.evaluate(&x, &[0]).expect("valid");
+    let exact = reference::smoothed_row(loss.table(), &x, 0, least);
+    assert_eq!(outcome.loss, f64::INFINITY);
+    assert_eq!(exact.loss, f64::INFINITY);
+    assert!(outcome.gradient.iter().all(|g| g.is_finite()));
+}

@@ -40,8 +40,11 @@ pub(super) fn solve<T: Element>(
         for class in 0..classes {
             // In place a class's gradient needs its own logit alone.
             let x = x.map_or(gradient[class], |x| x[class]);
-            let second = second.as_ref().map_or(0.0, |part| part.gradient(class, x));
-            gradient[class] = T::from_f64(first.gradient(class, x) + second);
+            let mut sum = first.gradient(class, x);
+            if let Some(second) = &second {
+                sum = sum.plus(second.gradient(class, x));
+            }
+            gradient[class] = T::from_f64(sum.value());
         }
     }
     let loss = first.loss + second.map_or(0.0, |part| part.loss);
@@ -53,7 +56,7 @@ pub(super) fn solve<T: Element>(
 struct Part<'a> {
     careful: Careful<'a>,
     loss: f64,
-    at_target: f64,
+    at_target: Product,
     /// What an exponential times its class's slope is multiplied by; where labels are smoothed,
     /// what `dL/dz` times it is.
     scale: Product,
@@ -88,7 +91,7 @@ impl<'a> Part<'a> {
         let smoothed = SmoothedTarget::new(smoothing, target.weight, table.classes());
         let mut part = Self {
             loss: f64::NAN,
-            at_target: f64::NAN,
+            at_target: Product::of(f64::NAN),
             scale: Product::of(f64::NAN),
             smoothed: Some(smoothed),
             careful,
@@ -99,8 +102,9 @@ impl<'a> Part<'a> {
         if solution.is_nan() {
             return part;
         }
-        if term.share == 0.0 {
-            (part.loss, part.at_target, part.scale) = (0.0, 0.0, Product::of(0.0));
+        // It counts for nothing.
+        if term.share == 0.0 || smoothing.total == 0.0 {
+            (part.loss, part.at_target, part.scale) = (0.0, Product::of(0.0), Product::of(0.0));
             return part;
         }
         // lse(z) - z_j, each from its own difference. Nothing times an infinite one is nothing.
@@ -118,16 +122,16 @@ impl<'a> Part<'a> {
             .times(target.gradient_slope)
             .times(smoothed.at_target(solution));
         part.loss = term.share * smoothed.loss(solution, spread);
-        (part.at_target, part.scale) = (at_target.value(), scale);
+        (part.at_target, part.scale) = (at_target, scale);
         part
     }
 
-    /// Of a class with logit `x`.
-    fn gradient<T: Element>(&self, class: usize, x: T) -> f64 {
+    /// Of a class with logit `x`. Two parts that are each beyond `f64` may have a sum that is not.
+    fn gradient<T: Element>(&self, class: usize, x: T) -> Product {
         let Self { careful, scale, .. } = self;
         let solution = &careful.solution;
         if solution.is_nan() {
-            return f64::NAN;
+            return Product::of(f64::NAN);
         }
         if class == careful.target {
             return self.at_target;
@@ -141,7 +145,7 @@ impl<'a> Part<'a> {
             }
         };
         let slope = careful.table.affine(class).slope;
-        scale.times(slope).times(of_class).value()
+        scale.times(slope).times(of_class)
     }
 }
 

@@ -51,6 +51,24 @@ impl Product {
         }
     }
 
+    pub(super) fn plus(self, other: Self) -> Self {
+        // 0 has no exponent that could be compared.
+        if self.significand == 0.0 || other.significand == 0.0 {
+            return if self.significand == 0.0 { other } else { self };
+        }
+        let (high, low) = match self.exponent >= other.exponent {
+            true => (self, other),
+            false => (other, self),
+        };
+        // Further below it is nothing beside the other, and infinity times 0 would be no number.
+        let below = (low.exponent - high.exponent).max(-200);
+        let sum = Self::of(high.significand + low.significand * 2f64.powi(below));
+        Self {
+            significand: sum.significand,
+            exponent: high.exponent + sum.exponent,
+        }
+    }
+
     /// The product; infinite or 0 where it is itself beyond the type.
     pub(super) fn value(self) -> f64 {
         // Powers of two that are numbers. The last alone may round.
@@ -88,5 +106,29 @@ mod tests {
         assert_eq!(of(&[f64::MAX]), f64::MAX);
         assert_eq!(Product::of(least).over(least).value(), 1.0);
         assert_eq!(Product::of(6.0).over(-4.0).value(), -1.5);
+    }
+
+    #[test]
+    fn a_sum_is_what_it_is_whatever_its_terms() {
+        let (large, small) = (2f64.powi(1000), 2f64.powi(-1000));
+        let of = |a: &[f64], b: &[f64]| {
+            let product = |factors: &[f64]| {
+                let factors = factors.iter();
+                factors.fold(Product::of(1.0), |p, &factor| p.times(factor))
+            };
+            [product(a).plus(product(b)), product(b).plus(product(a))].map(Product::value)
+        };
+        assert_eq!(of(&[1.5], &[-0.25]), [1.25; 2]);
+        assert_eq!(
+            of(&[large, large], &[large, large, -0.5]),
+            [f64::INFINITY; 2]
+        );
+        assert_eq!(of(&[large, large], &[large, -large]), [0.0; 2]);
+        assert_eq!(of(&[large, -large], &[3.0]), [f64::NEG_INFINITY; 2]);
+        assert_eq!(of(&[small, small], &[3.0]), [3.0; 2]);
+        assert_eq!(of(&[small], &[0.0]), [small; 2]);
+        assert_eq!(of(&[small, small], &[f64::INFINITY]), [f64::INFINITY; 2]);
+        assert_eq!(of(&[large, large], &[f64::INFINITY]), [f64::INFINITY; 2]);
+        assert!(of(&[f64::NAN], &[1.0]).iter().all(|sum| sum.is_nan()));
     }
 }

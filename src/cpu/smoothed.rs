@@ -284,8 +284,12 @@ impl<'a> Smoothed<'a> {
         let of_other = |part: fn(&Side) -> f64| other.as_ref().map_or(0.0, part);
         let scale = one.scale + of_other(|side| side.scale);
         let each = (one.each + of_other(|side| side.each)) * self.smoothing.largest;
-        // What both are parts of, so that the lanes' type holds them.
-        let size = scale.max(each);
+        // What both are parts of, so that the lanes' type holds them. Of classes that all have
+        // weight 0 there is nothing to spread.
+        let size = match self.smoothing.total {
+            0.0 => 0.0,
+            _ => scale.max(each),
+        };
         let outside = batch.upstream.at(row);
         // A row that counts for nothing does so whatever scales it from outside; a NaN in it shows.
         let outer = match size {

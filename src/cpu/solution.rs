@@ -50,8 +50,15 @@ impl RowSolution {
             let sum = others + 1.0;
             row(others / sum, rescale / sum, others.ln_1p())
         } else {
-            let sum = others + target_offset.exp();
-            row(others / sum, 1.0 / sum, sum.ln() - target_offset)
+            let own = target_offset.exp();
+            let sum = others + own;
+            // Of a confident row the difference would be rounding alone, and may be below 0. Such a
+            // row of two labels comes here, as the shift is near the other label's maximum.
+            let cross_entropy = match others < own {
+                true => (others / own).ln_1p(),
+                false => sum.ln() - target_offset,
+            };
+            row(others / sum, 1.0 / sum, cross_entropy)
         }
     }
 
@@ -156,11 +163,11 @@ impl RowSolution {
         }
     }
 
-    /// The [gradient](Self::gradient) of the target, and the product that a term of the sum times
-    /// its class's slope is to be multiplied by: for factors that leave `f64` on the way.
-    pub(super) fn careful_gradient(&self, outside: Outside, divisor: f64) -> (f64, Product) {
+    /// The [gradient](Self::gradient) of the target, and what a term of the sum times its class's
+    /// slope is to be multiplied by: as products, for factors that leave `f64` on the way.
+    pub(super) fn careful_gradient(&self, outside: Outside, divisor: f64) -> (Product, Product) {
         if self.counts_for_nothing() {
-            return (0.0, Product::of(0.0));
+            return (Product::of(0.0), Product::of(0.0));
         }
         let scale = Product::of(self.target.weight)
             .over(divisor)
@@ -168,7 +175,7 @@ impl RowSolution {
             .times(outside.scale)
             .times(self.loss_slope());
         let at_target = scale.times(-self.target.gradient_slope).times(self.miss);
-        (at_target.value(), scale.times(self.normaliser))
+        (at_target, scale.times(self.normaliser))
     }
 }
 
@@ -216,7 +223,12 @@ impl SmoothedTarget {
         };
         // By rounding it may be less than it can be. A NaN stays.
         let spread = if spread < 0.0 { 0.0 } else { spread };
-        own + self.each * spread
+        // An infinite one stays so of any part, also of one that is rounded to 0.
+        let spread = match spread {
+            f64::INFINITY => spread,
+            spread => self.each * spread,
+        };
+        own + spread
     }
 
     /// `dL/dz` of a class with probability `p` and this weight.
