@@ -9,11 +9,16 @@ pub trait Bits: Copy {
     fn bits(self) -> u64;
 }
 
-impl Bits for bool {
-    fn bits(self) -> u64 {
-        self.into()
-    }
+macro_rules! plain {
+    ($($type:ty),*) => {$(
+        impl Bits for $type {
+            fn bits(self) -> u64 {
+                self.into()
+            }
+        }
+    )*};
 }
+plain! { bool, u32 }
 
 /// A type of logits.
 pub trait LogitBits: CpuElement<Real: Bits + Element> + Bits {

@@ -2,13 +2,14 @@
 
 use std::sync::OnceLock;
 
-use ala_loss::{Element, Error, Label, Loss, Options, Outcome, Outputs, Reduction, Upstream};
-use libfuzzer_sys::arbitrary::{Result, Unstructured};
+use ala_loss::{Element, Label, Loss, NO_CLASS, Options, Outcome, Outputs, Reduction, Upstream};
+use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
 use rayon::ThreadPool;
 
 use crate::bits::{self, LogitBits};
 use crate::guarded::Guarded;
-use crate::numbers::{float, logit, many, rarely};
+use crate::held::Held;
+use crate::numbers::{float, logit, many, rarely, row_count};
 use crate::rules;
 
 /// Rows of a matrix, and whether the call has to take them.
@@ -58,16 +59,11 @@ fn in_rows(rows: usize, classes: usize, stride: usize) -> impl Fn(usize) -> bool
     move |at| at / stride < rows && at % stride < classes
 }
 
-/// The number of rows, or now and then another one.
-fn row_count(input: &mut Unstructured<'_>, rows: usize) -> Result<usize> {
-    Ok(if rarely(input, 32)? { rows + 1 } else { rows })
-}
-
 fn guard<E: Element>() -> E {
     E::from_f64(77.0)
 }
 
-pub fn check<T: LogitBits, L: Label>(
+pub fn check<T: LogitBits, L: Label + TryFrom<i128> + for<'a> Arbitrary<'a>>(
     input: &mut Unstructured<'_>,
     loss: &Loss,
     labels: &[L],
@@ -102,30 +98,20 @@ pub fn check<T: LogitBits, L: Label>(
         _ => Upstream::One,
     };
     options = options.upstream(upstream).gradient_scale(scale);
+    let held = Held::any(input, loss, labels)?;
+    let single = held.single_onto(options);
+    let options = held.onto(options);
+    held.hold_divisor(&options);
 
-    let is_ignored = |label: &L| loss.ignore_label().map(i128::from) == Some(label.value());
-    let bad = labels
-        .iter()
-        .position(|label| !is_ignored(label) && label.class(classes).is_none());
     let call_fits = layout.fits && upstream_fits;
-
-    let owned = loss.evaluate_with(logits.get(), labels, &options.hits());
+    let call = |options: Options<'_, _>| {
+        loss.evaluate_with(logits.get(), labels, &options.hits().predictions())
+    };
+    let owned = call(options);
     logits.held();
-    assert_eq!(
-        owned.is_ok(),
-        call_fits && bad.is_none(),
-        "{:?}",
-        owned.err()
-    );
-    if let (Err(error), Some(row), true) = (&owned, bad, call_fits) {
-        assert_eq!(
-            *error,
-            Error::Label {
-                row,
-                label: labels[row].value(),
-                classes
-            }
-        );
+    assert_eq!(owned.is_ok(), call_fits && held.fits(), "{:?}", owned.err());
+    if let (Err(error), true) = (&owned, call_fits) {
+        assert!(held.is_named_by(error), "{error}");
     }
     if let Err(error) = &owned {
         assert!(!error.to_string().is_empty());
@@ -136,13 +122,20 @@ pub fn check<T: LogitBits, L: Label>(
             Upstream::Scalar(upstream) => [upstream, scale],
             Upstream::PerRow(upstream) => [Element::to_f64(upstream[row]), scale],
         };
-        rules::hold(loss, logits.get(), stride, labels, outside, owned);
+        rules::hold(loss, logits.get(), stride, &held, outside, owned);
+        let alone = call(single);
+        for options in held.alike(single) {
+            match (call(options), &alone) {
+                (Ok(alike), Ok(alone)) => same(&alike, alone),
+                (alike, alone) => assert_eq!(alike.is_ok(), alone.is_ok(), "{alone:?}"),
+            }
+        }
     }
 
     into(
         input,
         loss,
-        labels,
+        (labels, &held),
         &logits,
         stride,
         &options,
@@ -161,8 +154,8 @@ pub fn check<T: LogitBits, L: Label>(
         // Smaller ones never ask a pool.
         if rows * classes > 1 << 13 {
             for pool in pools() {
-                let call = || loss.evaluate_with(logits.get(), labels, &options.hits());
-                same(&pool.install(call).expect("as without a pool"), owned);
+                let again = pool.install(|| call(options));
+                same(&again.expect("as without a pool"), owned);
             }
         }
     }
@@ -172,7 +165,7 @@ pub fn check<T: LogitBits, L: Label>(
 fn into<T: LogitBits, L: Label>(
     input: &mut Unstructured<'_>,
     loss: &Loss,
-    labels: &[L],
+    (labels, held): (&[L], &Held<'_, L, T::Real>),
     logits: &Guarded<T>,
     stride: usize,
     options: &Options<'_, T::Real>,
@@ -188,8 +181,11 @@ fn into<T: LogitBits, L: Label>(
         0,
     );
     let mut hits = Guarded::new(&vec![true; row_count(input, rows)?], true, 0);
-    let given: u8 = input.arbitrary()?;
+    let given: u16 = input.arbitrary()?;
     let (with_gradient, with_losses, with_hits) = (given & 3 != 0, given & 4 != 0, given & 8 != 0);
+    let with_predictions = given & 0x100 != 0;
+    let guards = vec![NO_CLASS - 1; row_count(input, rows)?];
+    let mut predictions = Guarded::new(&guards, NO_CLASS - 1, 0);
 
     let mut outputs = Outputs::new();
     if with_gradient {
@@ -206,12 +202,26 @@ fn into<T: LogitBits, L: Label>(
     if with_hits {
         outputs = outputs.hits(hits.get_mut());
     }
-    // Only a call that allocates them may be asked for hits without a buffer.
-    let asked = given & 0xf0 == 0;
-    let options = if asked { options.hits() } else { *options };
+    let predictions_fit = predictions.get().len() == rows;
+    if with_predictions {
+        outputs = outputs.predictions(predictions.get_mut());
+    }
+    // Only a call that allocates them may be asked for them without a buffer.
+    let (hits_asked, predictions_asked) = (given & 0xf0 == 0, given & 0xe00 == 0xe00);
+    let mut options = *options;
+    if hits_asked {
+        options = options.hits();
+    }
+    if predictions_asked {
+        options = options.predictions();
+    }
     let fits = (!with_gradient || layout.fits)
         && (!with_losses || losses_fit)
-        && (if with_hits { hits_fit } else { !asked });
+        && (if with_hits { hits_fit } else { !hits_asked })
+        && (match with_predictions {
+            true => predictions_fit,
+            false => !predictions_asked,
+        });
 
     let summary = loss.evaluate_into(logits.get(), labels, &options, outputs);
     logits.held();
@@ -225,16 +235,12 @@ fn into<T: LogitBits, L: Label>(
         gradient.held();
         losses.held();
         hits.held();
+        predictions.held();
         return Ok(());
     };
     assert_eq!(summary.loss.to_bits(), owned.loss.to_bits());
     assert_eq!(summary.counted_rows, owned.counted_rows);
-    let total_weight =
-        rules::counted(loss, labels).map(|class| loss.table().targets()[class].weight);
-    assert_eq!(
-        summary.total_weight,
-        total_weight.fold(0.0, |sum, weight| sum + weight)
-    );
+    assert_eq!(summary.total_weight, held.total_weight());
     if with_gradient {
         let own = layout.stride.unwrap_or(classes);
         gradient.held_but(in_rows(rows, classes, own));
@@ -258,6 +264,12 @@ fn into<T: LogitBits, L: Label>(
     } else {
         hits.held();
     }
+    if with_predictions {
+        predictions.held_but(|_| true);
+        assert_eq!(Some(predictions.get()), owned.predictions.as_deref());
+    } else {
+        predictions.held();
+    }
     Ok(())
 }
 
@@ -276,6 +288,13 @@ fn in_place<T: LogitBits, L: Label>(
     let mut outputs = Outputs::new();
     if given & 1 != 0 {
         outputs = outputs.row_losses(losses.get_mut());
+    }
+    let (mut hits, mut predictions) = (vec![true; rows], vec![NO_CLASS - 1; rows]);
+    if given & 2 != 0 {
+        outputs = outputs.hits(&mut hits);
+    }
+    if given & 4 != 0 {
+        outputs = outputs.predictions(&mut predictions);
     }
     let mut gradient = [guard::<T>()];
     let with_gradient = given & 0xf0 == 0;
@@ -304,6 +323,12 @@ fn in_place<T: LogitBits, L: Label>(
         losses.held_but(|_| true);
         assert_eq!(bits::all(losses.get()), bits::all(&owned.row_losses));
     }
+    if given & 2 != 0 {
+        assert_eq!(Some(hits), owned.hits);
+    }
+    if given & 4 != 0 {
+        assert_eq!(Some(predictions), owned.predictions);
+    }
     Ok(())
 }
 
@@ -312,6 +337,7 @@ fn same<T: LogitBits>(a: &Outcome<T>, b: &Outcome<T>) {
     assert_eq!(bits::all(&a.row_losses), bits::all(&b.row_losses));
     assert_eq!(bits::all(&a.gradient), bits::all(&b.gradient));
     assert_eq!((a.counted_rows, &a.hits), (b.counted_rows, &b.hits));
+    assert_eq!(a.predictions, b.predictions);
 }
 
 /// Of one thread and of three, made once.

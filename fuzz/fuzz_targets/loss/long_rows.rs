@@ -6,6 +6,7 @@ mod batch;
 mod bits;
 mod calls;
 mod guarded;
+mod held;
 mod numbers;
 mod objective;
 mod rules;

@@ -1,6 +1,6 @@
-//! The loss on the CPU: any objective, stride, type, label and bits of logits, of small batches.
-//! What is wrong is an error and writes nothing; what is right keeps the README's table of edges
-//! and gives the same bits by every call.
+//! The loss on the CPU: any objective, stride, type, label and bits of logits, of small batches;
+//! smoothed labels, two labels a row, row weights, divisors. What is wrong is an error and writes
+//! nothing; what is right keeps the README's table of edges and gives the same bits by every call.
 
 #![no_main]
 
@@ -8,6 +8,7 @@ mod batch;
 mod bits;
 mod calls;
 mod guarded;
+mod held;
 mod numbers;
 mod objective;
 mod rules;

@@ -43,6 +43,30 @@ pub fn float(input: &mut Unstructured<'_>) -> Result<f64> {
     })
 }
 
+/// A part of a whole, both ends more often than others; a `wild` one may be any float.
+pub fn part(input: &mut Unstructured<'_>, wild: bool) -> Result<f64> {
+    const EDGES: [f64; 6] = [
+        5e-324,
+        1e-300,
+        1e-30,
+        1e-9,
+        0.9999,
+        1.0 - f64::EPSILON / 2.0,
+    ];
+    Ok(match input.arbitrary::<u8>()? {
+        choice if wild && choice.is_multiple_of(4) => float(input)?,
+        0..=31 => 0.0,
+        32..=47 => *input.choose(&EDGES)?,
+        224.. => 1.0,
+        part => f64::from(part) / 256.0,
+    })
+}
+
+/// The number of rows, or now and then another one.
+pub fn row_count(input: &mut Unstructured<'_>, rows: usize) -> Result<usize> {
+    Ok(if rarely(input, 32)? { rows + 1 } else { rows })
+}
+
 /// Of few bytes many numbers: the first come from the input, the others are among the first.
 pub fn many<T: Copy>(
     input: &mut Unstructured<'_>,

@@ -1,4 +1,5 @@
-//! A loss by its builder: any objective, table, counts, weights, ignore label and reduction.
+//! A loss by its builder: any objective, table, counts, weights, ignore label, reduction and label
+//! smoothing.
 
 use ala_loss::{
     Affine, Ala, ClassCounts, DifficultyGradient, Input, Loss, LossBuilder, NonTarget, Objective,
@@ -6,28 +7,39 @@ use ala_loss::{
 };
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 
-use crate::numbers::{float, many, rarely};
+use crate::numbers::{float, many, part, rarely};
 
 /// `None` where the builder refuses what it is given.
 pub fn loss(input: &mut Unstructured<'_>, classes: usize) -> Result<Option<Loss>> {
-    let builder = match input.int_in_range(0..=11u8)? {
-        0 => match table(input, classes)? {
-            Some(table) => Loss::from_table(table),
+    let choice = input.int_in_range(0..=11u8)?;
+    let (builder, objective) = if choice == 0 {
+        match table(input, classes)? {
+            Some(table) => (Loss::from_table(table), None),
             None => return Ok(None),
-        },
-        choice => {
-            let counts = many(input, classes, |input| {
-                let (size, count) = input.arbitrary::<(u8, u64)>()?;
-                // At most 2^53, and mostly small.
-                Ok((count >> (11 + size % 53)).max(1))
-            })?;
-            let counts = ClassCounts::new(counts).expect("counts in range");
-            Loss::builder(objective(input, choice)?, &counts)
         }
+    } else {
+        let counts = counts(input, classes)?;
+        let objective = objective(input, choice)?;
+        (Loss::builder(objective, &counts), Some(objective))
     };
-    let Ok(mut loss) = options(input, builder, classes)?.build() else {
+    let settings = Settings::any(input, classes)?;
+    let Some(mut loss) = settings.build(builder) else {
         return Ok(None);
     };
+    if settings.new_counts {
+        let counts = counts(input, classes)?;
+        let renewed = loss.with_counts(&counts);
+        let built = objective.and_then(|objective| {
+            // What refuses to be built from them is refused here too.
+            settings.build(Loss::builder(objective, &counts))
+        });
+        assert_eq!(renewed.is_ok(), built.is_some(), "{:?}", renewed.err());
+        if let (Ok(renewed), Some(built)) = (renewed, built) {
+            assert_eq!(renewed.table(), built.table());
+            assert_eq!(format!("{renewed:?}"), format!("{built:?}"));
+            loss = renewed;
+        }
+    }
     if rarely(input, 16)? {
         let weights = many(input, classes, float)?;
         match loss.with_class_weights(&weights) {
@@ -49,6 +61,15 @@ pub fn loss(input: &mut Unstructured<'_>, classes: usize) -> Result<Option<Loss>
         assert!(target.slope > 0.0 && target.weight >= 0.0, "{target:?}");
     }
     Ok(Some(loss))
+}
+
+fn counts(input: &mut Unstructured<'_>, classes: usize) -> Result<ClassCounts> {
+    let counts = many(input, classes, |input| {
+        let (size, count) = input.arbitrary::<(u8, u64)>()?;
+        // At most 2^53, and mostly small.
+        Ok((count >> (11 + size % 53)).max(1))
+    })?;
+    Ok(ClassCounts::new(counts).expect("counts in range"))
 }
 
 fn objective(input: &mut Unstructured<'_>, choice: u8) -> Result<Objective> {
@@ -118,26 +139,78 @@ fn table(input: &mut Unstructured<'_>, classes: usize) -> Result<Option<RowTable
     Ok(RowTable::new(targets, non_target, gamma).ok())
 }
 
-fn options(
-    input: &mut Unstructured<'_>,
-    mut builder: LossBuilder,
-    classes: usize,
-) -> Result<LossBuilder> {
-    let given: u8 = input.arbitrary()?;
-    if given & 0b11 == 1 {
-        builder = builder.scale(float(input)?);
+/// What a builder is told beside the objective or the table.
+struct Settings {
+    scale: Option<f64>,
+    pre_scaled: bool,
+    ignore_label: Option<i64>,
+    class_weights: Option<Vec<f64>>,
+    reduction: Reduction,
+    smoothing: f64,
+    /// Whether the loss gets other class counts later.
+    new_counts: bool,
+}
+
+impl Settings {
+    fn any(input: &mut Unstructured<'_>, classes: usize) -> Result<Self> {
+        let given: u8 = input.arbitrary()?;
+        let scale = match given & 0b11 {
+            1 => Some(float(input)?),
+            _ => None,
+        };
+        let ignore_label = if given & 0b1_0000 != 0 {
+            let any: i64 = input.arbitrary()?;
+            Some(*input.choose(&[-100, -1, 255, 0, classes as i64, any])?)
+        } else {
+            None
+        };
+        let class_weights = if given & 0b110_0000 == 0b10_0000 {
+            let weights = classes + usize::from(rarely(input, 64)?);
+            Some(many(input, weights, float)?)
+        } else {
+            None
+        };
+        let reduction = *input.choose(&[Reduction::Mean, Reduction::Sum, Reduction::None])?;
+        let smoothing = if given & 0b1100_0000 == 0b1000_0000 {
+            let wild = rarely(input, 8)?;
+            part(input, wild)?
+        } else {
+            0.0
+        };
+        Ok(Self {
+            scale,
+            pre_scaled: given & 0b1100 == 0b100,
+            ignore_label,
+            class_weights,
+            reduction,
+            smoothing,
+            new_counts: given & 0b1111 == 0b1111,
+        })
     }
-    if given & 0b1100 == 0b100 {
-        builder = builder.input(Input::PreScaled);
+
+    /// `None` where it is refused.
+    fn build(&self, mut builder: LossBuilder) -> Option<Loss> {
+        if let Some(scale) = self.scale {
+            builder = builder.scale(scale);
+        }
+        if self.pre_scaled {
+            builder = builder.input(Input::PreScaled);
+        }
+        if let Some(label) = self.ignore_label {
+            builder = builder.ignore_label(label);
+        }
+        if let Some(weights) = &self.class_weights {
+            builder = builder.class_weights(weights.as_slice());
+        }
+        builder = builder.reduction(self.reduction);
+        let sharp = builder.clone().build().ok()?;
+        let is_focal = sharp.table().focal_gamma().is_some();
+        let fits = self.smoothing == 0.0 || ((0.0..=1.0).contains(&self.smoothing) && !is_focal);
+        let smoothed = builder.label_smoothing(self.smoothing).build();
+        assert_eq!(smoothed.is_ok(), fits, "{}", self.smoothing);
+        let smoothed = smoothed.ok()?;
+        assert_eq!(smoothed.table(), sharp.table());
+        assert_eq!(smoothed.label_smoothing(), self.smoothing);
+        Some(smoothed)
     }
-    if given & 0b1_0000 != 0 {
-        let any: i64 = input.arbitrary()?;
-        builder = builder.ignore_label(*input.choose(&[-100, -1, 255, 0, classes as i64, any])?);
-    }
-    if given & 0b110_0000 == 0b10_0000 {
-        let weights = classes + usize::from(rarely(input, 64)?);
-        builder = builder.class_weights(many(input, weights, float)?);
-    }
-    let reduction = *input.choose(&[Reduction::Mean, Reduction::Sum, Reduction::None])?;
-    Ok(builder.reduction(reduction))
 }

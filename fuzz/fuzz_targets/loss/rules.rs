@@ -1,49 +1,32 @@
 //! What the README's table of edges says of a result, row by row, and for usual numbers the bounds
 //! of its accuracy, against the crate's reference.
 
-use ala_loss::{Element, Label, Loss, Outcome, Reduction, RowTable, reference};
+use ala_loss::{Element, Label, Loss, NO_CLASS, Outcome, RowTable, reference};
 
 use crate::bits::LogitBits;
-
-/// The classes of the rows that count.
-pub fn counted<L: Label>(loss: &Loss, labels: &[L]) -> impl Iterator<Item = usize> {
-    labels.iter().filter_map(|&label| class_of(loss, label))
-}
-
-fn class_of<L: Label>(loss: &Loss, label: L) -> Option<usize> {
-    let ignored = loss.ignore_label().map(i128::from) == Some(label.value());
-    if ignored {
-        None
-    } else {
-        label.class(loss.classes())
-    }
-}
+use crate::held::Held;
 
 /// `outside` is what multiplies a row's gradient: the upstream gradient and the gradient scale.
 pub fn hold<T: LogitBits, L: Label>(
     loss: &Loss,
     logits: &[T],
     stride: usize,
-    labels: &[L],
+    held: &Held<'_, L, T::Real>,
     outside: impl Fn(usize) -> [f64; 2],
     outcome: &Outcome<T>,
 ) {
-    let (rows, classes) = (labels.len(), loss.classes());
+    let (rows, classes) = (held.rows(), loss.classes());
     let hits = outcome.hits.as_ref().expect("they were asked for");
+    let predictions = outcome.predictions.as_ref().expect("so were they");
     assert_eq!(outcome.gradient.len(), rows * classes);
     assert_eq!((outcome.row_losses.len(), hits.len()), (rows, rows));
-    assert_eq!(outcome.counted_rows, counted(loss, labels).count());
-    let weight: f64 = counted(loss, labels)
-        .map(|class| loss.table().targets()[class].weight)
-        .sum();
-    let divisor = match loss.reduction() {
-        Reduction::Mean if weight > 0.0 => weight,
-        _ => 1.0,
-    };
+    assert_eq!(predictions.len(), rows);
+    assert_eq!(outcome.counted_rows, held.counted_rows());
+    let divisor = held.divisor().expect("it was not refused");
     let is_usual = is_usual(loss.table());
     let mut x = Vec::new();
     let mut losses = Vec::new();
-    for (row, &label) in labels.iter().enumerate() {
+    for row in 0..rows {
         x.clear();
         x.extend(
             logits[row * stride..][..classes]
@@ -53,20 +36,21 @@ pub fn hold<T: LogitBits, L: Label>(
         let row_loss = Element::to_f64(outcome.row_losses[row]);
         losses.push(row_loss);
         let gradient = &outcome.gradient[row * classes..][..classes];
-        let Some(target) = class_of(loss, label) else {
+        let terms = held.terms(row);
+        if terms.is_empty() {
             assert!(row_loss == 0.0 && gradient.iter().all(|&g| g == T::ZERO) && !hits[row]);
+            assert_eq!(predictions[row], NO_CLASS);
             continue;
-        };
-        let has_nan = x.iter().any(|x| x.is_nan());
-        assert_eq!(
-            hits[row],
-            !has_nan && target == largest(&x),
-            "row {row}: {x:?}"
-        );
+        }
+        let prediction = reference::prediction(&x);
+        let class = prediction.map_or(NO_CLASS, |class| class as u32);
+        assert_eq!(predictions[row], class, "row {row}: {x:?}");
+        let is_hit = prediction.is_some() && prediction == held.first_class(row);
+        assert_eq!(hits[row], is_hit, "row {row}: {x:?}");
         let solved = Row {
             loss,
             x: &x,
-            target,
+            terms: &terms,
             outside: outside(row),
             row_loss,
             gradient,
@@ -85,8 +69,9 @@ pub fn hold<T: LogitBits, L: Label>(
     );
     let sum: f64 = losses.iter().sum();
     if sum.is_finite() && (outcome.loss * divisor).is_finite() {
-        // A row's loss is rounded to its type, and may be too small for it.
-        let bound = 1e-6 * sum + 1e-37 * rows as f64;
+        // A row's loss is rounded to its type, and may be too small for it; so may the batch's.
+        let least = 1e-37 * rows as f64 + f64::from_bits(1) * divisor;
+        let bound = 1e-6 * sum + least;
         assert!(
             (outcome.loss * divisor - sum).abs() <= bound,
             "{} of {losses:?}",
@@ -95,94 +80,123 @@ pub fn hold<T: LogitBits, L: Label>(
     }
 }
 
-/// The first of the largest.
-fn largest(x: &[f64]) -> usize {
-    (1..x.len()).fold(0, |best, j| if x[j] > x[best] { j } else { best })
-}
-
 struct Row<'a, T> {
     loss: &'a Loss,
     x: &'a [f64],
-    target: usize,
+    /// The classes that it is held against, and what multiplies the loss of each.
+    terms: &'a [(usize, f64)],
     outside: [f64; 2],
     row_loss: f64,
     gradient: &'a [T],
 }
 
 impl<T: LogitBits> Row<'_, T> {
+    fn says(&self) -> String {
+        let Self {
+            loss,
+            x,
+            terms,
+            outside,
+            row_loss,
+            gradient,
+        } = self;
+        let table = loss.table();
+        format!(
+            "{x:?} at {terms:?} times {outside:?} gives {row_loss} {gradient:?}; {loss:?} {table:?}"
+        )
+    }
+
+    /// What its loss multiplies `lse(z) - z_j` by, of all its labels.
+    fn label_weight(&self, class: usize) -> f64 {
+        let (table, smoothing) = (self.loss.table(), self.loss.label_smoothing());
+        let weight = table.targets()[class].weight;
+        let each = smoothing / table.classes() as f64;
+        let of_term = |&(target, share): &(usize, f64)| {
+            let own = if target == class {
+                1.0 - smoothing
+            } else {
+                0.0
+            };
+            (own + each) * (weight * share)
+        };
+        self.terms.iter().map(of_term).sum()
+    }
+
+    fn counts_for_nothing(&self) -> bool {
+        let targets = self.loss.table().targets();
+        let is_smoothed = self.loss.label_smoothing() > 0.0;
+        let no_class_weighs = targets.iter().all(|target| target.weight == 0.0);
+        self.terms.iter().all(|&(target, share)| match is_smoothed {
+            true => share == 0.0 || no_class_weighs,
+            false => share * targets[target].weight == 0.0,
+        })
+    }
+
     fn hold(&self) {
         let is_nan = |g: &T| Element::to_f64(*g).is_nan();
-        let says = || {
-            format!(
-                "{:?} at {} times {:?} gives {} {:?}; {:?}",
-                self.x, self.target, self.outside, self.row_loss, self.gradient, self.loss
-            )
-        };
-        let masked = self.x.iter().filter(|&&x| x == f64::NEG_INFINITY).count();
+        let is_masked = |class: &usize| self.x[*class] == f64::NEG_INFINITY;
+        let masked = || (0..self.x.len()).filter(is_masked);
         let undefined = self.x.iter().any(|&x| x.is_nan() || x == f64::INFINITY);
-        if undefined || masked == self.x.len() {
-            assert!(
-                self.row_loss.is_nan() && self.gradient.iter().all(is_nan),
-                "{}",
-                says()
-            );
+        if undefined || masked().count() == self.x.len() {
+            let all_nan = self.row_loss.is_nan() && self.gradient.iter().all(is_nan);
+            assert!(all_nan, "{}", self.says());
             return;
         }
-        assert!(self.row_loss >= 0.0, "{}", says());
-        if self.x[self.target] == f64::NEG_INFINITY {
-            let weight = self.loss.table().targets()[self.target].weight;
-            let expected = if weight > 0.0 { f64::INFINITY } else { 0.0 };
-            assert_eq!(self.row_loss, expected, "{}", says());
+        assert!(self.row_loss >= 0.0, "{}", self.says());
+        if self.counts_for_nothing() || self.x.len() == 1 {
+            assert_eq!(self.row_loss, 0.0, "{}", self.says());
+        } else if masked().any(|class| self.label_weight(class) > 0.0) {
+            assert_eq!(self.row_loss, f64::INFINITY, "{}", self.says());
         }
+        let all_zero = self.gradient.iter().all(|&g| g == T::ZERO);
+        assert!(all_zero || !self.counts_for_nothing(), "{}", self.says());
         if !self.outside.iter().all(|factor| factor.is_finite()) {
             return;
         }
-        assert!(!self.gradient.iter().any(is_nan), "{}", says());
-        for (j, g) in self.gradient.iter().enumerate() {
-            let is_masked = self.x[j] == f64::NEG_INFINITY && j != self.target;
-            assert!(!is_masked || *g == T::ZERO, "{}", says());
+        assert!(!self.gradient.iter().any(is_nan), "{}", self.says());
+        for class in masked().filter(|&class| self.label_weight(class) == 0.0) {
+            assert!(self.gradient[class] == T::ZERO, "{}", self.says());
         }
-        if self.x.len() == 1 {
-            assert!(
-                self.row_loss == 0.0 && self.gradient[0] == T::ZERO,
-                "{}",
-                says()
-            );
-        }
+        assert!(all_zero || self.x.len() > 1, "{}", self.says());
     }
 
     fn is_accurate(&self, divisor: f64) {
+        let usual = 1e-3..=1e3;
         let is_usual = |x: &f64| x.abs() <= 1e3 || *x == f64::NEG_INFINITY;
-        let all_usual = self.x.iter().all(is_usual) && self.x[self.target].is_finite();
+        let all_usual = self.x.iter().all(is_usual) && self.x.iter().any(|x| x.is_finite());
         let scale = self.outside[0] * self.outside[1] / divisor;
-        if !all_usual || !(1e-3..=1e3).contains(&scale.abs()) {
+        let weights = (0..self.x.len()).map(|class| self.label_weight(class));
+        let weight: f64 = weights.sum();
+        let weight_is_usual = weight == 0.0 || usual.contains(&weight);
+        if !all_usual || !weight_is_usual || !usual.contains(&scale.abs()) {
             return;
         }
-        let table = self.loss.table();
-        let exact = reference::row(table, self.x, self.target);
-        let weight = table.targets()[self.target].weight;
+        let (table, smoothing) = (self.loss.table(), self.loss.label_smoothing());
+        let exact = reference::mixed_row(table, self.x, self.terms, smoothing);
         let bound = 2e-6 * exact.loss + 1e-6 * weight.max(1.0) + T::half_ulp(0.0);
-        let error = (self.row_loss - exact.loss).abs();
+        let is_near = (self.row_loss - exact.loss).abs() <= bound;
         assert!(
-            error <= bound,
-            "loss {} for {}: {:?} at {}, {table:?}",
-            self.row_loss,
+            is_near || self.row_loss == exact.loss,
+            "loss for {}: {}",
             exact.loss,
-            self.x,
-            self.target
+            self.says()
         );
+        // Each label's part of the gradient has its own digits, also where they all but cancel.
+        let parts: Vec<_> = (self.terms.iter())
+            .map(|&term| reference::mixed_row(table, self.x, &[term], smoothing).gradient)
+            .collect();
         let slope = most_slope(table) * weight * scale.abs();
         for (j, (g, exact)) in self.gradient.iter().zip(&exact.gradient).enumerate() {
             let (g, exact) = (Element::to_f64(*g), exact * scale);
             if exact.abs() >= T::MOST {
                 continue;
             }
-            let bound = T::half_ulp(exact) + 1e-5 * exact.abs() + 1e-7 * slope;
+            let size: f64 = parts.iter().map(|part| (part[j] * scale).abs()).sum();
+            let bound = T::half_ulp(exact) + 1e-5 * size + 1e-7 * slope;
             assert!(
                 (g - exact).abs() <= bound,
-                "gradient {j}: {g} for {exact}: {:?} at {}, {table:?}",
-                self.x,
-                self.target
+                "gradient {j}: {g} for {exact}: {}",
+                self.says()
             );
         }
     }
