@@ -308,16 +308,7 @@ impl CudaLoss {
         self.check_owner("labels", labels.stream())?;
         self.check_stream(stream)?;
         self.check_targets(options, rows)?;
-        let by_rows = match options.divisor {
-            Divisor::Weights => false,
-            Divisor::Rows => true,
-            Divisor::Given(_) => {
-                return Err(Error::Misplaced {
-                    given: "a given divisor in `Options`",
-                    instead: "this call makes one, of Divisor::Weights or Divisor::Rows",
-                });
-            }
-        };
+        let counted = not_given(options.divisor)?;
         self.check_context("workspace", &workspace.memory)?;
         check_capacity(workspace, rows)?;
         self.make_current()?;
@@ -342,17 +333,35 @@ impl CudaLoss {
         let step = RawStep {
             mixed,
             row_weights,
+            divisor: counted,
             ..RawStep::new(rows, self.loss.classes(), 0, labels)
         };
-        let steps = match mixed.is_some() || row_weights.is_some() {
+        // SAFETY: each address was checked, lives in this context, and is kept in order by its
+        // guard.
+        unsafe { self.count::<L>(stream.cu_stream(), own, &step, divisor) }
+    }
+
+    /// Counts rows and their weights; what a mean divides by goes to `divisor`.
+    ///
+    /// # Safety
+    /// Counting reads labels, targets, lambda and weights and writes state, blocks and divisor:
+    /// each address must be valid until the stream has passed the launch.
+    pub(super) unsafe fn count<L: CudaLabel>(
+        &self,
+        stream: sys::CUstream,
+        own: OwnAddresses,
+        step: &RawStep,
+        divisor: u64,
+    ) -> Result<(), Error> {
+        let steps = match step.mixed.is_some() || step.row_weights.is_some() {
             true => Steps::Recipe,
             false => Steps::Plain,
         };
-        let mut recipe = launch::recipe(&self.loss, self.constants, own, &step, L::TYPE);
+        let mut recipe = self.recipe::<L>(own, step);
         recipe.step.divisor = divisor;
         // Weighted, so that rows are counted where each of them counts 1 too.
         recipe.step.flags |= ALA_COUNTED | ALA_WEIGHTED;
-        if by_rows {
+        if step.divisor == Divisor::Rows {
             recipe.step.flags |= ALA_BY_ROWS;
         }
         // Those of any type: that which is loaded, if there is one.
@@ -361,102 +370,19 @@ impl CudaLoss {
             Some(kernels) => kernels,
             None => self.kernels_of(steps, ElementType::F32)?,
         };
-        // SAFETY: counting reads labels, targets, lambda and weights and writes state, blocks and
-        // divisor, each of which was checked, lives in this context, and is kept in order by its
-        // guard.
-        unsafe { launch::count(kernels, stream.cu_stream(), &recipe, false)? };
+        // SAFETY: the caller's promise.
+        unsafe { launch::count(kernels, stream, &recipe, false)? };
         Ok(())
     }
 
-    /// Enqueues a step given by device addresses on any stream of this context.
-    ///
-    /// # Errors
-    /// [`Error::Stride`], [`CudaError::Address`], [`CudaError::WorkspaceTooSmall`],
-    /// [`Error::UpstreamNeedsNoReduction`], [`CudaError::Driver`]. Nothing is launched then.
-    ///
-    /// # Safety
-    /// Every address must be valid for its shape and element type, in this context, until the
-    /// stream has passed the launch, as must this loss and the workspace; no buffer may overlap
-    /// another but a gradient that is given the logits' own address and stride; `stream` must be a
-    /// stream of this context.
-    pub unsafe fn launch_raw<T: CudaElement, L: CudaLabel>(
-        &self,
-        stream: sys::CUstream,
-        step: &RawStep,
-        workspace: &mut Workspace,
-    ) -> Result<(), Error> {
-        let classes = self.loss.classes();
-        for (name, stride) in [
-            ("logits", step.logits_stride),
-            ("gradient", step.gradient_stride),
-        ] {
-            if stride < classes && (name == "logits" || step.gradient.is_some()) {
-                return Err(Error::Stride {
-                    name,
-                    stride,
-                    classes,
-                });
-            }
-        }
-        let (upstream, per_row) = match step.upstream {
-            Upstream::One => (None, false),
-            Upstream::Scalar(address) => (Some(address), false),
-            Upstream::PerRow(address) => (Some(address), true),
-        };
-        self.check_upstream(per_row)?;
-        self.check_divisor(step.divisor)?;
-        check_skip(step.skip_if_upstream, &step.upstream)?;
-        let lambda = match step.mixed {
-            Some(mixed) => {
-                check_lambda(mixed.lambda)?;
-                match mixed.lambda {
-                    Lambda::Scalar(_) => None,
-                    Lambda::PerRow(address) => Some(address),
-                }
-            }
-            None => None,
-        };
-        let given = match step.divisor {
-            Divisor::Given(address) => Some(address),
-            Divisor::Weights | Divisor::Rows => None,
-        };
-        let second = step.mixed.map(|mixed| mixed.labels);
-        let second_alignment = step.mixed.map_or(1, |mixed| mixed.label_type.alignment());
-        let element = align_of::<T>() as u64;
-        let addresses = [
-            ("logits", Some(step.logits), element),
-            ("labels", Some(step.labels), align_of::<L>() as u64),
-            ("gradient", step.gradient, element),
-            ("row losses", step.row_losses, 4),
-            ("hits", step.hits, 1),
-            ("loss", step.loss, 4),
-            ("upstream gradient", upstream, 4),
-            ("divisor", given, 4),
-            ("row weights", step.row_weights, 4),
-            ("second labels", second, second_alignment),
-            ("lambda", lambda, 4),
-            ("predictions", step.predictions, 4),
-            ("class counts", step.class_counts, 8),
-        ];
-        for (buffer, address, alignment) in addresses {
-            // Without rows nothing but the loss is touched, and the divisor read.
-            let touched = step.rows > 0 || buffer == "loss" || buffer == "divisor";
-            if let Some(address) = address.filter(|_| touched)
-                && (address == 0 || address % alignment != 0)
-            {
-                return Err(CudaError::Address {
-                    buffer,
-                    address,
-                    alignment,
-                }
-                .into());
-            }
-        }
-        check_capacity(workspace, step.rows)?;
-        self.make_current()?;
-        // The caller keeps the loss and the workspace alive, so no event needs to be recorded for
-        // them.
-        let own = OwnAddresses {
+    /// What kernels are told of a step.
+    pub(super) fn recipe<L: CudaLabel>(&self, own: OwnAddresses, step: &RawStep) -> AlaRecipe {
+        launch::recipe(&self.loss, self.constants, own, step, L::TYPE)
+    }
+
+    /// Without events: the caller keeps the loss and the workspace alive.
+    pub(super) fn own_addresses(&self, workspace: &Workspace) -> OwnAddresses {
+        OwnAddresses {
             targets: self.targets_address,
             others: self.others_address,
             weighed: self.weighed_address,
@@ -464,17 +390,12 @@ impl CudaLoss {
             state: workspace.address,
             blocks: workspace.address + BLOCKS as u64,
             row_losses: workspace.address + ROW_LOSSES as u64,
-        };
-        let recipe = launch::recipe(&self.loss, self.constants, own, step, L::TYPE);
-        let steps = step.steps(&self.loss);
-        // SAFETY: the caller's promise; the context was made current above.
-        unsafe { self.launch_fused::<T>(stream, steps, &recipe, step.overlap)? };
-        Ok(())
+        }
     }
 
     /// # Safety
     /// As [`launch::fused`].
-    unsafe fn launch_fused<T: CudaElement>(
+    pub(super) unsafe fn launch_fused<T: CudaElement>(
         &self,
         stream: sys::CUstream,
         steps: Steps,
@@ -659,7 +580,7 @@ impl CudaLoss {
             blocks: state + BLOCKS as u64,
             row_losses: state + ROW_LOSSES as u64,
         };
-        let recipe = launch::recipe(&self.loss, self.constants, own, &step, L::TYPE);
+        let recipe = self.recipe::<L>(own, &step);
         Ok(run(step.steps(&self.loss), &recipe)?)
     }
 
@@ -781,7 +702,7 @@ impl CudaLoss {
         }
     }
 
-    fn make_current(&self) -> Result<(), CudaError> {
+    pub(super) fn make_current(&self) -> Result<(), CudaError> {
         self.context
             .bind_to_thread()
             .map_err(driver("cuCtxSetCurrent"))
@@ -825,7 +746,7 @@ impl CudaLoss {
         Ok(())
     }
 
-    fn check_divisor<G: PartialEq>(&self, divisor: Divisor<G>) -> Result<(), Error> {
+    pub(super) fn check_divisor<G: PartialEq>(&self, divisor: Divisor<G>) -> Result<(), Error> {
         if self.loss.reduction() != Reduction::Mean && divisor != Divisor::Weights {
             return Err(Error::Misplaced {
                 given: "a divisor in `Options`",
@@ -835,7 +756,7 @@ impl CudaLoss {
         Ok(())
     }
 
-    fn check_upstream(&self, per_row: bool) -> Result<(), Error> {
+    pub(super) fn check_upstream(&self, per_row: bool) -> Result<(), Error> {
         let reduction = self.loss.reduction();
         if per_row && reduction != Reduction::None {
             return Err(Error::UpstreamNeedsNoReduction(reduction.name()));
@@ -845,7 +766,7 @@ impl CudaLoss {
 }
 
 /// What is skipped is told by one number on the device.
-fn check_skip<S, R>(skip: Option<f32>, upstream: &Upstream<S, R>) -> Result<(), Error> {
+pub(super) fn check_skip<S, R>(skip: Option<f32>, upstream: &Upstream<S, R>) -> Result<(), Error> {
     match (skip, upstream) {
         (None, _) | (Some(_), Upstream::Scalar(_)) => Ok(()),
         _ => Err(CudaError::SkipNeedsScalarUpstream.into()),
@@ -871,7 +792,7 @@ fn keep_mixed<'a>(
 }
 
 /// One number is checked here, those on the device there.
-fn check_lambda<P>(lambda: Lambda<f32, P>) -> Result<(), Error> {
+pub(super) fn check_lambda<P>(lambda: Lambda<f32, P>) -> Result<(), Error> {
     match lambda {
         Lambda::Scalar(lambda) => {
             check_parameter("lambda", lambda.into(), "from 0 to 1", |lambda| {
@@ -883,7 +804,19 @@ fn check_lambda<P>(lambda: Lambda<f32, P>) -> Result<(), Error> {
     }
 }
 
-fn check_capacity(workspace: &Workspace, rows: usize) -> Result<(), Error> {
+/// What a mean is to divide by, where a call makes it.
+pub(super) fn not_given<G>(divisor: Divisor<G>) -> Result<Divisor<u64>, Error> {
+    match divisor {
+        Divisor::Weights => Ok(Divisor::Weights),
+        Divisor::Rows => Ok(Divisor::Rows),
+        Divisor::Given(_) => Err(Error::Misplaced {
+            given: "a given divisor",
+            instead: "this call makes one, of Divisor::Weights or Divisor::Rows",
+        }),
+    }
+}
+
+pub(super) fn check_capacity(workspace: &Workspace, rows: usize) -> Result<(), Error> {
     if workspace.capacity < rows {
         return Err(CudaError::WorkspaceTooSmall {
             capacity: workspace.capacity,

@@ -53,6 +53,7 @@ mod pack;
 mod plan;
 #[cfg(feature = "instruments")]
 mod ptxas;
+mod raw;
 mod tiers;
 mod workspace;
 

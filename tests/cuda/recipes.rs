@@ -415,6 +415,27 @@ fn divisors_and_parts_of_a_batch() {
                         .expect("launches");
                     let told = f64::from(device.download(&given)[0]);
                     assert_within(told, total, 1e-6 * total, &what);
+                    let mut by_address = device.upload(&[77.0f32]);
+                    let at = |(address, _)| address;
+                    let raw = RawStep {
+                        divisor: match by_rows {
+                            true => Divisor::Rows,
+                            false => Divisor::Weights,
+                        },
+                        mixed: recipe.then(|| RawMixed {
+                            labels: at(second.device_ptr(stream)),
+                            label_type: LabelType::of::<i64>(),
+                            lambda: Lambda::PerRow(at(lambda_at.device_ptr(stream))),
+                        }),
+                        row_weights: recipe.then(|| at(weights_at.device_ptr(stream))),
+                        ..RawStep::new(rows, classes, 0, at(first.device_ptr(stream)))
+                    };
+                    let to = at(by_address.device_ptr_mut(stream));
+                    let stream_of = stream.cu_stream();
+                    // SAFETY: every buffer outlives the download below.
+                    unsafe { bound.divisor_raw::<i64>(stream_of, &raw, to, &mut workspace) }
+                        .expect("launches");
+                    assert_eq!(f64::from(device.download(&by_address)[0]), told);
                     let (mut loss_of_parts, mut gradient) = (0.0, vec![]);
                     for part in [0..13, 13..37] {
                         let lambda = device.upload(&lambda[part.clone()]);

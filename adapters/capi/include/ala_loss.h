@@ -1019,6 +1019,24 @@ AlaStatus ala_cuda_launch(const struct AlaCudaLoss *bound,
                           const struct AlaCudaStep *step);
 
 /**
+ * Enqueues what a mean over the step's rows divides by, as divisor_kind says: one float at divisor,
+ * an address in device memory. As of ala_divisor, so that batches that are parts of a larger one
+ * need no host: their divisors are added up, and are each step's divisor (ALA_DIVISOR_GIVEN).
+ *
+ * Of the step only what says which rows count and what they weigh is used: label, rows, labels,
+ * second labels with lambda, row_weights and divisor_kind. Statuses are those of ala_cuda_launch,
+ * ALA_STATUS_CALL where the step gives a divisor already.
+ *
+ * # Safety
+ * As ala_cuda_launch, of what is used, and of divisor.
+ */
+AlaStatus ala_cuda_divisor(const struct AlaCudaLoss *bound,
+                           struct AlaCudaWorkspace *workspace,
+                           void *stream,
+                           const struct AlaCudaStep *step,
+                           uint64_t divisor);
+
+/**
  * Waits for the stream and puts the last launch's result to *summary.
  *
  * ALA_STATUS_LABEL where, since the last read, a launch met a label that is neither a class nor

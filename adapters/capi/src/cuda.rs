@@ -400,10 +400,7 @@ pub unsafe extern "C" fn ala_cuda_launch(
                 pointers::growing(step)?,
             )
         };
-        if **bound.context() != *workspace.context {
-            let buffer = "workspace";
-            return Err(Error::from(CudaError::OtherContext { buffer }).into());
-        }
+        check_owner(bound, workspace)?;
         let raw = raw_step(bound, &step)?;
         let _current = Current::keep();
         let (stream, label) = (stream.cast(), step.label);
@@ -418,6 +415,52 @@ pub unsafe extern "C" fn ala_cuda_launch(
             }
         }
     })
+}
+
+/// Enqueues what a mean over the step's rows divides by, as divisor_kind says: one float at divisor,
+/// an address in device memory. As of ala_divisor, so that batches that are parts of a larger one
+/// need no host: their divisors are added up, and are each step's divisor (ALA_DIVISOR_GIVEN).
+///
+/// Of the step only what says which rows count and what they weigh is used: label, rows, labels,
+/// second labels with lambda, row_weights and divisor_kind. Statuses are those of ala_cuda_launch,
+/// ALA_STATUS_CALL where the step gives a divisor already.
+///
+/// # Safety
+/// As ala_cuda_launch, of what is used, and of divisor.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ala_cuda_divisor(
+    bound: *const AlaCudaLoss,
+    workspace: *mut AlaCudaWorkspace,
+    stream: *mut c_void,
+    step: *const AlaCudaStep,
+    divisor: u64,
+) -> AlaStatus {
+    guarded(|| {
+        // SAFETY: the caller's promise.
+        let (bound, workspace, step) = unsafe {
+            (
+                &pointers::borrowed("bound", bound)?.loss,
+                pointers::exclusive("workspace", workspace)?,
+                pointers::growing(step)?,
+            )
+        };
+        check_owner(bound, workspace)?;
+        let raw = raw_step(bound, &step)?;
+        let label = entry("label", AlaLabel::ALL, step.label)?;
+        let _current = Current::keep();
+        let (stream, workspace) = (stream.cast(), &mut workspace.workspace);
+        // SAFETY: the caller's promise.
+        unsafe { for_label!(label, L => bound.divisor_raw::<L>(stream, &raw, divisor, workspace)) }
+            .map_err(Failure::from)
+    })
+}
+
+fn check_owner(bound: &CudaLoss, workspace: &AlaCudaWorkspace) -> Result<(), Failure> {
+    if **bound.context() != *workspace.context {
+        let buffer = "workspace";
+        return Err(Error::from(CudaError::OtherContext { buffer }).into());
+    }
+    Ok(())
 }
 
 /// The second labels; `None` where rows have one label.

@@ -20,8 +20,8 @@ mod version;
 pub use cpu::{AlaCpuStep, ala_divisor, ala_evaluate};
 pub use cuda::{
     AlaCudaLoss, AlaCudaStep, AlaCudaWorkspace, ala_cuda_bind, ala_cuda_bind_current,
-    ala_cuda_destroy, ala_cuda_launch, ala_cuda_load, ala_cuda_load_recipes, ala_cuda_poll,
-    ala_cuda_probe, ala_cuda_read, ala_cuda_set_counts, ala_cuda_workspace_create,
+    ala_cuda_destroy, ala_cuda_divisor, ala_cuda_launch, ala_cuda_load, ala_cuda_load_recipes,
+    ala_cuda_poll, ala_cuda_probe, ala_cuda_read, ala_cuda_set_counts, ala_cuda_workspace_create,
     ala_cuda_workspace_destroy, ala_cuda_workspace_reset,
 };
 pub use loss::{

@@ -273,6 +273,17 @@ static AlaSummary run_on(int on_cuda, const AlaLoss *loss, const AlaCpuStep *hos
   if (host->gradient) to_host(host->gradient, step.gradient, bytes);
   if (host->predictions) to_host(host->predictions, step.predictions, rows * sizeof(uint32_t));
   if (class_counts) to_host(class_counts, step.class_counts, 2 * classes * sizeof(uint64_t));
+  if (host->divisor_kind != ALA_DIVISOR_GIVEN) {
+    int (*synchronize)(void *) = (int (*)(void *))driver("cuStreamSynchronize");
+    float told = 7;
+    double right = 0;
+    uint64_t to = on_device(&told, sizeof told);
+    EXPECT(ala_divisor(loss, host, &right), ALA_STATUS_OK, NULL);
+    EXPECT(ala_cuda_divisor(bound, workspace, stream, &step, to), ALA_STATUS_OK, NULL);
+    called(synchronize(stream));
+    to_host(&told, to, sizeof told);
+    MUST(fabs(told - right) <= 1e-6 * right);
+  }
   EXPECT(ala_cuda_workspace_destroy(workspace), ALA_STATUS_OK, NULL);
   EXPECT(ala_cuda_destroy(bound), ALA_STATUS_OK, NULL);
   return summary;
@@ -854,8 +865,16 @@ static void cuda_errors(void) {
   WITH(divisor_kind, 3, ALA_STATUS_ARGUMENT, "divisor_kind is 3");
   WITH(divisor, upstream, ALA_STATUS_CALL, "divisor_kind is ALA_DIVISOR_WEIGHTS");
   WITH(divisor_kind, ALA_DIVISOR_GIVEN, ALA_STATUS_NULL, "the divisor is at address 0x0");
+  EXPECT(ala_cuda_divisor(bound, workspace, NULL, &good, 0), ALA_STATUS_NULL, "the divisor is");
+  EXPECT(ala_cuda_divisor(bound, workspace, NULL, &good, upstream + 2), ALA_STATUS_ARGUMENT,
+         "the divisor is");
+  EXPECT(ala_cuda_divisor(NULL, workspace, NULL, &good, upstream), ALA_STATUS_NULL, "bound");
   good.divisor = upstream;
   WITH(divisor_kind, ALA_DIVISOR_ROWS, ALA_STATUS_CALL, "divisor_kind is ALA_DIVISOR_ROWS");
+  good.divisor_kind = ALA_DIVISOR_GIVEN;
+  EXPECT(ala_cuda_divisor(bound, workspace, NULL, &good, upstream), ALA_STATUS_CALL,
+         "a given divisor");
+  good.divisor_kind = ALA_DIVISOR_WEIGHTS;
   good.divisor = 0;
   good.second_labels = good.labels;
   good.lambda_kind = ALA_LAMBDA_SCALAR;
