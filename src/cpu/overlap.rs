@@ -100,11 +100,12 @@ impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
                 }),
                 _ => None,
             };
-            let (partial, measures) = if earlier.is_empty() {
+            let mut measures = Measures::new(gather);
+            let partial = if earlier.is_empty() {
                 isa.apart(ManyBlockRow {
                     map,
                     classes,
-                    gather,
+                    measures: &mut measures,
                     new,
                     old,
                     kept: &mut *kept,
@@ -114,7 +115,7 @@ impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
                 OneBlockRow {
                     map,
                     classes,
-                    gather,
+                    measures: &mut measures,
                     new,
                     old,
                     kept: &mut *kept,
@@ -137,7 +138,7 @@ impl<T: Lane, M: Map<T::Real>> Kernel for Overlap<'_, T, M> {
                 (None, None) => solve(plan, &mut batch, map, (row, first, logit), partial),
                 (Some(smoothing), _) => {
                     let row = Smoothed::new(smoothing, row, terms, x);
-                    let spread = match row.gathered(plan, map, partial.pivot, measures) {
+                    let spread = match row.gathered(plan, map, partial.pivot, measures.sum) {
                         Some(spread) => spread,
                         None => isa.apart(WeightedExponents {
                             map,
@@ -202,17 +203,18 @@ fn patch<I: Isa, T: Lane>(
     }
 }
 
-/// A row's sum, and its measures added up; a NaN where they are not.
-type Summed<T> = (Partial<<T as Element>::Real>, f64);
-
-/// What [`Map::gathered`] takes of a row; a NaN where there is nothing to take.
+/// What [`Map::gathered`] takes of a row.
 struct Measures {
+    /// Whether they are wanted.
+    gather: bool,
+    /// A NaN where there is nothing to take.
     sum: f64,
 }
 
 impl Measures {
     fn new(gather: bool) -> Self {
         Self {
+            gather,
             sum: if gather { 0.0 } else { f64::NAN },
         }
     }
@@ -236,7 +238,7 @@ impl Measures {
 struct OneBlockRow<'a, T: Lane, M> {
     map: M,
     classes: usize,
-    gather: bool,
+    measures: &'a mut Measures,
     new: Option<RowSum<'a, T, M>>,
     old: Option<Gradient<'a, T, M>>,
     /// `[C]` and padding, for the new row and from the old.
@@ -245,25 +247,24 @@ struct OneBlockRow<'a, T: Lane, M> {
 }
 
 impl<T: Lane, M: Map<T::Real>> Kernel for OneBlockRow<'_, T, M> {
-    type Output = Summed<T>;
+    type Output = Partial<T::Real>;
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) -> Self::Output {
         let Self {
             map,
             classes,
-            gather,
+            measures,
             new,
             old,
             kept,
             earlier,
         } = self;
         let mut partial = Partial::none::<I>(map);
-        let mut measures = Measures::new(gather);
         if let Some(new) = new {
             new.begin(isa, 0..classes, &mut partial);
             let take = new.take(0..classes, partial.pivot, Some(&mut *kept));
-            let sum = if gather {
+            let sum = if measures.gather {
                 let none = VectorOf::<I, T>::splat(isa, T::Real::default());
                 let [sum, gathered] = take.gather(isa, none, none);
                 measures.add(total::<I, T::Real>(gathered));
@@ -279,7 +280,7 @@ impl<T: Lane, M: Map<T::Real>> Kernel for OneBlockRow<'_, T, M> {
         if let Some(mut old) = old {
             old.write_to(isa, earlier, classes);
         }
-        (partial, measures.sum)
+        partial
     }
 }
 
@@ -288,7 +289,7 @@ impl<T: Lane, M: Map<T::Real>> Kernel for OneBlockRow<'_, T, M> {
 struct ManyBlockRow<'a, T: Lane, M> {
     map: M,
     classes: usize,
-    gather: bool,
+    measures: &'a mut Measures,
     new: Option<RowSum<'a, T, M>>,
     old: Option<Gradient<'a, T, M>>,
     /// `[C]` and padding.
@@ -296,14 +297,14 @@ struct ManyBlockRow<'a, T: Lane, M> {
 }
 
 impl<T: Lane, M: Map<T::Real>> Kernel for ManyBlockRow<'_, T, M> {
-    type Output = Summed<T>;
+    type Output = Partial<T::Real>;
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) -> Self::Output {
         let Self {
             map,
             classes,
-            gather,
+            measures,
             new,
             mut old,
             kept,
@@ -313,7 +314,6 @@ impl<T: Lane, M: Map<T::Real>> Kernel for ManyBlockRow<'_, T, M> {
             _ => BLOCK,
         };
         let mut partial = Partial::none::<I>(map);
-        let mut measures = Measures::new(gather);
         let mut start = 0;
         while start < classes {
             let block = start..part_end(start, classes, BLOCK);
@@ -330,7 +330,7 @@ impl<T: Lane, M: Map<T::Real>> Kernel for ManyBlockRow<'_, T, M> {
                 }
                 if let Some(new) = new {
                     let take = new.take(strip, partial.pivot, Some(&mut *kept));
-                    if gather {
+                    if measures.gather {
                         [sum, gathered] = take.gather(isa, sum, gathered);
                     } else {
                         sum = take.onto(isa, sum);
@@ -338,7 +338,7 @@ impl<T: Lane, M: Map<T::Real>> Kernel for ManyBlockRow<'_, T, M> {
                 }
             }
             if let Some(new) = new {
-                if gather {
+                if measures.gather {
                     measures.add(total::<I, T::Real>(gathered));
                 }
                 let pivot = partial.pivot;
@@ -347,6 +347,6 @@ impl<T: Lane, M: Map<T::Real>> Kernel for ManyBlockRow<'_, T, M> {
                 measures.hold_for(pivot, partial.pivot);
             }
         }
-        (partial, measures.sum)
+        partial
     }
 }
