@@ -64,16 +64,20 @@ pub(super) trait Map<R: Float>: Copy + Send + Sync {
 
     /// `exp(z - m)` for logits `x`, where `m` is the shift at `pivot`, which is taken off first or
     /// not; 0 for `-infinity`.
+    #[inline(always)]
     fn exponentials<I: Isa, const SUBTRACT_FIRST: bool>(
         self,
         isa: I,
         class: usize,
         x: R::Vector<I>,
         pivot: Pivot<R>,
-    ) -> R::Vector<I>;
+    ) -> R::Vector<I> {
+        self.exponentials_and_measures::<I, SUBTRACT_FIRST>(isa, class, x, pivot)
+            .0
+    }
 
-    /// The same, and what grows by an addition with each logit and
-    /// [`gathered`](Self::gathered) makes `z - m` of.
+    /// The same, and of each logit the measure: what may be added up, for
+    /// [`gathered`](Self::gathered) to make the sum of `z - m` of.
     fn exponentials_and_measures<I: Isa, const SUBTRACT_FIRST: bool>(
         self,
         isa: I,
@@ -168,32 +172,27 @@ impl<R: Float> Map<R> for Uniform<R> {
         }
     }
 
-    #[inline(always)]
-    fn exponentials<I: Isa, const SUBTRACT_FIRST: bool>(
-        self,
-        isa: I,
-        _: usize,
-        x: R::Vector<I>,
-        pivot: Pivot<R>,
-    ) -> R::Vector<I> {
-        let x = if SUBTRACT_FIRST {
-            x.minus(R::Vector::splat(isa, pivot.finite()))
-        } else {
-            x
-        };
-        R::exp2(isa, x, self.slope_log2, pivot.clamp, pivot.whole_exponent)
-    }
-
     /// The logit itself is the measure.
     #[inline(always)]
     fn exponentials_and_measures<I: Isa, const SUBTRACT_FIRST: bool>(
         self,
         isa: I,
-        class: usize,
+        _: usize,
         x: R::Vector<I>,
         pivot: Pivot<R>,
     ) -> (R::Vector<I>, R::Vector<I>) {
-        let e = self.exponentials::<I, SUBTRACT_FIRST>(isa, class, x, pivot);
+        let from_pivot = if SUBTRACT_FIRST {
+            x.minus(R::Vector::splat(isa, pivot.finite()))
+        } else {
+            x
+        };
+        let e = R::exp2(
+            isa,
+            from_pivot,
+            self.slope_log2,
+            pivot.clamp,
+            pivot.whole_exponent,
+        );
         (e, x)
     }
 
@@ -289,18 +288,6 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
     #[inline(always)]
     fn pivot<I: Isa>(self, order: R) -> Pivot<R> {
         Pivot::new(order)
-    }
-
-    #[inline(always)]
-    fn exponentials<I: Isa, const SUBTRACT_FIRST: bool>(
-        self,
-        isa: I,
-        class: usize,
-        x: R::Vector<I>,
-        pivot: Pivot<R>,
-    ) -> R::Vector<I> {
-        self.exponentials_and_measures::<I, SUBTRACT_FIRST>(isa, class, x, pivot)
-            .0
     }
 
     /// The exponent is the measure; of `-infinity` one so low that no sum with it is taken.
