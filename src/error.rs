@@ -195,6 +195,28 @@ pub enum Error {
         /// Its rows.
         rows: u64,
     },
+    /// A shard's classes are no range of the loss's.
+    #[error("shard {start}..{end}: it must be a range of the classes 0..{classes}, and not empty")]
+    ShardClasses {
+        /// Its first class.
+        start: usize,
+        /// The class behind its last.
+        end: usize,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// The shards' records do not have a row's label once.
+    #[error(
+        "row {row} has label {label}, which {shards} of the shards' records hold: their classes must cover all once, and all must be given the same labels"
+    )]
+    ShardsOfLabel {
+        /// The first offending row.
+        row: usize,
+        /// Its label.
+        label: i128,
+        /// How many shards hold it.
+        shards: usize,
+    },
     /// A gradient for each row makes sense only where the loss is not reduced.
     #[error("an upstream gradient for each row needs Reduction::None; the loss has Reduction::{0}")]
     UpstreamNeedsNoReduction(&'static str),

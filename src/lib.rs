@@ -45,6 +45,7 @@ mod reduction;
 pub mod reference;
 mod schedule;
 mod shape;
+mod shard;
 mod table;
 
 pub use call::{Divisor, Lambda, NO_CLASS, Options, Outcome, Outputs, Summary, Upstream};
@@ -59,4 +60,5 @@ pub use loss::{Input, Loss, LossBuilder};
 pub use objective::{Ala, DifficultyGradient, Objective, QuantityLog};
 pub use reduction::Reduction;
 pub use schedule::DeferredReweighting;
+pub use shard::LossShard;
 pub use table::{Affine, NonTarget, RowTable, Target};

@@ -494,6 +494,18 @@ impl Loss {
         &self.0.log2_table
     }
 
+    /// The same loss of other classes, which no objective is known of.
+    pub(crate) fn of_part(&self, table: RowTable) -> Self {
+        Self(Arc::new(Inner {
+            smoothing: Smoothing::new(self.label_smoothing(), &table),
+            log2_table: Log2Table::new(&table.non_target),
+            table,
+            origin: None,
+            reduction: self.reduction(),
+            ignore_label: self.ignore_label(),
+        }))
+    }
+
     /// The same loss, its rows reduced in another way.
     ///
     /// ```

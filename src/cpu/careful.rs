@@ -174,6 +174,12 @@ fn below(map: Affine, logit: f64, top: Affine, top_logit: f64) -> f64 {
     smaller * LARGER
 }
 
+/// `a x + b` from the exponent of `pivot` under `slope` on.
+pub(super) fn from_pivot(map: Affine, x: f64, slope: f64, pivot: f64) -> f64 {
+    let top = Affine { slope, bias: 0.0 };
+    below(map, x * SMALLER, top, pivot * SMALLER)
+}
+
 fn map_of(table: &RowTable, target: usize, class: usize) -> Affine {
     let own = table.targets[target];
     if class == target {

@@ -108,6 +108,12 @@ pub(super) trait Map<R: Float>: Copy + Send + Sync {
     /// `m` of the row's formulas at `pivot`.
     fn shift(self, pivot: Pivot<R>) -> f64;
 
+    /// The pivot that counts from the exponent of this logit under `slope` on, or nearly so.
+    fn pivot_at<I: Isa>(self, logit: f64, slope: f64) -> Pivot<R>;
+
+    /// The inverse: a logit that has nearly the exponent at `pivot`.
+    fn logit_at(self, pivot: Pivot<R>, slope: f64) -> f64;
+
     /// An order, or `-infinity` for one so low that it may only be a mask: a row has no pivot
     /// before there is a higher one.
     fn unmasked(self, order: R) -> R {
@@ -237,6 +243,16 @@ impl<R: Float> Map<R> for Uniform<R> {
         at_pivot - rest * LN_2
     }
 
+    #[inline(always)]
+    fn pivot_at<I: Isa>(self, logit: f64, _: f64) -> Pivot<R> {
+        self.pivot::<I>(R::from_f64(logit))
+    }
+
+    #[inline(always)]
+    fn logit_at(self, pivot: Pivot<R>, _: f64) -> f64 {
+        pivot.order.to_f64()
+    }
+
     /// The logit at the pivot is taken off first, so the scalars alone are too coarse.
     #[inline(always)]
     fn needs_care(self, pivot: Pivot<R>) -> bool {
@@ -357,6 +373,16 @@ impl<R: Float> Map<R> for PerClass<'_, R> {
     #[inline(always)]
     fn shift(self, pivot: Pivot<R>) -> f64 {
         pivot.order.to_f64() * LN_2 + self.largest_bias
+    }
+
+    #[inline(always)]
+    fn pivot_at<I: Isa>(self, logit: f64, slope: f64) -> Pivot<R> {
+        self.pivot::<I>(R::from_f64((slope * logit - self.largest_bias) * LOG2_E))
+    }
+
+    #[inline(always)]
+    fn logit_at(self, pivot: Pivot<R>, slope: f64) -> f64 {
+        self.shift(pivot) / slope
     }
 
     /// Where every order is this low the row needs care, and where one is not, what lies twice as

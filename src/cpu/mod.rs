@@ -19,6 +19,7 @@ mod pass;
 mod plan;
 mod product;
 mod row_buffer;
+mod shard;
 mod smoothed;
 mod solution;
 mod solve;
@@ -35,7 +36,7 @@ use targets::{Counted, RowTargets, Targets};
 pub use walk::CpuElement;
 
 use crate::call::{Divisor, Lambda, NO_CLASS, Options, Outcome, Outputs, Summary, Upstream};
-use crate::element::{Label, Real};
+use crate::element::{Element, Label, Real};
 use crate::error::{Error, check_parameter};
 use crate::loss::Loss;
 use crate::reduction::Reduction;
@@ -174,7 +175,8 @@ impl Loss {
         labels: &[L],
         options: &Options<'_, R>,
     ) -> Result<f64, Error> {
-        let counted = row_targets(self, labels, options)?.weigh(self.table())?;
+        let targets = row_targets((self.classes(), self.ignore_label()), labels, options)?;
+        let counted = targets.weigh(|class| self.table().targets[class].weight)?;
         divisor_of(&counted, options.divisor)
     }
 }
@@ -219,7 +221,25 @@ fn into<T: CpuElement, L: Label>(
     options: &Options<'_, T::Real>,
     outputs: Outputs<'_, T>,
 ) -> Result<Summary, Error> {
-    let (rows, classes) = (labels.len(), loss.classes());
+    let shape = (labels.len(), loss.classes());
+    let (matrix, row_losses, top1) = apart(logits, shape, options, outputs)?;
+    run(loss, matrix, labels, options, row_losses, top1)
+}
+
+/// What a call's outputs are in parts: the gradient beside the logits, the row losses, the rest.
+type Parts<'a, T> = (
+    Matrix<'a, T>,
+    Option<&'a mut [<T as Element>::Real]>,
+    Top1Outputs<'a>,
+);
+
+/// The outputs of a call with these logits, `[rows, classes]`.
+fn apart<'a, T: CpuElement>(
+    logits: &'a [T],
+    (rows, classes): (usize, usize),
+    options: &Options<'_, T::Real>,
+    outputs: Outputs<'a, T>,
+) -> Result<Parts<'a, T>, Error> {
     let stride = check_rows("logits", logits.len(), rows, classes, options.stride)?;
     let matrix = match outputs.gradient {
         Some(gradient) => {
@@ -243,7 +263,7 @@ fn into<T: CpuElement, L: Label>(
         hits: outputs.hits,
         predictions: outputs.predictions,
     };
-    run(loss, matrix, labels, options, outputs.row_losses, top1)
+    Ok((matrix, outputs.row_losses, top1))
 }
 
 fn in_place<T: CpuElement, L: Label>(
@@ -253,17 +273,27 @@ fn in_place<T: CpuElement, L: Label>(
     options: &Options<'_, T::Real>,
     outputs: Outputs<'_, T>,
 ) -> Result<Summary, Error> {
+    let shape = (labels.len(), loss.classes());
+    let (matrix, row_losses, top1) = apart_in_place(logits, shape, options, outputs)?;
+    run(loss, matrix, labels, options, row_losses, top1)
+}
+
+/// The same of a call that writes the gradient over the logits.
+fn apart_in_place<'a, T: CpuElement>(
+    logits: &'a mut [T],
+    (rows, classes): (usize, usize),
+    options: &Options<'_, T::Real>,
+    outputs: Outputs<'a, T>,
+) -> Result<Parts<'a, T>, Error> {
     if outputs.gradient.is_some() {
         return Err(Error::GradientBufferInPlace);
     }
-    let (rows, classes) = (labels.len(), loss.classes());
     let stride = check_rows("logits", logits.len(), rows, classes, options.stride)?;
-    let matrix = Matrix::InPlace { logits, stride };
     let top1 = Top1Outputs {
         hits: outputs.hits,
         predictions: outputs.predictions,
     };
-    run(loss, matrix, labels, options, outputs.row_losses, top1)
+    Ok((Matrix::InPlace { logits, stride }, outputs.row_losses, top1))
 }
 
 fn run<T: CpuElement, L: Label>(
@@ -277,33 +307,10 @@ fn run<T: CpuElement, L: Label>(
     let rows = labels.len();
     check_length("row losses", row_losses.as_deref().map(<[_]>::len), rows)?;
     check_top1(&top1, options, rows, loss.classes())?;
-    let upstream = match options.upstream {
-        Upstream::One => Factors::Same(1.0, options.gradient_scale),
-        Upstream::Scalar(upstream) => Factors::Same(upstream, options.gradient_scale),
-        Upstream::PerRow(upstream) => {
-            if loss.reduction() != Reduction::None {
-                return Err(Error::UpstreamNeedsNoReduction(loss.reduction().name()));
-            }
-            check_length("upstream gradient", Some(upstream.len()), rows)?;
-            Factors::Each(upstream, options.gradient_scale)
-        }
-    };
-    let targets = row_targets(loss, labels, options)?;
-    let counted = targets.weigh(loss.table())?;
-    let divisor = match loss.reduction() {
-        // Where nothing counts the loss is 0, not 0/0.
-        Reduction::Mean => match divisor_of(&counted, options.divisor)? {
-            0.0 => 1.0,
-            divisor => divisor,
-        },
-        Reduction::Sum | Reduction::None if options.divisor != Divisor::Weights => {
-            return Err(Error::Misplaced {
-                given: "a divisor in `Options`",
-                instead: "only Reduction::Mean divides; Upstream::Scalar scales a gradient",
-            });
-        }
-        Reduction::Sum | Reduction::None => 1.0,
-    };
+    let upstream = factors(loss.reduction(), options, rows)?;
+    let targets = row_targets((loss.classes(), loss.ignore_label()), labels, options)?;
+    let counted = targets.weigh(|class| loss.table().targets[class].weight)?;
+    let divisor = reduction_divisor(loss.reduction(), &counted, options.divisor)?;
     let plan = Plan::new(loss, rows, divisor, size_of::<T>());
     let batch = Batch {
         matrix,
@@ -321,6 +328,44 @@ fn run<T: CpuElement, L: Label>(
         counted_rows: counted.rows,
         total_weight: counted.weight,
     })
+}
+
+fn factors<'a, R: Real>(
+    reduction: Reduction,
+    options: &Options<'a, R>,
+    rows: usize,
+) -> Result<Factors<'a, R>, Error> {
+    match options.upstream {
+        Upstream::One => Ok(Factors::Same(1.0, options.gradient_scale)),
+        Upstream::Scalar(upstream) => Ok(Factors::Same(upstream, options.gradient_scale)),
+        Upstream::PerRow(upstream) => {
+            if reduction != Reduction::None {
+                return Err(Error::UpstreamNeedsNoReduction(reduction.name()));
+            }
+            check_length("upstream gradient", Some(upstream.len()), rows)?;
+            Ok(Factors::Each(upstream, options.gradient_scale))
+        }
+    }
+}
+
+/// What the sum of the row losses is divided by.
+fn reduction_divisor(
+    reduction: Reduction,
+    counted: &Counted,
+    divisor: Divisor,
+) -> Result<f64, Error> {
+    match reduction {
+        // Where nothing counts the loss is 0, not 0/0.
+        Reduction::Mean => match divisor_of(counted, divisor)? {
+            0.0 => Ok(1.0),
+            divisor => Ok(divisor),
+        },
+        Reduction::Sum | Reduction::None if divisor != Divisor::Weights => Err(Error::Misplaced {
+            given: "a divisor in `Options`",
+            instead: "only Reduction::Mean divides; Upstream::Scalar scales a gradient",
+        }),
+        Reduction::Sum | Reduction::None => Ok(1.0),
+    }
 }
 
 fn check_top1<R>(
@@ -342,6 +387,10 @@ fn check_top1<R>(
                       buffer",
         });
     }
+    check_top1_lengths(top1, rows, classes)
+}
+
+fn check_top1_lengths(top1: &Top1Outputs<'_>, rows: usize, classes: usize) -> Result<(), Error> {
     check_length("hits", top1.hits.as_deref().map(<[_]>::len), rows)?;
     let predictions = top1.predictions.as_deref().map(<[_]>::len);
     check_length("predictions", predictions, rows)?;
@@ -357,7 +406,7 @@ fn check_top1<R>(
 
 /// What the rows are held against, of which the lengths were checked.
 fn row_targets<'a, L: Label, R: Real>(
-    loss: &Loss,
+    (classes, ignore): (usize, Option<i64>),
     labels: &'a [L],
     options: &Options<'a, R>,
 ) -> Result<RowTargets<'a, L, R>, Error> {
@@ -373,8 +422,8 @@ fn row_targets<'a, L: Label, R: Real>(
         labels,
         mixed: options.mixed,
         weights: options.row_weights,
-        classes: loss.classes(),
-        ignore: loss.ignore_label().map(i128::from),
+        classes,
+        ignore: ignore.map(i128::from),
     })
 }
 

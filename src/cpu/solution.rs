@@ -37,11 +37,17 @@ impl RowSolution {
     /// shift)`, which is finite.
     #[inline(always)]
     pub(super) fn of(table: &RowTable, term: Term, target_offset: f64, others: f64) -> Self {
+        Self::undefined(table, term).defined(target_offset, others)
+    }
+
+    /// The same of a row that was undefined.
+    #[inline(always)]
+    fn defined(self, target_offset: f64, others: f64) -> Self {
         let row = |miss, normaliser, cross_entropy| Self {
             miss,
             normaliser,
             cross_entropy,
-            ..Self::undefined(table, term)
+            ..self
         };
         if target_offset >= 0.0 {
             // The target holds the maximum and its own term is 1: log d without forming 1 + S.
@@ -66,15 +72,40 @@ impl RowSolution {
     #[inline(always)]
     pub(super) fn undefined(table: &RowTable, term: Term) -> Self {
         let target = table.targets[term.class];
+        let weight = target.weight * term.share;
+        Self::of_target(Target { weight, ..target }, table.focal_gamma)
+    }
+
+    /// The same of a target whose weight is the row's.
+    #[inline(always)]
+    fn of_target(target: Target, focal_gamma: Option<f64>) -> Self {
         Self {
-            target: Target {
-                weight: target.weight * term.share,
-                ..target
-            },
-            focal_gamma: table.focal_gamma,
+            target,
+            focal_gamma,
             miss: f64::NAN,
             normaliser: f64::NAN,
             cross_entropy: f64::NAN,
+        }
+    }
+
+    /// For a target which may be no class of this table: of the row's weight, with this slope of its
+    /// gradient. `None` for a row without a softmax.
+    pub(super) fn of_shards(
+        weight: f64,
+        gradient_slope: f64,
+        focal_gamma: Option<f64>,
+        sums: Option<(f64, f64)>,
+    ) -> Self {
+        let target = Target {
+            slope: f64::NAN,
+            bias: f64::NAN,
+            gradient_slope,
+            weight,
+        };
+        let undefined = Self::of_target(target, focal_gamma);
+        match sums {
+            Some((target_offset, others)) => undefined.defined(target_offset, others),
+            None => undefined,
         }
     }
 

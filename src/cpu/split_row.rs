@@ -110,7 +110,8 @@ pub(super) fn rows<T: Lane, M: Map<T::Real>>(
     loss
 }
 
-fn sum<T: Lane, M: Map<T::Real>>(
+/// The sum of some columns off the row's target.
+pub(super) fn sum<T: Lane, M: Map<T::Real>>(
     plan: &Plan<'_>,
     row: RowSum<'_, T, M>,
     columns: Range<usize>,
@@ -124,7 +125,7 @@ fn sum<T: Lane, M: Map<T::Real>>(
     a.and(b, row.map)
 }
 
-fn largest<T: Lane>(plan: &Plan<'_>, x: &[T]) -> Option<Largest<T::Real>> {
+pub(super) fn largest<T: Lane>(plan: &Plan<'_>, x: &[T]) -> Option<Largest<T::Real>> {
     let Some(cut) = column_cut(x.len()) else {
         return plan.instance.run(Argmax { x });
     };
@@ -144,7 +145,7 @@ fn weighted<T: Lane, M: Map<T::Real>>(plan: &Plan<'_>, all: WeightedExponents<'_
     a + b
 }
 
-fn write<T: Lane, M: Map<T::Real>>(plan: &Plan<'_>, columns: WriteColumns<'_, T, M>) {
+pub(super) fn write<T: Lane, M: Map<T::Real>>(plan: &Plan<'_>, columns: WriteColumns<'_, T, M>) {
     let Some(cut) = column_cut(columns.gradient.len()) else {
         plan.instance.run(columns);
         return;
@@ -155,18 +156,18 @@ fn write<T: Lane, M: Map<T::Real>>(plan: &Plan<'_>, columns: WriteColumns<'_, T,
 
 /// Writes some columns of a gradient from the logits, which are its own buffer where `x` is `None`.
 /// The target's is patched afterwards.
-struct WriteColumns<'a, T: Lane, M> {
-    map: M,
-    first_class: usize,
-    x: Option<&'a [T]>,
-    pivot: Pivot<T::Real>,
-    gradient: &'a mut [T],
-    factor: T::Real,
+pub(super) struct WriteColumns<'a, T: Lane, M> {
+    pub(super) map: M,
+    pub(super) first_class: usize,
+    pub(super) x: Option<&'a [T]>,
+    pub(super) pivot: Pivot<T::Real>,
+    pub(super) gradient: &'a mut [T],
+    pub(super) factor: T::Real,
     /// As in [`Gradient`].
-    less: T::Real,
+    pub(super) less: T::Real,
     /// With smoothed labels.
-    fold: Option<Fold<'a, T::Real>>,
-    stream: bool,
+    pub(super) fold: Option<Fold<'a, T::Real>>,
+    pub(super) stream: bool,
 }
 
 impl<T: Lane, M: Map<T::Real>> WriteColumns<'_, T, M> {

@@ -3,7 +3,7 @@
 use crate::call::{Lambda, Mixed};
 use crate::element::{Label, Real};
 use crate::error::Error;
-use crate::table::{MOST_WEIGHT, RowTable};
+use crate::table::MOST_WEIGHT;
 
 /// A class that a row is held against.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,9 +31,9 @@ impl Terms {
         }
     }
 
-    /// The row's weight in a mean's divisor.
-    fn weight(self, table: &RowTable) -> f64 {
-        let of = |term: Term| table.targets[term.class].weight * term.share;
+    /// The row's weight in a mean's divisor, where classes have these weights.
+    fn weight(self, weight_of: impl Fn(usize) -> f64) -> f64 {
+        let of = |term: Term| weight_of(term.class) * term.share;
         of(self.first) + self.second.map_or(0.0, of)
     }
 }
@@ -114,7 +114,7 @@ impl<L: Label, R: Real> RowTargets<'_, L, R> {
     }
 
     /// Checks every row, and adds up what counts, in row order.
-    pub(super) fn weigh(&self, table: &RowTable) -> Result<Counted, Error> {
+    pub(super) fn weigh(&self, weight_of: impl Fn(usize) -> f64) -> Result<Counted, Error> {
         let mut counted = Counted {
             rows: 0,
             weight: 0.0,
@@ -123,16 +123,16 @@ impl<L: Label, R: Real> RowTargets<'_, L, R> {
             for (row, &label) in self.labels.iter().enumerate() {
                 match label.class(self.classes) {
                     _ if Some(label.value()) == self.ignore => {}
-                    Some(class) => counted.add(table.targets[class].weight),
+                    Some(class) => counted.add(weight_of(class)),
                     None => return Err(self.bad_label(row)),
                 }
             }
             return Ok(counted);
         }
         for row in 0..self.labels.len() {
-            self.check(row, table)?;
+            self.check(row, &weight_of)?;
             if let Some(terms) = self.terms(row) {
-                counted.add(terms.weight(table));
+                counted.add(terms.weight(&weight_of));
             }
         }
         Ok(counted)
@@ -146,7 +146,7 @@ impl<L: Label, R: Real> RowTargets<'_, L, R> {
         }
     }
 
-    fn check(&self, row: usize, table: &RowTable) -> Result<(), Error> {
+    fn check(&self, row: usize, weight_of: impl Fn(usize) -> f64) -> Result<(), Error> {
         let classes = self.classes;
         if !self.is_label(self.labels[row].value()) {
             return Err(self.bad_label(row));
@@ -169,7 +169,7 @@ impl<L: Label, R: Real> RowTargets<'_, L, R> {
                 "at least 0, and at most 1e280 when multiplied by its class's weight";
             let heaviest = match self.terms(row) {
                 Some(Terms { first, second }) => {
-                    let of = |term: Term| table.targets[term.class].weight.max(1.0);
+                    let of = |term: Term| weight_of(term.class).max(1.0);
                     of(first).max(second.map_or(1.0, of))
                 }
                 None => 1.0,
@@ -189,7 +189,7 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    fn add(&mut self, weight: f64) {
+    pub(super) fn add(&mut self, weight: f64) {
         self.rows += 1;
         self.weight += weight;
     }

@@ -8,6 +8,7 @@ use super::lane::{Float, Lane};
 use super::map::{Map, PerClass, Uniform};
 use super::overlap::Overlap;
 use super::plan::{Plan, is_one_block, kept_len};
+use super::shard::{self, Finish, PartialBatch};
 use super::split_row;
 use crate::element::Element;
 use crate::table::NonTarget;
@@ -32,6 +33,14 @@ pub trait CpuElement: Element + sealed::Sealed {
     /// each that calls it.
     #[doc(hidden)]
     fn walk(plan: &Plan<'_>, batch: Batch<'_, Self>) -> f64;
+
+    /// The same walk over the first half of a shard's step.
+    #[doc(hidden)]
+    fn partial(plan: &Plan<'_>, batch: PartialBatch<'_, Self>);
+
+    /// And over the second.
+    #[doc(hidden)]
+    fn finish(plan: &Plan<'_>, rows: Finish<'_, Self>) -> f64;
 }
 
 macro_rules! cpu_elements {
@@ -40,6 +49,14 @@ macro_rules! cpu_elements {
         impl CpuElement for $type {
             fn walk(plan: &Plan<'_>, batch: Batch<'_, Self>) -> f64 {
                 rows(plan, batch)
+            }
+
+            fn partial(plan: &Plan<'_>, batch: PartialBatch<'_, Self>) {
+                shard::partial(plan, batch);
+            }
+
+            fn finish(plan: &Plan<'_>, rows: Finish<'_, Self>) -> f64 {
+                shard::finish(plan, rows)
             }
         }
     )*};

@@ -1,0 +1,266 @@
+//! The second half: from the shards' records a row's loss, and the gradient of this shard's
+//! classes.
+//!
+//! ```text
+//! combine the row's records                the sum off its targets, and the targets' offsets
+//! solve the row, once for each target
+//! write its gradient from its logits       the exponentials are computed once more
+//! ```
+
+use std::marker::PhantomData;
+
+use super::Share;
+use super::combine::{Combined, Records};
+use crate::cpu::arch::isa::{Isa, Kernel};
+use crate::cpu::batch::{Batch, Outside};
+use crate::cpu::careful::from_pivot;
+use crate::cpu::lane::{Float, Lane};
+use crate::cpu::map::{Map, PerClass, Pivot, Uniform};
+use crate::cpu::plan::Plan;
+use crate::cpu::product::Product;
+use crate::cpu::solution::RowSolution;
+use crate::cpu::solve::{Scales, needs_care, rounded};
+use crate::cpu::split_row::{self, WriteColumns};
+use crate::cpu::targets::{Term, Terms};
+use crate::element::Element;
+use crate::table::{NonTarget, Target};
+
+/// A run of rows with the records of all.
+#[expect(missing_debug_implementations, reason = "nobody outside can name it")]
+pub struct Finish<'a, T: Element> {
+    pub(super) batch: Batch<'a, T>,
+    pub(super) records: Records<'a>,
+    pub(super) share: Share,
+    pub(super) common_weight: Option<f64>,
+}
+
+/// The rows' summed loss. Halving by row count alone fixes the order of the sum.
+pub(in crate::cpu) fn finish<T: Lane>(plan: &Plan<'_>, rows: Finish<'_, T>) -> f64 {
+    let count = rows.batch.count;
+    if count > plan.leaf_rows {
+        let (a, b) = rows.batch.split_at(count / 2);
+        let half = |batch| Finish { batch, ..rows };
+        let (a, b) = (half(a), half(b));
+        let (a, b) = plan.both(|| finish(plan, a), || finish(plan, b));
+        return a + b;
+    }
+    match plan.table.non_target() {
+        NonTarget::Uniform { slope } => leaf(plan, rows, Uniform::new(*slope)),
+        NonTarget::PerClass(_) => leaf(plan, rows, PerClass::new(plan.log2_table)),
+    }
+}
+
+fn leaf<T: Lane, M: Map<T::Real>>(plan: &Plan<'_>, rows: Finish<'_, T>, map: M) -> f64 {
+    let Finish {
+        mut batch,
+        records,
+        share,
+        common_weight,
+    } = rows;
+    let mut loss = 0.0;
+    for row in 0..batch.count {
+        let Some(terms) = batch.terms(row) else {
+            batch.ignore(row, share.classes);
+            continue;
+        };
+        let hit_of = batch.hit_of(Some(row));
+        let number = batch.first + row;
+        let prediction = || records.prediction(number);
+        let hit = |target| prediction() == Some(target);
+        batch.top1.note(row, hit_of, prediction, hit);
+        let solved = Solved::new(plan, &batch, (records, share, common_weight), row, terms);
+        batch.note_loss(row, solved.loss());
+        loss += solved.loss();
+        solved.write(plan, &mut batch, map, row);
+    }
+    loss
+}
+
+/// A target of a row that is solved.
+struct SolvedTerm {
+    solution: RowSolution,
+    /// Its place among this shard's classes.
+    place: Option<usize>,
+    /// As a class like any other, from the pivot on.
+    as_other: f64,
+}
+
+/// A row that is solved.
+struct Solved {
+    share: Share,
+    /// What exponents count from is this times the reference slope.
+    pivot: f64,
+    terms: [Option<SolvedTerm>; 2],
+    outside: Outside,
+}
+
+impl Solved {
+    fn new<T: Element>(
+        plan: &Plan<'_>,
+        batch: &Batch<'_, T>,
+        (records, share, common_weight): (Records<'_>, Share, Option<f64>),
+        row: usize,
+        Terms { first, second }: Terms,
+    ) -> Self {
+        let count = if second.is_some() { 2 } else { 1 };
+        let combined = records.combine(batch.first + row, count);
+        let of = |i: usize, term: Term| {
+            Self::term(plan, share, common_weight, &combined, (i, count), term)
+        };
+        Self {
+            share,
+            pivot: combined.pivot,
+            terms: [Some(of(0, first)), second.map(|term| of(1, term))],
+            outside: batch.upstream.at(row),
+        }
+    }
+
+    fn term(
+        plan: &Plan<'_>,
+        share: Share,
+        common_weight: Option<f64>,
+        combined: &Combined,
+        (i, count): (usize, usize),
+        term: Term,
+    ) -> SolvedTerm {
+        let place = share.place(term.class);
+        let of_term = combined.terms[i];
+        let weight = common_weight.unwrap_or(of_term.weight) * term.share;
+        let slope = |target: &Target| target.gradient_slope;
+        // Of another shard's class it is not looked at.
+        let gradient_slope = place.map_or(1.0, |place| slope(&plan.table.targets[place]));
+        SolvedTerm {
+            solution: RowSolution::of_shards(
+                weight,
+                gradient_slope,
+                plan.table.focal_gamma,
+                combined.sums(i, count),
+            ),
+            place,
+            as_other: of_term.as_other,
+        }
+    }
+
+    fn terms(&self) -> impl Iterator<Item = &SolvedTerm> {
+        self.terms.iter().flatten()
+    }
+
+    fn loss(&self) -> f64 {
+        self.terms().map(|term| term.solution.loss()).sum()
+    }
+
+    fn write<T: Lane, M: Map<T::Real>>(
+        &self,
+        plan: &Plan<'_>,
+        batch: &mut Batch<'_, T>,
+        map: M,
+        row: usize,
+    ) {
+        let Share {
+            classes,
+            reference_slope,
+            ..
+        } = self.share;
+        let Some((x, gradient)) = batch.matrix.gradient(row, classes) else {
+            return;
+        };
+        let pivot = plan.instance.run(PivotAt {
+            map,
+            logit: self.pivot,
+            slope: reference_slope,
+            of: PhantomData,
+        });
+        if map.needs_care(pivot) || self.terms().any(|term| self.needs_care(plan, map, term)) {
+            self.write_with_care(plan, x, gradient);
+            return;
+        }
+        let scales = |term: &SolvedTerm| {
+            let outer = term.solution.outer_factor(self.outside, plan.divisor);
+            term.solution.gradient(outer)
+        };
+        // Where the row's exponents count from, as the lanes' type has it.
+        let from_pivot = reference_slope.mul_add(-self.pivot, map.shift(pivot)).exp();
+        let scale: f64 = self.terms().map(|term| scales(term).scale).sum();
+        let at = |term: &SolvedTerm| {
+            let others = self.terms().filter(|other| other.place != term.place);
+            let slope = term
+                .place
+                .map_or(0.0, |place| plan.table.affine(place).slope);
+            let at_other: f64 = others
+                .map(|other| scales(other).scale * term.as_other.exp() * slope)
+                .sum();
+            scales(term).at_target + at_other
+        };
+        let columns = WriteColumns {
+            map,
+            first_class: 0,
+            x,
+            pivot,
+            gradient: &mut *gradient,
+            factor: rounded(scale * from_pivot * map.common_slope()),
+            less: T::Real::default(),
+            fold: None,
+            stream: plan.stream,
+        };
+        split_row::write(plan, columns);
+        for term in self.terms() {
+            if let Some(place) = term.place {
+                gradient[place] = T::from_f64(at(term));
+            }
+        }
+    }
+
+    /// As where a row is not cut.
+    fn needs_care<R: Float, M: Map<R>>(&self, plan: &Plan<'_>, map: M, term: &SolvedTerm) -> bool {
+        let outer = term.solution.outer_factor(self.outside, plan.divisor);
+        let gradient = term.solution.gradient(outer);
+        let slope = map.common_slope();
+        let scales = Scales {
+            outer: (outer * slope).abs(),
+            factor: (gradient.scale * slope).abs(),
+            at_target: gradient.at_target,
+        };
+        !scales.fit::<R>() && needs_care::<R>(&term.solution, self.outside, scales)
+    }
+
+    /// One class after the other in `f64`, each from its own logit.
+    #[cold]
+    #[inline(never)]
+    fn write_with_care<T: Element>(&self, plan: &Plan<'_>, x: Option<&[T]>, gradient: &mut [T]) {
+        let scaled = |term: &SolvedTerm| term.solution.careful_gradient(self.outside, plan.divisor);
+        for class in 0..gradient.len() {
+            let x = x.map_or(gradient[class], |x| x[class]).to_f64();
+            let map = plan.table.affine(class);
+            let of = |term: &SolvedTerm| {
+                if term.solution.is_nan() {
+                    return Product::of(f64::NAN);
+                }
+                let (at_target, scale) = scaled(term);
+                if term.place == Some(class) {
+                    return at_target;
+                }
+                let exponent = from_pivot(map, x, self.share.reference_slope, self.pivot);
+                scale.times(map.slope).times(exponent.exp())
+            };
+            let sum = self.terms().map(of).reduce(Product::plus);
+            gradient[class] = T::from_f64(sum.map_or(0.0, Product::value));
+        }
+    }
+}
+
+/// [`Map::pivot_at`] as an instance has it.
+struct PivotAt<M, R> {
+    map: M,
+    logit: f64,
+    slope: f64,
+    of: PhantomData<R>,
+}
+
+impl<R: Float, M: Map<R>> Kernel for PivotAt<M, R> {
+    type Output = Pivot<R>;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, _: I) -> Pivot<R> {
+        self.map.pivot_at::<I>(self.logit, self.slope)
+    }
+}
