@@ -5,6 +5,7 @@
 
 pub mod extreme;
 pub mod mixed;
+pub mod shards;
 
 use ala_loss::{
     Ala, ClassCounts, CpuElement, DifficultyGradient, Element, Loss, Objective, QuantityLog,

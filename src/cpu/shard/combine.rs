@@ -1,13 +1,13 @@
 //! The records of all shards, and what a row of them comes to.
 
-use super::Share;
+use super::share::Share;
 use crate::cpu::targets::{Counted, Targets, Terms};
 use crate::error::Error;
 use crate::shard::{NOT_HERE, RecordLayout};
 
 /// The records of all shards, one after the other.
 #[derive(Clone, Copy)]
-pub(super) struct Records<'a> {
+pub(in crate::cpu) struct Records<'a> {
     numbers: &'a [f64],
     rows: usize,
     shards: usize,
@@ -52,7 +52,11 @@ impl Combined {
 }
 
 impl<'a> Records<'a> {
-    pub(super) fn new(numbers: &'a [f64], rows: usize, share: Share) -> Result<Self, Error> {
+    pub(in crate::cpu) fn new(
+        numbers: &'a [f64],
+        rows: usize,
+        share: Share,
+    ) -> Result<Self, Error> {
         let layout = share.layout;
         let of_shard = rows.saturating_mul(layout.len());
         let shards = numbers.len().checked_div(of_shard).unwrap_or(1);
@@ -85,7 +89,7 @@ impl<'a> Records<'a> {
     }
 
     /// Fails where a target is not among the classes of one shard.
-    pub(super) fn check_labels(self, targets: &dyn Targets) -> Result<(), Error> {
+    pub(in crate::cpu) fn check_labels(self, targets: &dyn Targets) -> Result<(), Error> {
         for row in 0..self.rows {
             let Some(Terms { first, second }) = targets.terms(row) else {
                 continue;
@@ -107,7 +111,7 @@ impl<'a> Records<'a> {
     }
 
     /// Adds up what counts, in row order, where classes have different weights.
-    pub(super) fn weigh(self, targets: &dyn Targets) -> Result<Counted, Error> {
+    pub(in crate::cpu) fn weigh(self, targets: &dyn Targets) -> Result<Counted, Error> {
         self.check_labels(targets)?;
         let mut counted = Counted {
             rows: 0,
@@ -134,12 +138,22 @@ impl<'a> Records<'a> {
     /// A row with `count` targets.
     pub(super) fn combine(self, row: usize, count: usize) -> Combined {
         let layout = self.layout;
-        let mut pivot = f64::NEG_INFINITY;
-        for record in self.of_row(row) {
-            let own = record[RecordLayout::PIVOT];
+        let highest = |records: &mut dyn Iterator<Item = &'a [f64]>| {
+            let pivots = records.map(|record| record[RecordLayout::PIVOT]);
             // A NaN stays.
-            if own > pivot || own.is_nan() {
-                pivot = own;
+            pivots.fold(f64::NEG_INFINITY, |highest, pivot| match highest < pivot {
+                true => pivot,
+                false if pivot.is_nan() => pivot,
+                false => highest,
+            })
+        };
+        let mut pivot = highest(&mut self.of_row(row));
+        if count == 1 && pivot.is_finite() {
+            // One that a target alone has would leave the others' exponentials no digits.
+            let has_sum = |record: &&[f64]| record[RecordLayout::SUM] != 0.0;
+            let of_sums = highest(&mut self.of_row(row).filter(has_sum));
+            if of_sums > f64::NEG_INFINITY {
+                pivot = of_sums;
             }
         }
         let from_pivot = |record: &[f64]| match record[RecordLayout::PIVOT] {
@@ -147,11 +161,14 @@ impl<'a> Records<'a> {
             own if own == pivot => 0.0,
             own => self.reference_slope * (own - pivot),
         };
-        let mut sum = 0.0;
+        let mut all = 0.0;
         for record in self.of_row(row) {
-            sum += match from_pivot(record) {
-                0.0 => record[RecordLayout::SUM],
-                below => record[RecordLayout::SUM] * below.exp(),
+            let sum = record[RecordLayout::SUM];
+            all += match from_pivot(record) {
+                // Of a pivot far above it there is nothing.
+                _ if sum == 0.0 => 0.0,
+                0.0 => sum,
+                below => sum * below.exp(),
             };
         }
         let term = |term: usize| {
@@ -171,7 +188,7 @@ impl<'a> Records<'a> {
         };
         Combined {
             pivot,
-            sum,
+            sum: all,
             terms: [term(0), if count == 2 { term(1) } else { term(0) }],
         }
     }

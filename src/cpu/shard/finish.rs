@@ -9,8 +9,9 @@
 
 use std::marker::PhantomData;
 
-use super::Share;
 use super::combine::{Combined, Records};
+use super::partial::ABOVE;
+use super::share::Share;
 use crate::cpu::arch::isa::{Isa, Kernel};
 use crate::cpu::batch::{Batch, Outside};
 use crate::cpu::careful::from_pivot;
@@ -28,13 +29,13 @@ use crate::table::{NonTarget, Target};
 /// A run of rows with the records of all.
 #[expect(missing_debug_implementations, reason = "nobody outside can name it")]
 pub struct Finish<'a, T: Element> {
-    pub(super) batch: Batch<'a, T>,
-    pub(super) records: Records<'a>,
-    pub(super) share: Share,
-    pub(super) common_weight: Option<f64>,
+    pub(in crate::cpu) batch: Batch<'a, T>,
+    pub(in crate::cpu) records: Records<'a>,
+    pub(in crate::cpu) share: Share,
+    pub(in crate::cpu) common_weight: Option<f64>,
 }
 
-/// The rows' summed loss. Halving by row count alone fixes the order of the sum.
+/// The rows' summed loss.
 pub(in crate::cpu) fn finish<T: Lane>(plan: &Plan<'_>, rows: Finish<'_, T>) -> f64 {
     let count = rows.batch.count;
     if count > plan.leaf_rows {
@@ -51,29 +52,55 @@ pub(in crate::cpu) fn finish<T: Lane>(plan: &Plan<'_>, rows: Finish<'_, T>) -> f
 }
 
 fn leaf<T: Lane, M: Map<T::Real>>(plan: &Plan<'_>, rows: Finish<'_, T>, map: M) -> f64 {
-    let Finish {
-        mut batch,
-        records,
-        share,
-        common_weight,
-    } = rows;
-    let mut loss = 0.0;
-    for row in 0..batch.count {
+    let mut leaf = Leaf { plan, map, rows };
+    let all = leaf.rows.batch.count;
+    leaf.run(0, all)
+}
+
+/// Rows of one thread.
+struct Leaf<'a, 'b, T: Lane, M> {
+    plan: &'a Plan<'a>,
+    map: M,
+    rows: Finish<'b, T>,
+}
+
+impl<T: Lane, M: Map<T::Real>> Leaf<'_, '_, T, M> {
+    /// The summed loss of some rows, halved on as above: so that their sum is the same on every
+    /// shard, however many classes each has.
+    fn run(&mut self, first: usize, count: usize) -> f64 {
+        match count {
+            0 => 0.0,
+            1 => self.row(first),
+            _ => {
+                let half = count / 2;
+                self.run(first, half) + self.run(first + half, count - half)
+            }
+        }
+    }
+
+    fn row(&mut self, row: usize) -> f64 {
+        let Finish {
+            batch,
+            records,
+            share,
+            common_weight,
+        } = &mut self.rows;
         let Some(terms) = batch.terms(row) else {
             batch.ignore(row, share.classes);
-            continue;
+            return 0.0;
         };
         let hit_of = batch.hit_of(Some(row));
         let number = batch.first + row;
         let prediction = || records.prediction(number);
         let hit = |target| prediction() == Some(target);
         batch.top1.note(row, hit_of, prediction, hit);
-        let solved = Solved::new(plan, &batch, (records, share, common_weight), row, terms);
-        batch.note_loss(row, solved.loss());
-        loss += solved.loss();
-        solved.write(plan, &mut batch, map, row);
+        let known = (*records, *share, *common_weight);
+        let solved = Solved::new(self.plan, batch, known, row, terms);
+        let loss = solved.loss();
+        batch.note_loss(row, loss);
+        solved.write(self.plan, batch, self.map, row);
+        loss
     }
-    loss
 }
 
 /// A target of a row that is solved.
@@ -240,6 +267,8 @@ impl Solved {
                     return at_target;
                 }
                 let exponent = from_pivot(map, x, self.share.reference_slope, self.pivot);
+                // What is more is rounding: no more was added up either.
+                let exponent = exponent.min(ABOVE);
                 scale.times(map.slope).times(exponent.exp())
             };
             let sum = self.terms().map(of).reduce(Product::plus);

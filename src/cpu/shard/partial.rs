@@ -9,7 +9,7 @@
 //! A pivot that a target lies far above would cost the target's offset the digits that it has left
 //! where another shard's pivot is as high.
 
-use super::Share;
+use super::share::Share;
 use crate::cpu::careful::from_pivot;
 use crate::cpu::lane::Lane;
 use crate::cpu::map::{Map, PerClass, Uniform};
@@ -24,14 +24,14 @@ use crate::table::{Affine, NonTarget, RowTable};
 /// A run of rows with their records.
 #[expect(missing_debug_implementations, reason = "nobody outside can name it")]
 pub struct PartialBatch<'a, T> {
-    pub(super) logits: &'a [T],
-    pub(super) stride: usize,
-    pub(super) targets: &'a dyn Targets,
+    pub(in crate::cpu) logits: &'a [T],
+    pub(in crate::cpu) stride: usize,
+    pub(in crate::cpu) targets: &'a dyn Targets,
     /// The first row's number among the targets.
-    pub(super) first: usize,
-    pub(super) count: usize,
-    pub(super) records: &'a mut [f64],
-    pub(super) share: Share,
+    pub(in crate::cpu) first: usize,
+    pub(in crate::cpu) count: usize,
+    pub(in crate::cpu) records: &'a mut [f64],
+    pub(in crate::cpu) share: Share,
 }
 
 pub(in crate::cpu) fn partial<T: Lane>(plan: &Plan<'_>, batch: PartialBatch<'_, T>) {
@@ -78,8 +78,12 @@ impl<T> PartialBatch<'_, T> {
     }
 }
 
-/// A target is the pivot where it lies more than this above it.
-const FAR_ABOVE: f64 = 64.0;
+/// A target is the pivot where it lies more than this above it: of a larger offset few digits are
+/// left behind the point.
+const FAR_ABOVE: f64 = (1u32 << 20) as f64;
+
+/// The same of a target as a class like any other, of which there is an exponential.
+pub(super) const ABOVE: f64 = 64.0;
 
 /// A target that is among the shard's classes.
 #[derive(Clone, Copy)]
@@ -101,6 +105,14 @@ struct Row<'a, T> {
 struct Sum {
     logit: f64,
     sum: f64,
+    /// The target, and which of its maps, that the pivot is the exponent of.
+    at: Option<(usize, usize)>,
+}
+
+/// What an exponent is from a pivot on that was made from it: but for rounding, nothing or a small
+/// bias.
+fn rest(offset: f64) -> f64 {
+    offset.clamp(-ABOVE, ABOVE)
 }
 
 impl<'a, T: Lane> Row<'a, T> {
@@ -139,6 +151,7 @@ impl<'a, T: Lane> Row<'a, T> {
             Sum {
                 logit,
                 sum: partial.sum * rest.exp(),
+                at: None,
             }
         };
         let sum = self.raised(sum);
@@ -149,7 +162,7 @@ impl<'a, T: Lane> Row<'a, T> {
                 continue;
             }
             record[layout.offset(i)] = match own {
-                Some(own) => self.offset(own, 0, sum.logit),
+                Some(own) => self.offset_from(own, 0, &sum),
                 None => NOT_HERE,
             };
             if layout.weights {
@@ -158,7 +171,7 @@ impl<'a, T: Lane> Row<'a, T> {
             }
             if layout.mixed {
                 record[layout.as_other(i)] = match own {
-                    Some(own) => self.offset(own, 1, sum.logit),
+                    Some(own) => self.offset_from(own, 1, &sum),
                     None => NOT_HERE,
                 };
             }
@@ -209,26 +222,39 @@ impl<'a, T: Lane> Row<'a, T> {
         if offset > f64::MAX { f64::MAX } else { offset }
     }
 
+    fn offset_from(&self, own: &Own, map: usize, sum: &Sum) -> f64 {
+        let offset = self.offset(own, map, sum.logit);
+        match sum.at == Some((own.place, map)) {
+            true => rest(offset),
+            false => offset,
+        }
+    }
+
     /// The same sum from the target's exponent on, where that lies far above the pivot.
     fn raised(&self, sum: Sum) -> Sum {
         if sum.logit.is_nan() {
             return sum;
         }
         let exponents = self.targets.iter().flatten().flat_map(|own| {
-            let maps = if self.share.layout.mixed { 0..2 } else { 0..1 };
-            maps.map(move |map| (own, map))
+            let maps: &[usize] = if self.share.layout.mixed {
+                &[1, 0]
+            } else {
+                &[0]
+            };
+            maps.iter().map(move |&map| (own, map))
         });
-        let mut logit = sum.logit;
+        let (mut logit, mut at) = (sum.logit, None);
         for (own, map) in exponents {
             let is_above = match logit {
                 f64::NEG_INFINITY => own.x.is_finite(),
-                logit => self.offset(own, map, logit) > FAR_ABOVE,
+                logit => self.offset(own, map, logit) > [FAR_ABOVE, ABOVE][map],
             };
             if is_above {
                 logit = self.logit_of(own.maps[map], own.x);
+                at = Some((own.place, map));
             }
         }
-        if logit == sum.logit {
+        if at.is_none() {
             return sum;
         }
         let below = match sum.sum {
@@ -238,13 +264,14 @@ impl<'a, T: Lane> Row<'a, T> {
         Sum {
             logit,
             sum: sum.sum * below.exp(),
+            at,
         }
     }
 
     /// A logit that has nearly this exponent under the reference slope.
     fn logit_of(&self, map: Affine, x: f64) -> f64 {
         let slope = self.share.reference_slope;
-        if map.slope == slope && map.bias.abs() <= FAR_ABOVE {
+        if map.slope == slope && map.bias.abs() <= ABOVE {
             return x;
         }
         let logit = x + ((map.slope - slope) / slope * x + map.bias / slope);
@@ -258,6 +285,7 @@ impl<'a, T: Lane> Row<'a, T> {
         const NONE: Sum = Sum {
             logit: f64::NAN,
             sum: f64::NAN,
+            at: None,
         };
         // A NaN is not less.
         if !self.x.iter().all(|x| x.to_f64() < f64::INFINITY) {
@@ -290,17 +318,23 @@ impl<'a, T: Lane> Row<'a, T> {
             return Sum {
                 logit: f64::NEG_INFINITY,
                 sum: 0.0,
+                at: None,
             };
         };
         let sum: f64 = off_targets()
             .map(|next| above(next, top).min(0.0).exp())
             .sum();
-        let logit = self.logit_of(top.0, top.1);
-        // Beyond 2^53 different slopes leave more, which is no part of any row's own.
-        let rest = from_pivot(top.0, top.1, slope, logit).clamp(-FAR_ABOVE, FAR_ABOVE);
+        let mut logit = self.logit_of(top.0, top.1);
+        let rest_at = |logit| from_pivot(top.0, top.1, slope, logit);
+        if rest_at(logit) < -ABOVE {
+            // Beyond 2^56 the neighbours of a pivot are far apart. The lower one is the second
+            // half's for which the top is not nothing.
+            logit = logit.next_down();
+        }
         Sum {
             logit,
-            sum: sum * rest.exp(),
+            sum: sum * rest(rest_at(logit)).exp(),
+            at: None,
         }
     }
 }

@@ -1,0 +1,156 @@
+//! Losses cut over shards, in one process: what an all-gather moves is copied.
+
+use std::ops::Range;
+
+use ala_loss::{CpuElement, Error, Loss, LossShard, Options, Outputs};
+
+use super::{assert_within, gradient_bound, loss_bound, slope, widen, widen_real};
+
+/// Some ways of cutting so many classes: even, uneven, shards of one class.
+pub fn cuts(classes: usize) -> Vec<Vec<Range<usize>>> {
+    let parts = |ends: &[usize]| {
+        let mut start = 0;
+        let mut ranges = vec![];
+        for &end in ends {
+            if end > start && end <= classes {
+                ranges.push(start..end);
+                start = end;
+            }
+        }
+        if start < classes {
+            ranges.push(start..classes);
+        }
+        ranges
+    };
+    vec![
+        parts(&[]),
+        parts(&[classes / 3]),
+        parts(&[1, classes / 2 + 1]),
+        parts(&[classes / 4, classes / 2, classes / 2 + 1]),
+        parts(&[1, 2, 3, classes / 2, classes - 2, classes - 1]),
+    ]
+}
+
+/// What all shards come to, put together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Together<T: CpuElement> {
+    pub loss: f64,
+    pub counted_rows: usize,
+    pub total_weight: f64,
+    pub row_losses: Vec<T::Real>,
+    pub gradient: Vec<T>,
+    pub hits: Option<Vec<bool>>,
+    pub predictions: Option<Vec<u32>>,
+}
+
+/// The columns of `[N, C]` logits.
+pub fn columns<T: Copy>(x: &[T], all: usize, classes: Range<usize>) -> Vec<T> {
+    x.chunks(all)
+        .flat_map(|row| row[classes.clone()].iter().copied())
+        .collect()
+}
+
+pub fn shards_of(loss: &Loss, cut: &[Range<usize>]) -> Vec<LossShard> {
+    let shard = |classes: &Range<usize>| loss.shard(classes.clone()).expect("valid");
+    cut.iter().map(shard).collect()
+}
+
+/// The records of all shards.
+pub fn records<T: CpuElement>(
+    shards: &[LossShard],
+    x: &[T],
+    labels: &[i64],
+    options: &Options<'_, T::Real>,
+) -> Result<Vec<f64>, Error> {
+    let len = labels.len() * shards[0].record_len(options);
+    let mut records = vec![f64::NAN; shards.len() * len];
+    for (shard, records) in shards.iter().zip(records.chunks_mut(len)) {
+        let own = columns(x, shard.all_classes(), shard.classes());
+        shard.partial(&own, labels, options, records)?;
+    }
+    Ok(records)
+}
+
+/// A step of all shards, of which each says the same of the rows.
+pub fn together<T: CpuElement>(
+    loss: &Loss,
+    cut: &[Range<usize>],
+    x: &[T],
+    labels: &[i64],
+    options: &Options<'_, T::Real>,
+    (hits, predictions): (bool, bool),
+) -> Result<Together<T>, Error> {
+    let (rows, classes) = (labels.len(), loss.classes());
+    let shards = shards_of(loss, cut);
+    let records = records(&shards, x, labels, options)?;
+    let mut all: Option<Together<T>> = None;
+    let mut gradient = vec![T::from_f64(77.0); rows * classes];
+    for shard in &shards {
+        let own = columns(x, classes, shard.classes());
+        let mut part = vec![T::from_f64(77.0); own.len()];
+        let mut row_losses = vec![<T::Real as ala_loss::Real>::from_f64(77.0); rows];
+        let mut of_row = (vec![true; rows], vec![77; rows]);
+        let mut outputs = Outputs::new()
+            .gradient(&mut part)
+            .row_losses(&mut row_losses);
+        if hits {
+            outputs = outputs.hits(&mut of_row.0);
+        }
+        if predictions {
+            outputs = outputs.predictions(&mut of_row.1);
+        }
+        let summary = shard.finish(&own, labels, options, &records, outputs)?;
+
+        let mut over = own;
+        let outputs = Outputs::new();
+        let in_place = shard.finish_in_place(&mut over, labels, options, &records, outputs)?;
+        let bits = |x: &[T]| -> Vec<u64> { widen(x).into_iter().map(f64::to_bits).collect() };
+        assert_eq!(bits(&over), bits(&part), "in place");
+        assert_eq!(in_place.loss.to_bits(), summary.loss.to_bits());
+
+        let here = Together::<T> {
+            loss: summary.loss,
+            counted_rows: summary.counted_rows,
+            total_weight: summary.total_weight,
+            row_losses,
+            gradient: vec![],
+            hits: hits.then_some(of_row.0),
+            predictions: predictions.then_some(of_row.1),
+        };
+        if let Some(all) = &all {
+            // A NaN is not itself.
+            assert_eq!(format!("{all:?}"), format!("{here:?}"), "all say the same");
+        }
+        let width = shard.classes().len();
+        for (row, part) in part.chunks(width).enumerate() {
+            gradient[row * classes..][shard.classes()].copy_from_slice(part);
+        }
+        all = Some(here);
+    }
+    let all = all.expect("there is a shard");
+    Ok(Together { gradient, ..all })
+}
+
+/// Holds what shards come to against exact row losses and gradient.
+pub fn assert_is<T: CpuElement>(
+    got: &Together<T>,
+    loss: &Loss,
+    (losses, gradient): (&[f64], &[f64]),
+    what: &dyn Fn() -> String,
+) {
+    for (row, (got, &exact)) in widen_real::<T>(&got.row_losses)
+        .iter()
+        .zip(losses)
+        .enumerate()
+    {
+        assert_within(*got, exact, loss_bound(exact), &|| {
+            format!("{} row loss {row}", what())
+        });
+    }
+    let slope = slope(loss.table());
+    for (i, (got, &exact)) in widen(&got.gradient).iter().zip(gradient).enumerate() {
+        assert_within(*got, exact, gradient_bound::<T>(exact, slope), &|| {
+            format!("{} gradient {i}", what())
+        });
+    }
+}
