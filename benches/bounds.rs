@@ -6,7 +6,9 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use ala_loss::{ClassCounts, CpuElement, CpuInstance, Lambda, Loss, Objective, Options, Outputs};
+use ala_loss::{
+    ClassCounts, CpuElement, CpuInstance, Lambda, Loss, LossShard, Objective, Options, Outputs,
+};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -169,6 +171,54 @@ fn recipes<T: CpuElement>(rows: usize, classes: usize) {
     );
 }
 
+/// Both halves of a step over some columns, one shard of four, against a step over as many classes.
+fn shard<T: CpuElement>(rows: usize, classes: usize) {
+    let mut whole = Batch::<T>::new(rows, classes);
+    let mut own = Batch::<T>::new(rows, classes);
+    let wide = ClassCounts::new(vec![7; 4 * classes]).expect("valid");
+    let wide = Loss::new(Objective::ala(), &wide).expect("valid");
+    let shards = [0, 1, 2, 3].map(|i| wide.shard(i * classes..(i + 1) * classes).expect("valid"));
+    let len = rows * shards[0].record_len(&Options::<T::Real>::new());
+    let mut records = vec![0.0; 4 * len];
+    let labels: Vec<u32> = own.labels.iter().map(|label| label * 4).collect();
+    let half = |shard: &LossShard, logits: &[T], records: &mut [f64]| {
+        let done = shard.partial(logits, &labels, &Options::new(), records);
+        black_box(done.expect("valid"));
+    };
+    for (shard, records) in shards.iter().zip(records.chunks_mut(len)) {
+        half(shard, &own.logits, records);
+    }
+    let records = std::cell::RefCell::new(records);
+    let [step, partial, finish] = medians(
+        rounds(rows * classes),
+        [
+            &mut || whole.fused(),
+            &mut || {
+                half(
+                    &shards[1],
+                    &own.logits,
+                    &mut records.borrow_mut()[len..2 * len],
+                )
+            },
+            &mut || {
+                let outputs = Outputs::new().gradient(&mut own.gradient);
+                let (logits, options) = (&own.logits, Options::new());
+                let records = records.borrow();
+                let summary = shards[1].finish(logits, &labels, &options, &records, outputs);
+                black_box(summary.expect("valid"));
+            },
+        ],
+    );
+    let over = |time: Duration| time.as_secs_f64() / step.as_secs_f64();
+    println!(
+        "{}: a shard's first half {:.2} x, its second {:.2} x, both {:.2} x",
+        whole.name,
+        over(partial),
+        over(finish),
+        over(partial + finish)
+    );
+}
+
 fn odd(rows: usize, odd: usize, even: usize, bound: f64) {
     let mut a = Batch::<f32>::new(rows, odd);
     let mut b = Batch::<f32>::new(rows, even);
@@ -195,6 +245,13 @@ fn main() {
         println!("{}", time.as_secs_f64());
         return;
     }
+    if std::env::args().any(|arg| arg == "shards") {
+        shard::<f32>(256, 25_000);
+        shard::<bf16>(256, 25_000);
+        shard::<f32>(128, 100_000);
+        shard::<f32>(512, 2000);
+        return;
+    }
     println!(
         "instance {}, {} threads",
         CpuInstance::active(),
@@ -214,6 +271,10 @@ fn main() {
     for (rows, classes) in [(512, 8142), (128, 100_000), (256, 1000), (1024, 365)] {
         recipes::<f32>(rows, classes);
         recipes::<bf16>(rows, classes);
+    }
+    for (rows, classes) in [(256, 25_000), (128, 100_000), (512, 2000)] {
+        shard::<f32>(rows, classes);
+        shard::<bf16>(rows, classes);
     }
     odd(512, 8142, 8192, 1.05);
     odd(1024, 365, 384, 1.15);

@@ -160,10 +160,9 @@ impl LossShard {
         self.part.reduction()
     }
 
-    /// The numbers of a row that the shards tell one another in a step with these options: 3; one
-    /// more a label where classes have different weights, three more for second labels, two more
-    /// for hits and predictions, which are asked for by [`Options::hits`] and
-    /// [`Options::predictions`].
+    /// The numbers of a row that the shards tell one another in a step with these options: 3 for
+    /// each of the row's labels, or 4 where classes have different weights; two more for hits and
+    /// predictions, which are asked for by [`Options::hits`] and [`Options::predictions`].
     ///
     /// ```
     /// # use ala_loss::{ClassCounts, Loss, Objective, Options};
@@ -207,8 +206,8 @@ impl LossShard {
 /// Where a row's record has what:
 ///
 /// ```text
-/// pivot, sum, the target's offset, its weight
-/// the second target's offset, its weight, and both as classes like any other
+/// pivot, sum, offset, weight      of the row as it is held against its label
+/// pivot, sum, offset, weight      and against its second one
 /// the largest logit, its class
 /// ```
 ///
@@ -222,30 +221,29 @@ pub(crate) struct RecordLayout {
 }
 
 impl RecordLayout {
+    /// Of a line for a label.
     pub(crate) const PIVOT: usize = 0;
     pub(crate) const SUM: usize = 1;
+    pub(crate) const OFFSET: usize = 2;
+    pub(crate) const WEIGHT: usize = 3;
+
+    /// The most labels of a row.
+    pub(crate) const fn terms(self) -> usize {
+        1 + self.mixed as usize
+    }
 
     const fn term_len(self) -> usize {
-        1 + self.weights as usize
+        3 + self.weights as usize
     }
 
-    /// The offset of the first target, or of the second.
-    pub(crate) const fn offset(self, term: usize) -> usize {
-        2 + term * self.term_len()
-    }
-
-    /// The weight of its class, where there is one.
-    pub(crate) const fn weight(self, term: usize) -> usize {
-        self.offset(term) + 1
-    }
-
-    /// The target of a mixed row as a class like any other: `z_j - a p`.
-    pub(crate) const fn as_other(self, term: usize) -> usize {
-        self.offset(2) + term
+    /// The line of a row's label, or of its second one.
+    pub(crate) fn term(self, term: usize) -> Range<usize> {
+        let start = term * self.term_len();
+        start..start + self.term_len()
     }
 
     pub(crate) const fn largest(self) -> usize {
-        self.offset(if self.mixed { 2 } else { 1 }) + if self.mixed { 2 } else { 0 }
+        self.terms() * self.term_len()
     }
 
     pub(crate) const fn largest_class(self) -> usize {

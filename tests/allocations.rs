@@ -76,6 +76,22 @@ fn a_call_into_buffers_allocates_nothing_and_an_owned_one_its_result() {
             let outside = count(&mut call);
             assert!(outside <= handed_over, "{what}: {outside} from outside");
 
+            // The halves of a shard's step, of which it has all classes.
+            let shard = loss.shard(0..classes).expect("valid");
+            let mut records = vec![0.0; 3 * rows];
+            let mut halves = || {
+                let options = Options::new();
+                let first = shard.partial(&x, &labels, &options, &mut records);
+                first.expect("valid");
+                let outputs = Outputs::new()
+                    .gradient(&mut gradient)
+                    .row_losses(&mut losses);
+                let second = shard.finish(&x, &labels, &options, &records, outputs);
+                second.expect("valid");
+            };
+            let halves = pool.install(|| count(&mut halves));
+            assert_eq!(halves, 0, "{what} by halves");
+
             // Inputs and outputs, and nothing that grows with them: the peak is what the result
             // holds, to the byte but for what rayon's queue holds.
             let before = BYTES.load(Relaxed);

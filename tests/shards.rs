@@ -2,11 +2,12 @@
 
 use ala_loss::{
     ClassCounts, CpuElement, Divisor, Error, Lambda, Loss, NO_CLASS, Objective, Options, Outputs,
-    Reduction, Upstream, reference,
+    Reduction, Upstream, reference, reference::ReferenceRow,
 };
 use half::{bf16, f16};
 
 mod problem;
+use problem::extreme::{Case, cases};
 use problem::mixed::{IGNORED, Mixed, exact, real};
 use problem::shards::{Together, assert_is, columns, cuts, records, shards_of, together};
 use problem::{
@@ -198,97 +199,178 @@ fn a_mean_counts_the_weights_of_all_shards_classes() {
     assert_within(got.loss, 4f64.ln(), 1e-15, &|| "mean".into());
 }
 
-/// A row of each kind that the README's table of edges has, for each objective, cut in each way.
+/// A row of each kind that the README's table of edges has, of nine classes.
+fn edge_rows<T: CpuElement>() -> Vec<[f64; 9]> {
+    const INF: f64 = f64::INFINITY;
+    let lowest = match std::any::type_name::<T>() {
+        "f64" => f64::MIN,
+        "half::binary16::f16" => -65504.0,
+        _ => -3.3e38,
+    };
+    let tame = [0.3, -0.2, 0.9, 0.1, 0.0, -0.7, 0.4, 0.25, 0.5];
+    let with = |changes: &[(usize, f64)]| {
+        let mut row = tame;
+        for &(class, x) in changes {
+            row[class] = x;
+        }
+        row
+    };
+    let but = |kept: &[usize], x: f64| {
+        let mut row = [x; 9];
+        for &class in kept {
+            row[class] = tame[class];
+        }
+        row
+    };
+    let mut rows = vec![
+        tame,
+        with(&[(1, f64::NAN)]),
+        with(&[(8, f64::NAN)]),
+        with(&[(4, f64::NAN)]),
+        with(&[(0, INF)]),
+        with(&[(4, INF)]),
+        with(&[(0, -INF), (1, -INF), (2, -INF)]),
+        [-INF; 9],
+        but(&[4], -INF),
+        but(&[3], -INF),
+        but(&[4, 7], -INF),
+        with(&[(4, -INF)]),
+        tame.map(|x| x + 1e4),
+        tame.map(|x| 60.0 * x),
+        with(&[(4, 21.0)]),
+        with(&[(7, 21.0)]),
+        with(&[(4, 1000.0)]),
+        with(&[(7, 1000.0)]),
+        with(&[(4, 1000.0), (7, 1000.0)]),
+        with(&[(4, 6e4)]),
+        with(&[(7, 6e4)]),
+        with(&[(4, 6e4), (7, 6e4)]),
+    ];
+    for mask in [-1e4, -1e9, -1e15, -3e17, lowest] {
+        rows.extend([
+            [mask; 9],
+            // What is left is in the target's shard, in another's, in both.
+            but(&[4], mask),
+            but(&[7], mask),
+            but(&[0, 4], mask),
+            but(&[0, 8], mask),
+            but(&[3, 5], mask),
+            with(&[(4, mask)]),
+            with(&[(0, mask), (1, mask), (2, mask), (3, mask)]),
+            with(&[(4, -mask)]),
+            with(&[(7, -mask)]),
+            with(&[(3, -mask), (7, -mask)]),
+        ]);
+    }
+    let held = |row: [f64; 9]| row.map(|x| T::from_f64(x).to_f64());
+    rows.into_iter().map(held).collect()
+}
+
+/// Every objective, and slopes whose products with large logits round in any way.
+fn edge_losses() -> impl Iterator<Item = Loss> {
+    let counts = ClassCounts::new([900, 300, 100, 90, 50, 40, 9, 9, 4]).expect("valid");
+    let gammas = (1..20).map(|i| 0.03 * f64::from(i)).chain([1.9]);
+    let slopes = gammas.map(|gamma| Objective::VectorScaling { gamma, tau: 1.0 });
+    let offsets = [5.0, 20.0, 40.0].map(|tau| Objective::LogitAdjustment { tau });
+    let objectives = objectives().into_iter().chain(slopes).chain(offsets);
+    objectives.map(move |objective| {
+        let loss = Loss::builder(objective, &counts).reduction(Reduction::Sum);
+        loss.build().expect("valid")
+    })
+}
+
+/// A row over shards cut in every way, against its exact loss and gradient. Of its labels each has
+/// its own digits, also where their gradients all but cancel.
+fn assert_row<T: CpuElement>(
+    loss: &Loss,
+    row: &[f64],
+    options: Options<'_, T::Real>,
+    terms: &[(usize, f64)],
+) {
+    let ReferenceRow {
+        loss: exact_loss,
+        gradient: exact,
+    } = reference::mixed_row(loss.table(), row, terms, 0.0);
+    let parts = terms
+        .iter()
+        .map(|&term| reference::mixed_row(loss.table(), row, &[term], 0.0));
+    let parts: Vec<_> = parts.collect();
+    let x: Vec<T> = row.iter().map(|&x| T::from_f64(x)).collect();
+    let class = reference::prediction(row).map_or(NO_CLASS, |class| class as u32);
+    let slope = slope(loss.table());
+    let exact_loss = real::<T>(&[exact_loss])[0];
+    let exact_loss = ala_loss::Real::to_f64(exact_loss);
+    for cut in cuts(row.len()) {
+        let what = || format!("{:?} {row:?} {cut:?}", loss.objective());
+        let options = options.hits().predictions();
+        let got = together(loss, &cut, &x, &[4], &options, (true, true)).expect("valid");
+        let got_loss = ala_loss::Real::to_f64(got.row_losses[0]);
+        assert_within(got_loss, exact_loss, loss_bound(exact_loss), &what);
+        for (class, (got, &exact)) in widen(&got.gradient).iter().zip(&exact).enumerate() {
+            // Where it leaves the type it is infinite.
+            let exact = T::from_f64(exact).to_f64();
+            let size: f64 = parts.iter().map(|part| part.gradient[class].abs()).sum();
+            let more = 1e-5 * (size - exact.abs());
+            let bound = gradient_bound::<T>(exact, slope) + if more > 0.0 { more } else { 0.0 };
+            assert_within(*got, exact, bound, &|| format!("{} class {class}", what()));
+        }
+        assert_eq!(got.predictions, Some(vec![class]), "{}", what());
+        assert_eq!(got.hits, Some(vec![class == 4]), "{}", what());
+    }
+}
+
 #[test]
 fn edges_hold_over_shards() {
     fn check<T: CpuElement>() {
-        const INF: f64 = f64::INFINITY;
-        let lowest = T::from_f64(f64::MIN.max(match std::any::type_name::<T>() {
-            "f64" => -1e300,
-            "half::binary16::f16" => -65504.0,
-            _ => -3.3e38,
-        }))
-        .to_f64();
-        let classes = 9;
-        let counts = ClassCounts::new([900, 300, 100, 90, 50, 40, 9, 9, 4]).expect("valid");
-        let tame = [0.3, -0.2, 0.9, 0.1, 0.0, -0.7, 0.4, 0.25, 0.5];
-        let with = |changes: &[(usize, f64)]| {
-            let mut row = tame;
-            for &(class, x) in changes {
-                row[class] = x;
-            }
-            row
-        };
-        let but = |kept: &[usize], x: f64| {
-            let mut row = [x; 9];
-            for &class in kept {
-                row[class] = tame[class];
-            }
-            row
-        };
-        let mut rows: Vec<[f64; 9]> = vec![
-            with(&[(1, f64::NAN)]),
-            with(&[(8, f64::NAN)]),
-            with(&[(4, INF)]),
-            with(&[(0, -INF), (1, -INF), (2, -INF)]),
-            [-INF; 9],
-            but(&[4], -INF),
-            but(&[3], -INF),
-            with(&[(4, -INF)]),
-            tame.map(|x| x + 1e4),
-            tame.map(|x| 60.0 * x),
-            with(&[(4, 21.0)]),
-            with(&[(7, 21.0)]),
-        ];
-        for mask in [-1e4, -1e9, lowest] {
-            rows.extend([
-                [mask; 9],
-                // What is left is in the target's shard, in another's, in both.
-                but(&[4], mask),
-                but(&[7], mask),
-                but(&[0, 4], mask),
-                but(&[0, 8], mask),
-                but(&[3, 5], mask),
-                with(&[(4, mask)]),
-                with(&[(0, mask), (1, mask), (2, mask), (3, mask)]),
-                with(&[(4, -mask)]),
-                with(&[(7, -mask)]),
-            ]);
-        }
-        for objective in objectives() {
-            let loss = Loss::builder(objective, &counts).reduction(Reduction::Sum);
-            let loss = loss.build().expect("valid");
-            let slope = slope(loss.table());
-            for row in &rows {
-                let x: Vec<T> = row.iter().map(|&x| T::from_f64(x)).collect();
-                let exact = reference::row(loss.table(), &widen(&x), 4);
-                let best = reference::prediction(&widen(&x));
-                for cut in cuts(classes) {
-                    let what = || format!("{objective:?} {row:?} {cut:?}");
-                    let options = Options::new().hits().predictions();
-                    let got = together(&loss, &cut, &x, &[4], &options, (true, true));
-                    let got = got.expect("valid");
-                    let loss_in_type = <T::Real as ala_loss::Real>::from_f64(exact.loss);
-                    let exact_loss = ala_loss::Real::to_f64(loss_in_type);
-                    let got_loss = ala_loss::Real::to_f64(got.row_losses[0]);
-                    assert_within(got_loss, exact_loss, loss_bound(exact_loss), &what);
-                    for (class, (got, &exact)) in
-                        widen(&got.gradient).iter().zip(&exact.gradient).enumerate()
-                    {
-                        // Where it leaves the type it is infinite.
-                        let exact = T::from_f64(exact).to_f64();
-                        assert_within(*got, exact, gradient_bound::<T>(exact, slope), &|| {
-                            format!("{} class {class}", what())
-                        });
-                    }
-                    let class = best.map_or(NO_CLASS, |class| class as u32);
-                    assert_eq!(got.predictions, Some(vec![class]), "{}", what());
-                    assert_eq!(got.hits, Some(vec![class == 4]), "{}", what());
-                }
+        for loss in edge_losses() {
+            for row in edge_rows::<T>() {
+                assert_row::<T>(&loss, &row, Options::new(), &[(4, 1.0)]);
             }
         }
     }
     every_type!(check);
+}
+
+#[test]
+fn edges_hold_for_each_label_of_a_pair_over_shards() {
+    fn check<T: CpuElement>() {
+        for loss in edge_losses() {
+            for row in edge_rows::<T>() {
+                let options = Options::new().mixed_with(&[7i64], Lambda::Scalar(0.25));
+                assert_row::<T>(&loss, &row, options, &[(4, 0.25), (7, 0.75)]);
+            }
+        }
+    }
+    every_type!(check);
+}
+
+/// Rows whose exact values come from 120 digits.
+#[test]
+fn extreme_rows_over_shards() {
+    fn check<T: CpuElement>(case: &Case, name: &str) {
+        if !case.types.iter().any(|held| held == name) {
+            return;
+        }
+        for classes in [3, 40, 1200] {
+            let (loss, x, label) = case.spread::<T>(classes);
+            let slope = slope(loss.table());
+            for cut in cuts(classes) {
+                let what = || format!("{name}, {cut:?}: {case:?}");
+                let got = plain(&loss, &cut, &x, &[label as i64]);
+                assert_within(got.loss, case.loss, loss_bound(case.loss), &what);
+                for (place, exact) in case.places(classes).zip(&case.gradient) {
+                    let got = ala_loss::Element::to_f64(got.gradient[place]);
+                    assert_within(got, *exact, gradient_bound::<T>(*exact, slope), &what);
+                }
+            }
+        }
+    }
+    for case in cases() {
+        check::<f32>(&case, "f32");
+        check::<f64>(&case, "f64");
+        check::<f16>(&case, "f16");
+        check::<bf16>(&case, "bf16");
+    }
 }
 
 /// An offset that all logits have is in no shard's way.
@@ -538,6 +620,24 @@ fn bad_input_is_told_and_nothing_written() {
     let outputs = Outputs::new().hits(&mut hits);
     let result = shards[0].finish(&[0.1f32], &[2], &options, &whole, outputs);
     assert!(matches!(result, Err(Error::Misplaced { .. })));
+}
+
+/// The rows' losses are added up in one order, however wide a shard is and however its rows are
+/// handed to threads.
+#[test]
+fn shards_of_all_widths_come_to_the_same_bits() {
+    let mut rng = fastrand::Rng::with_seed(69);
+    let classes = 1500;
+    let loss = Loss::new(Objective::ala(), &counts(&mut rng, classes)).expect("valid");
+    let loss = loss.with_reduction(Reduction::Sum);
+    let x = logits::<f32>(&mut rng, 700 * classes, 1.0);
+    for rows in (100..=700).step_by(100) {
+        let (x, y) = (&x[..rows * classes], labels(&mut rng, rows, classes));
+        // `together` holds the shards' losses against one another.
+        let got = plain(&loss, &[0..1, 1..40, 40..300, 300..classes], x, &y);
+        let exact = loss.evaluate(x, &y).expect("valid").loss;
+        assert_within(got.loss, exact, loss_bound(exact), &|| "sum".into());
+    }
 }
 
 /// Records hold anything where a transport lost them: nothing is read or written out of bounds.

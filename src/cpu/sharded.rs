@@ -1,5 +1,5 @@
-//! The calls of a step over some of the classes; see [`crate::LossShard`]. What lies between them is
-//! no matter of this crate: the records are numbers in the caller's buffers.
+//! The calls of a step over some of the classes; see [`crate::LossShard`]. What lies between them
+//! is no matter of this crate: the records are numbers in the caller's buffers.
 
 use super::batch::Batch;
 use super::checks::{

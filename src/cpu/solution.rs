@@ -88,8 +88,8 @@ impl RowSolution {
         }
     }
 
-    /// For a target which may be no class of this table: of the row's weight, with this slope of its
-    /// gradient. `None` for a row without a softmax.
+    /// For a target which may be no class of this table: of the row's weight, with this slope of
+    /// its gradient. `None` for a row without a softmax.
     pub(super) fn of_shards(
         weight: f64,
         gradient_slope: f64,

@@ -2,7 +2,9 @@
 
 use std::sync::OnceLock;
 
-use ala_loss::{Element, Label, Loss, NO_CLASS, Options, Outcome, Outputs, Reduction, Upstream};
+use ala_loss::{
+    Element, Error, Label, Loss, NO_CLASS, Options, Outcome, Outputs, Reduction, Upstream,
+};
 use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
 use rayon::ThreadPool;
 
@@ -10,7 +12,7 @@ use crate::bits::{self, LogitBits};
 use crate::guarded::Guarded;
 use crate::held::Held;
 use crate::numbers::{float, logit, many, rarely, row_count};
-use crate::rules;
+use crate::{rules, shards};
 
 /// Rows of a matrix, and whether the call has to take them.
 struct Layout {
@@ -129,6 +131,29 @@ pub fn check<T: LogitBits, L: Label + TryFrom<i128> + for<'a> Arbitrary<'a>>(
                 (Ok(alike), Ok(alone)) => same(&alike, alone),
                 (alike, alone) => assert_eq!(alike.is_ok(), alone.is_ok(), "{alone:?}"),
             }
+        }
+    }
+
+    if call_fits {
+        let cut = shards::cut(input, classes)?;
+        // The columns of a shard begin within a row.
+        let strided = options.stride(stride);
+        let over_shards = shards::outcome(loss, &cut, logits.get(), labels, &strided);
+        match (&over_shards, &owned) {
+            (Ok(over_shards), Ok(_)) => {
+                let outside = |row: usize| match upstream {
+                    Upstream::One => [1.0, scale],
+                    Upstream::Scalar(upstream) => [upstream, scale],
+                    Upstream::PerRow(upstream) => [Element::to_f64(upstream[row]), scale],
+                };
+                rules::hold(loss, logits.get(), stride, &held, outside, over_shards);
+            }
+            (Ok(_), Err(error)) => panic!("shards take what is refused: {error}"),
+            (Err(Error::Misplaced { .. }), _) if loss.label_smoothing() > 0.0 => {}
+            // Every row's weight is multiplied by the heaviest class's.
+            (Err(Error::RowParameter { name: "weight", .. }), _) => {}
+            (Err(error), Ok(_)) => panic!("shards refuse what is taken: {error}"),
+            (Err(_), Err(_)) => {}
         }
     }
 

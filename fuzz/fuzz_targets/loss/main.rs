@@ -1,6 +1,7 @@
 //! The loss on the CPU: any objective, stride, type, label and bits of logits, of small batches;
-//! smoothed labels, two labels a row, row weights, divisors. What is wrong is an error and writes
-//! nothing; what is right keeps the README's table of edges and gives the same bits by every call.
+//! smoothed labels, two labels a row, row weights, divisors, class shards. What is wrong is an error
+//! and writes nothing; what is right keeps the README's table of edges and gives the same bits by
+//! every call.
 
 #![no_main]
 
@@ -12,6 +13,7 @@ mod held;
 mod numbers;
 mod objective;
 mod rules;
+mod shards;
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;

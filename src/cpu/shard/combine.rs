@@ -1,5 +1,6 @@
 //! The records of all shards, and what a row of them comes to.
 
+use super::partial::FAR_ABOVE;
 use super::share::Share;
 use crate::cpu::targets::{Counted, Targets, Terms};
 use crate::error::Error;
@@ -15,39 +16,26 @@ pub(in crate::cpu) struct Records<'a> {
     layout: RecordLayout,
 }
 
-/// What the shards' records of a row come to.
+/// What the shards' records of a row come to, as it is held against one of its labels.
+#[derive(Clone, Copy)]
 pub(super) struct Combined {
     /// What exponents count from is this times the reference slope.
     pub(super) pivot: f64,
-    /// Of the exponentials off all targets.
-    pub(super) sum: f64,
-    pub(super) terms: [CombinedTerm; 2],
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct CombinedTerm {
-    /// `z_y` from the pivot on.
-    pub(super) offset: f64,
-    /// The class's weight, where weights differ.
+    /// Of the exponentials off the target.
+    sum: f64,
+    /// Of the target.
+    offset: f64,
+    /// Whether the target lies so far above all others that a partial sum may lack them.
+    pub(super) leads_far: bool,
+    /// The class's, where weights differ.
     pub(super) weight: f64,
-    /// The target's exponent as that of a class like any other, from the pivot on; of mixed rows.
-    pub(super) as_other: f64,
 }
 
 impl Combined {
-    /// The sum off one of the targets.
-    pub(super) fn others(&self, term: usize, count: usize) -> f64 {
-        match count {
-            2 => self.sum + self.terms[1 - term].as_other.exp(),
-            _ => self.sum,
-        }
-    }
-
     /// The target's offset and the sum off it; nothing where the row has no softmax.
-    pub(super) fn sums(&self, term: usize, count: usize) -> Option<(f64, f64)> {
-        let (offset, others) = (self.terms[term].offset, self.others(term, count));
-        let defined = self.pivot.is_finite() && !offset.is_nan() && others.is_finite();
-        defined.then_some((offset, others))
+    pub(super) fn sums(&self) -> Option<(f64, f64)> {
+        let defined = self.pivot.is_finite() && !self.offset.is_nan() && self.sum.is_finite();
+        defined.then_some((self.offset, self.sum))
     }
 }
 
@@ -82,10 +70,16 @@ impl<'a> Records<'a> {
         (0..self.shards).map(move |shard| &self.numbers[(shard * self.rows + row) * len..][..len])
     }
 
-    /// The record that has a row's target.
+    /// The lines of a row's label, in the shards' order.
+    fn of_term(self, row: usize, term: usize) -> impl Iterator<Item = &'a [f64]> {
+        let line = self.layout.term(term);
+        self.of_row(row).map(move |record| &record[line.clone()])
+    }
+
+    /// The line of the shard that has the label's class.
     fn owner(self, row: usize, term: usize) -> Option<&'a [f64]> {
-        let offset = self.layout.offset(term);
-        self.of_row(row).find(|record| record[offset] != NOT_HERE)
+        self.of_term(row, term)
+            .find(|line| line[RecordLayout::OFFSET] != NOT_HERE)
     }
 
     /// Fails where a target is not among the classes of one shard.
@@ -95,9 +89,8 @@ impl<'a> Records<'a> {
                 continue;
             };
             for (i, term) in [Some(first), second].into_iter().flatten().enumerate() {
-                let offset = self.layout.offset(i);
-                let of_row = self.of_row(row);
-                let shards = of_row.filter(|record| record[offset] != NOT_HERE).count();
+                let has_class = |line: &&[f64]| line[RecordLayout::OFFSET] != NOT_HERE;
+                let shards = self.of_term(row, i).filter(has_class).count();
                 if shards != 1 {
                     return Err(Error::ShardsOfLabel {
                         row,
@@ -132,14 +125,13 @@ impl<'a> Records<'a> {
 
     fn weight(self, row: usize, term: usize) -> f64 {
         let owner = self.owner(row, term);
-        owner.map_or(f64::NAN, |record| record[self.layout.weight(term)])
+        owner.map_or(f64::NAN, |line| line[RecordLayout::WEIGHT])
     }
 
-    /// A row with `count` targets.
-    pub(super) fn combine(self, row: usize, count: usize) -> Combined {
-        let layout = self.layout;
-        let highest = |records: &mut dyn Iterator<Item = &'a [f64]>| {
-            let pivots = records.map(|record| record[RecordLayout::PIVOT]);
+    /// A row as it is held against one of its labels.
+    pub(super) fn combine(self, row: usize, term: usize) -> Combined {
+        let highest = |lines: &mut dyn Iterator<Item = &'a [f64]>| {
+            let pivots = lines.map(|line| line[RecordLayout::PIVOT]);
             // A NaN stays.
             pivots.fold(f64::NEG_INFINITY, |highest, pivot| match highest < pivot {
                 true => pivot,
@@ -147,49 +139,51 @@ impl<'a> Records<'a> {
                 false => highest,
             })
         };
-        let mut pivot = highest(&mut self.of_row(row));
-        if count == 1 && pivot.is_finite() {
+        let of_all = highest(&mut self.of_term(row, term));
+        let has_sum = |line: &&[f64]| line[RecordLayout::SUM] != 0.0;
+        let of_sums = highest(&mut self.of_term(row, term).filter(has_sum));
+        if of_all.is_finite() && of_sums.is_finite() {
             // One that a target alone has would leave the others' exponentials no digits.
-            let has_sum = |record: &&[f64]| record[RecordLayout::SUM] != 0.0;
-            let of_sums = highest(&mut self.of_row(row).filter(has_sum));
-            if of_sums > f64::NEG_INFINITY {
-                pivot = of_sums;
+            let combined = self.combined(row, term, of_sums);
+            // Unless they are nothing beside it.
+            let leads_far = combined.offset > FAR_ABOVE;
+            if !leads_far {
+                return combined;
             }
         }
-        let from_pivot = |record: &[f64]| match record[RecordLayout::PIVOT] {
+        Combined {
+            leads_far: of_sums < of_all,
+            ..self.combined(row, term, of_all)
+        }
+    }
+
+    fn combined(self, row: usize, term: usize, pivot: f64) -> Combined {
+        let from_pivot = |line: &[f64]| match line[RecordLayout::PIVOT] {
             // Also where that is -infinity.
             own if own == pivot => 0.0,
             own => self.reference_slope * (own - pivot),
         };
         let mut all = 0.0;
-        for record in self.of_row(row) {
-            let sum = record[RecordLayout::SUM];
-            all += match from_pivot(record) {
+        for line in self.of_term(row, term) {
+            let sum = line[RecordLayout::SUM];
+            all += match from_pivot(line) {
                 // Of a pivot far above it there is nothing.
                 _ if sum == 0.0 => 0.0,
                 0.0 => sum,
                 below => sum * below.exp(),
             };
         }
-        let term = |term: usize| {
-            let record = self.owner(row, term).filter(|_| term < count);
-            let at = |at: usize| record.map_or(f64::NAN, |record| record[at] + from_pivot(record));
-            CombinedTerm {
-                offset: at(layout.offset(term)),
-                weight: match (layout.weights, record) {
-                    (true, Some(record)) => record[layout.weight(term)],
-                    _ => f64::NAN,
-                },
-                as_other: match layout.mixed {
-                    true => at(layout.as_other(term)),
-                    false => f64::NAN,
-                },
-            }
-        };
+        let owner = self.owner(row, term);
+        let offset = owner.map_or(f64::NAN, |line| {
+            line[RecordLayout::OFFSET] + from_pivot(line)
+        });
+        let weight = owner.filter(|_| self.layout.weights);
         Combined {
             pivot,
             sum: all,
-            terms: [term(0), if count == 2 { term(1) } else { term(0) }],
+            offset,
+            leads_far: false,
+            weight: weight.map_or(f64::NAN, |line| line[RecordLayout::WEIGHT]),
         }
     }
 

@@ -9,8 +9,8 @@
 
 use std::marker::PhantomData;
 
-use super::combine::{Combined, Records};
-use super::partial::ABOVE;
+use super::combine::Records;
+use super::partial::MOST_REST;
 use super::share::Share;
 use crate::cpu::arch::isa::{Isa, Kernel};
 use crate::cpu::batch::{Batch, Outside};
@@ -24,7 +24,7 @@ use crate::cpu::solve::{Scales, needs_care, rounded};
 use crate::cpu::split_row::{self, WriteColumns};
 use crate::cpu::targets::{Term, Terms};
 use crate::element::Element;
-use crate::table::{NonTarget, Target};
+use crate::table::NonTarget;
 
 /// A run of rows with the records of all.
 #[expect(missing_debug_implementations, reason = "nobody outside can name it")]
@@ -103,20 +103,20 @@ impl<T: Lane, M: Map<T::Real>> Leaf<'_, '_, T, M> {
     }
 }
 
-/// A target of a row that is solved.
+/// A row as it is held against one of its labels, solved.
 struct SolvedTerm {
     solution: RowSolution,
-    /// Its place among this shard's classes.
+    /// What its exponents count from is this times the reference slope.
+    pivot: f64,
+    /// Whether the target lies so far above all others that a partial sum may lack them.
+    leads_far: bool,
+    /// The label's place among this shard's classes.
     place: Option<usize>,
-    /// As a class like any other, from the pivot on.
-    as_other: f64,
 }
 
 /// A row that is solved.
 struct Solved {
     share: Share,
-    /// What exponents count from is this times the reference slope.
-    pivot: f64,
     terms: [Option<SolvedTerm>; 2],
     outside: Outside,
 }
@@ -129,42 +129,29 @@ impl Solved {
         row: usize,
         Terms { first, second }: Terms,
     ) -> Self {
-        let count = if second.is_some() { 2 } else { 1 };
-        let combined = records.combine(batch.first + row, count);
         let of = |i: usize, term: Term| {
-            Self::term(plan, share, common_weight, &combined, (i, count), term)
+            let combined = records.combine(batch.first + row, i);
+            let place = share.place(term.class);
+            let weight = common_weight.unwrap_or(combined.weight) * term.share;
+            // Of another shard's class it is not looked at.
+            let gradient_slope =
+                place.map_or(1.0, |place| plan.table.targets[place].gradient_slope);
+            SolvedTerm {
+                solution: RowSolution::of_shards(
+                    weight,
+                    gradient_slope,
+                    plan.table.focal_gamma,
+                    combined.sums(),
+                ),
+                pivot: combined.pivot,
+                leads_far: combined.leads_far,
+                place,
+            }
         };
         Self {
             share,
-            pivot: combined.pivot,
             terms: [Some(of(0, first)), second.map(|term| of(1, term))],
             outside: batch.upstream.at(row),
-        }
-    }
-
-    fn term(
-        plan: &Plan<'_>,
-        share: Share,
-        common_weight: Option<f64>,
-        combined: &Combined,
-        (i, count): (usize, usize),
-        term: Term,
-    ) -> SolvedTerm {
-        let place = share.place(term.class);
-        let of_term = combined.terms[i];
-        let weight = common_weight.unwrap_or(of_term.weight) * term.share;
-        let slope = |target: &Target| target.gradient_slope;
-        // Of another shard's class it is not looked at.
-        let gradient_slope = place.map_or(1.0, |place| slope(&plan.table.targets[place]));
-        SolvedTerm {
-            solution: RowSolution::of_shards(
-                weight,
-                gradient_slope,
-                plan.table.focal_gamma,
-                combined.sums(i, count),
-            ),
-            place,
-            as_other: of_term.as_other,
         }
     }
 
@@ -191,9 +178,18 @@ impl Solved {
         let Some((x, gradient)) = batch.matrix.gradient(row, classes) else {
             return;
         };
+        // The lower one: what both labels have in common is near it. Where a target lies far above
+        // all others they may have been left out, and nothing of them is wanted.
+        let lowest = |terms: &mut dyn Iterator<Item = &SolvedTerm>| {
+            let pivots = terms.map(|term| term.pivot);
+            pivots.reduce(f64::min)
+        };
+        let logit = lowest(&mut self.terms().filter(|term| !term.leads_far))
+            .or(lowest(&mut self.terms()))
+            .unwrap_or_default();
         let pivot = plan.instance.run(PivotAt {
             map,
-            logit: self.pivot,
+            logit,
             slope: reference_slope,
             of: PhantomData,
         });
@@ -203,37 +199,50 @@ impl Solved {
         }
         let scales = |term: &SolvedTerm| {
             let outer = term.solution.outer_factor(self.outside, plan.divisor);
-            term.solution.gradient(outer)
+            let mut scales = term.solution.gradient(outer);
+            if term.leads_far {
+                // All others are nothing beside the target.
+                scales.scale = 0.0;
+            }
+            scales
         };
         // Where the row's exponents count from, as the lanes' type has it.
-        let from_pivot = reference_slope.mul_add(-self.pivot, map.shift(pivot)).exp();
-        let scale: f64 = self.terms().map(|term| scales(term).scale).sum();
-        let at = |term: &SolvedTerm| {
-            let others = self.terms().filter(|other| other.place != term.place);
-            let slope = term
-                .place
-                .map_or(0.0, |place| plan.table.affine(place).slope);
-            let at_other: f64 = others
-                .map(|other| scales(other).scale * term.as_other.exp() * slope)
-                .sum();
-            scales(term).at_target + at_other
+        let from_logit = reference_slope.mul_add(-logit, map.shift(pivot));
+        let of_term = |term: &SolvedTerm| {
+            let from_pivot = reference_slope * (logit - term.pivot) + from_logit;
+            times(scales(term).scale, from_pivot)
         };
+        let scale: f64 = self.terms().map(of_term).sum();
+        let own = self.terms.each_ref().map(|term| {
+            let term = term.as_ref()?;
+            let place = term.place?;
+            let (map, x) = (
+                plan.table.affine(place),
+                x.map_or(gradient[place], |x| x[place]),
+            );
+            // Of the other label it is a class like any other.
+            let others = self.terms().filter(|other| other.place != term.place);
+            let at_other = others.map(|other| {
+                let exponent = from_pivot(map, x.to_f64(), reference_slope, other.pivot);
+                times(scales(other).scale * map.slope, exponent)
+            });
+            let at = scales(term).at_target + at_other.sum::<f64>();
+            Some((place, T::from_f64(at)))
+        });
         let columns = WriteColumns {
             map,
             first_class: 0,
             x,
             pivot,
             gradient: &mut *gradient,
-            factor: rounded(scale * from_pivot * map.common_slope()),
+            factor: rounded(scale * map.common_slope()),
             less: T::Real::default(),
             fold: None,
             stream: plan.stream,
         };
         split_row::write(plan, columns);
-        for term in self.terms() {
-            if let Some(place) = term.place {
-                gradient[place] = T::from_f64(at(term));
-            }
+        for (place, at) in own.into_iter().flatten() {
+            gradient[place] = at;
         }
     }
 
@@ -266,14 +275,22 @@ impl Solved {
                 if term.place == Some(class) {
                     return at_target;
                 }
-                let exponent = from_pivot(map, x, self.share.reference_slope, self.pivot);
+                let exponent = from_pivot(map, x, self.share.reference_slope, term.pivot);
                 // What is more is rounding: no more was added up either.
-                let exponent = exponent.min(ABOVE);
+                let exponent = exponent.min(MOST_REST);
                 scale.times(map.slope).times(exponent.exp())
             };
             let sum = self.terms().map(of).reduce(Product::plus);
             gradient[class] = T::from_f64(sum.map_or(0.0, Product::value));
         }
+    }
+}
+
+/// A factor of an exponential; of nothing there is nothing, also where that is infinite.
+fn times(factor: f64, exponent: f64) -> f64 {
+    match factor {
+        0.0 => 0.0,
+        factor => factor * exponent.exp(),
     }
 }
 

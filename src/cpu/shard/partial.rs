@@ -2,9 +2,12 @@
 //!
 //! ```text
 //! sum the row off its targets, relative to a pivot of this shard's own
-//! if that is no sum, or its exponents are too large for vectors:     one logit after the other, in f64
-//! if a target lies far above:                                        its logit is the pivot
+//! if that is no sum, or its exponents are too large for vectors:     logit by logit, in f64
+//! if a target lies far above:                                        its exponent is the pivot's
 //! ```
+//!
+//! Of a row with two labels that is done for each of them, the other label being a class like any
+//! other.
 //!
 //! A pivot that a target lies far above would cost the target's offset the digits that it has left
 //! where another shard's pivot is as high.
@@ -80,10 +83,14 @@ impl<T> PartialBatch<'_, T> {
 
 /// A target is the pivot where it lies more than this above it: of a larger offset few digits are
 /// left behind the point.
-const FAR_ABOVE: f64 = (1u32 << 20) as f64;
+pub(super) const FAR_ABOVE: f64 = (1u32 << 20) as f64;
 
-/// The same of a target as a class like any other, of which there is an exponential.
-pub(super) const ABOVE: f64 = 64.0;
+/// The same of a class of which there is an exponential.
+const ABOVE: f64 = 64.0;
+
+/// The most that an exponent from an origin on may be where the origin was rounded by as much: its
+/// exponential is a number, and so is that of its opposite.
+pub(super) const MOST_REST: f64 = 600.0;
 
 /// A target that is among the shard's classes.
 #[derive(Clone, Copy)]
@@ -94,6 +101,31 @@ struct Own {
     maps: [Affine; 2],
 }
 
+impl Own {
+    fn as_target(self) -> Exponent {
+        let [map, _] = self.maps;
+        Exponent { map, x: self.x }
+    }
+
+    fn as_other(self) -> Exponent {
+        let [_, map] = self.maps;
+        Exponent { map, x: self.x }
+    }
+
+    /// The target's exponent, from the origin on: a number but for a NaN, or `-infinity`.
+    fn offset(self, origin: Option<Origin>) -> f64 {
+        match (self.x, origin) {
+            (f64::NEG_INFINITY, _) => f64::NEG_INFINITY,
+            (f64::INFINITY, _) | (_, None) => f64::NAN,
+            (_, Some(origin)) => match origin.to(self.as_target()) {
+                // A larger one is as good, and NOT_HERE would be none. A NaN stays.
+                offset if offset > f64::MAX => f64::MAX,
+                offset => offset,
+            },
+        }
+    }
+}
+
 struct Row<'a, T> {
     share: Share,
     x: &'a [T],
@@ -101,18 +133,108 @@ struct Row<'a, T> {
     table: &'a RowTable,
 }
 
-/// What exponents count from is `logit` times the reference slope.
-struct Sum {
-    logit: f64,
-    sum: f64,
-    /// The target, and which of its maps, that the pivot is the exponent of.
-    at: Option<(usize, usize)>,
+/// A logit under a map.
+#[derive(Clone, Copy)]
+struct Exponent {
+    map: Affine,
+    x: f64,
 }
 
-/// What an exponent is from a pivot on that was made from it: but for rounding, nothing or a small
-/// bias.
-fn rest(offset: f64) -> f64 {
-    offset.clamp(-ABOVE, ABOVE)
+impl Exponent {
+    /// What it is from another one on.
+    fn above(self, other: Self) -> f64 {
+        let map = Affine {
+            slope: self.map.slope,
+            bias: self.map.bias - other.map.bias,
+        };
+        from_pivot(map, self.x, other.map.slope, other.x)
+    }
+}
+
+/// What the exponents of a record count from: `logit` under the reference slope.
+#[derive(Clone, Copy)]
+struct Origin {
+    logit: f64,
+    /// What it was made from, and what that is from the origin on: the distance of others from it
+    /// has more digits than from the origin itself, where numbers are far apart.
+    of: Exponent,
+    rest: f64,
+}
+
+impl Origin {
+    fn new(logit: f64, slope: f64) -> Self {
+        let map = Affine { slope, bias: 0.0 };
+        let of = Exponent { map, x: logit };
+        Self {
+            logit,
+            of,
+            rest: 0.0,
+        }
+    }
+
+    /// One near an exponent.
+    fn near(of: Exponent, slope: f64) -> Self {
+        let Exponent { map, x } = of;
+        let mut logit = match map.slope == slope {
+            true if map.bias.abs() <= ABOVE => x,
+            true => x + map.bias / slope,
+            // The slopes may be so different that their difference is one of them.
+            false => map.slope / slope * x + map.bias / slope,
+        };
+        logit = logit.clamp(f64::MIN, f64::MAX);
+        let rest = |logit| from_pivot(map, x, slope, logit);
+        // Beyond 2^56 rounding is more than an exponential takes. From an origin that lies too low
+        // the second half finds what is left of it; from one too high it would find nothing.
+        let mut step = f64::EPSILON;
+        while rest(logit) < -MOST_REST && step < 1e-14 {
+            logit = (logit - logit.abs() * step).max(f64::MIN);
+            step *= 2.0;
+        }
+        Self {
+            logit,
+            of,
+            rest: rest(logit).clamp(-MOST_REST, MOST_REST),
+        }
+    }
+
+    /// An exponent from it on.
+    fn to(self, exponent: Exponent) -> f64 {
+        exponent.above(self.of) + self.rest
+    }
+}
+
+/// A sum of exponentials; a NaN where the row is undefined.
+#[derive(Clone, Copy)]
+struct Sum {
+    /// `None` where there is nothing to count from.
+    origin: Option<Origin>,
+    sum: f64,
+}
+
+impl Sum {
+    const NONE: Self = Self {
+        origin: None,
+        sum: f64::NAN,
+    };
+
+    /// The same from an exponent on, where that lies more than so much above.
+    fn raised(self, to: Exponent, most: f64, slope: f64) -> Self {
+        let Some(before) = self.origin else {
+            return Self {
+                origin: Some(Origin::near(to, slope)),
+                ..self
+            };
+        };
+        if before.to(to) <= most {
+            return self;
+        }
+        let origin = Origin::near(to, slope);
+        let below = origin.to(before.of) - before.rest;
+        Self {
+            origin: Some(origin),
+            sum: self.sum * below.exp(),
+        }
+    }
 }
 
 impl<'a, T: Lane> Row<'a, T> {
@@ -145,35 +267,35 @@ impl<'a, T: Lane> Row<'a, T> {
         let sum = if map.needs_care(partial.pivot) || !partial.sum.is_finite() {
             self.careful_sum()
         } else {
-            let shift = map.shift(partial.pivot);
-            let logit = map.logit_at(partial.pivot, share.reference_slope);
-            let rest = share.reference_slope.mul_add(-logit, shift);
+            let slope = share.reference_slope;
+            let logit = map.logit_at(partial.pivot, slope);
+            let rest = slope.mul_add(-logit, map.shift(partial.pivot));
             Sum {
-                logit,
+                origin: Some(Origin::new(logit, slope)),
                 sum: partial.sum * rest.exp(),
-                at: None,
             }
         };
-        let sum = self.raised(sum);
-        record[RecordLayout::PIVOT] = sum.logit;
-        record[RecordLayout::SUM] = sum.sum;
-        for (i, own) in self.targets.iter().enumerate() {
-            if i == 1 && !layout.mixed {
-                continue;
-            }
-            record[layout.offset(i)] = match own {
-                Some(own) => self.offset_from(own, 0, &sum),
-                None => NOT_HERE,
+        for term in 0..layout.terms() {
+            let line = &mut record[layout.term(term)];
+            let own = self.targets[term];
+            let Sum { origin, sum } = match (own, self.targets[1 - term]) {
+                (None, None) => sum,
+                (own, other) => {
+                    // Of a row's labels the other one is a class like any other.
+                    let sum = other.map_or(sum, |other| self.with_other(sum, other));
+                    own.map_or(sum, |own| self.raised(sum, own))
+                }
             };
+            line[RecordLayout::PIVOT] = match origin {
+                Some(origin) => origin.logit,
+                None if sum.is_nan() => f64::NAN,
+                None => f64::NEG_INFINITY,
+            };
+            line[RecordLayout::SUM] = sum;
+            line[RecordLayout::OFFSET] = own.map_or(NOT_HERE, |own| own.offset(origin));
             if layout.weights {
-                let weight = |own: &Own| self.table.targets[own.place].weight;
-                record[layout.weight(i)] = own.as_ref().map_or(0.0, weight);
-            }
-            if layout.mixed {
-                record[layout.as_other(i)] = match own {
-                    Some(own) => self.offset_from(own, 1, &sum),
-                    None => NOT_HERE,
-                };
+                let weight = |own: Own| self.table.targets[own.place].weight;
+                line[RecordLayout::WEIGHT] = own.map_or(0.0, weight);
             }
         }
         if layout.top1 {
@@ -209,132 +331,66 @@ impl<'a, T: Lane> Row<'a, T> {
         }
     }
 
-    /// A target's exponent under one of its maps, from the pivot on: a number but for a NaN, or
-    /// `-infinity`.
-    fn offset(&self, own: &Own, map: usize, pivot: f64) -> f64 {
-        match own.x {
-            f64::NEG_INFINITY => return f64::NEG_INFINITY,
-            f64::INFINITY => return f64::NAN,
-            _ => {}
-        }
-        let offset = from_pivot(own.maps[map], own.x, self.share.reference_slope, pivot);
-        // A larger one is as good, and NOT_HERE would be none. A NaN stays.
-        if offset > f64::MAX { f64::MAX } else { offset }
-    }
-
-    fn offset_from(&self, own: &Own, map: usize, sum: &Sum) -> f64 {
-        let offset = self.offset(own, map, sum.logit);
-        match sum.at == Some((own.place, map)) {
-            true => rest(offset),
-            false => offset,
-        }
-    }
-
-    /// The same sum from the target's exponent on, where that lies far above the pivot.
-    fn raised(&self, sum: Sum) -> Sum {
-        if sum.logit.is_nan() {
+    /// The sum with a class that was left out.
+    fn with_other(&self, sum: Sum, other: Own) -> Sum {
+        if sum.sum.is_nan() || other.x == f64::NEG_INFINITY {
             return sum;
         }
-        let exponents = self.targets.iter().flatten().flat_map(|own| {
-            let maps: &[usize] = if self.share.layout.mixed {
-                &[1, 0]
-            } else {
-                &[0]
-            };
-            maps.iter().map(move |&map| (own, map))
-        });
-        let (mut logit, mut at) = (sum.logit, None);
-        for (own, map) in exponents {
-            let is_above = match logit {
-                f64::NEG_INFINITY => own.x.is_finite(),
-                logit => self.offset(own, map, logit) > [FAR_ABOVE, ABOVE][map],
-            };
-            if is_above {
-                logit = self.logit_of(own.maps[map], own.x);
-                at = Some((own.place, map));
-            }
+        if !other.x.is_finite() {
+            return Sum::NONE;
         }
-        if at.is_none() {
-            return sum;
-        }
-        let below = match sum.sum {
-            0.0 => 0.0,
-            _ => self.share.reference_slope * (sum.logit - logit),
-        };
+        let raised = sum.raised(other.as_other(), ABOVE, self.share.reference_slope);
+        let own = raised
+            .origin
+            .map_or(0.0, |origin| origin.to(other.as_other()).exp());
         Sum {
-            logit,
-            sum: sum.sum * below.exp(),
-            at,
+            sum: raised.sum + own,
+            ..raised
         }
     }
 
-    /// A logit that has nearly this exponent under the reference slope.
-    fn logit_of(&self, map: Affine, x: f64) -> f64 {
-        let slope = self.share.reference_slope;
-        if map.slope == slope && map.bias.abs() <= ABOVE {
-            return x;
+    /// The sum from the target's exponent on, where that lies far above.
+    fn raised(&self, sum: Sum, own: Own) -> Sum {
+        if sum.sum.is_nan() || !own.x.is_finite() {
+            return sum;
         }
-        let logit = x + ((map.slope - slope) / slope * x + map.bias / slope);
-        logit.clamp(f64::MIN, f64::MAX)
+        sum.raised(own.as_target(), FAR_ABOVE, self.share.reference_slope)
     }
 
     /// One logit after the other, relative to the largest exponent.
     #[cold]
     #[inline(never)]
     fn careful_sum(&self) -> Sum {
-        const NONE: Sum = Sum {
-            logit: f64::NAN,
-            sum: f64::NAN,
-            at: None,
-        };
         // A NaN is not less.
         if !self.x.iter().all(|x| x.to_f64() < f64::INFINITY) {
-            return NONE;
+            return Sum::NONE;
         }
         let places = self.targets.map(|own| own.map(|own| own.place));
-        let slope = self.share.reference_slope;
         let off_targets = || {
             let all = self.x.iter().map(|x| x.to_f64()).enumerate();
             all.filter(|(class, x)| !places.contains(&Some(*class)) && *x > f64::NEG_INFINITY)
-                .map(|(class, x)| (self.table.affine(class), x))
+                .map(|(class, x)| Exponent {
+                    map: self.table.affine(class),
+                    x,
+                })
         };
-        // The exponent of one from another's on.
-        let above = |(map, x): (Affine, f64), (top, x_top): (Affine, f64)| {
-            from_pivot(
-                Affine {
-                    slope: map.slope,
-                    bias: map.bias - top.bias,
-                },
-                x,
-                top.slope,
-                x_top,
-            )
-        };
-        let top = off_targets().reduce(|top, next| match above(next, top) > 0.0 {
+        let top = off_targets().reduce(|top, next| match next.above(top) > 0.0 {
             true => next,
             false => top,
         });
         let Some(top) = top else {
             return Sum {
-                logit: f64::NEG_INFINITY,
+                origin: None,
                 sum: 0.0,
-                at: None,
             };
         };
         let sum: f64 = off_targets()
-            .map(|next| above(next, top).min(0.0).exp())
+            .map(|next| next.above(top).min(0.0).exp())
             .sum();
-        let mut logit = self.logit_of(top.0, top.1);
-        let rest_at = |logit| from_pivot(top.0, top.1, slope, logit);
-        if rest_at(logit) < -ABOVE {
-            // Beyond 2^56 the neighbours of a pivot are far apart. The lower one is the second
-            // half's for which the top is not nothing.
-            logit = logit.next_down();
-        }
+        let origin = Origin::near(top, self.share.reference_slope);
         Sum {
-            logit,
-            sum: sum * rest(rest_at(logit)).exp(),
-            at: None,
+            origin: Some(origin),
+            sum: sum * origin.rest.exp(),
         }
     }
 }
