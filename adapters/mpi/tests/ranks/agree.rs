@@ -7,7 +7,7 @@ use ala_loss_mpi::{Error, MpiLoss};
 use mpi::topology::{Color, SimpleCommunicator};
 use mpi::traits::{Communicator, CommunicatorCollectives};
 
-use crate::cut::{assert_close, assert_same_on_all, columns, rank, ranks};
+use crate::cut::{TOLERANCE, assert_close, assert_same_on_all, columns, rank, ranks};
 use crate::problem::{build, counts, labels, logits};
 
 fn of(classes: usize, objective: Objective) -> Loss {
@@ -147,7 +147,12 @@ pub fn groups_of_ranks_have_losses_of_their_own(world: &SimpleCommunicator) {
         let got = mine
             .evaluate(&columns(&x, classes, &range), &y)
             .expect("valid");
-        assert_close(&got, &whole, &range, &format!("group {group}, step {step}"));
+        assert_close(
+            &got,
+            &whole,
+            &range,
+            (TOLERANCE, &format!("group {group}, step {step}")),
+        );
         assert_same_on_all(&own, &[got.loss.to_bits()], "a group's loss");
     }
     // Over all ranks at the same time, beside messages of the caller's.
