@@ -1,5 +1,5 @@
-//! A cosine classifier of 100,000 classes, which are cut over the ranks, trained on a synthetic long
-//! tail with the ALA loss.
+//! A cosine classifier of 100,000 classes, which are cut over the ranks, trained on a synthetic
+//! long tail with the ALA loss.
 //!
 //! ```text
 //! RAYON_NUM_THREADS=1 mpirun -n 4 --oversubscribe \

@@ -1,5 +1,5 @@
-//! Starts this program under `mpirun`, once for each number of ranks, and ends it where it takes too
-//! long: ranks that wait for one another fail a test, and do not hang it.
+//! Starts this program under `mpirun`, once for each number of ranks, and ends it where it takes
+//! too long: ranks that wait for one another fail a test, and do not hang it.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
