@@ -133,7 +133,7 @@ mod tests {
         let message = "rank 2 has 1 rows, and rank 0 has 0: all must have the same";
         let both = Header { labels: 1, ..other };
         for other in [other, both] {
-            assert_eq!(check(other).unwrap_err().to_string(), message);
+            assert_eq!(check(other).expect_err("other rows").to_string(), message);
         }
         let unlike = |what| Err(Error::Unlike { what, rank: 2 });
         assert_eq!(check(Header { labels: 1, ..first }), unlike("labels"));
