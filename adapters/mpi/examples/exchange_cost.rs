@@ -15,6 +15,7 @@ use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};
 use ala_loss_mpi::MpiLoss;
 use clap::Parser;
 use mpi::collective::SystemOperation;
+use mpi::environment::Threading;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives};
 
@@ -39,7 +40,7 @@ struct Settings {
 
 fn main() -> ExitCode {
     let settings = Settings::parse();
-    let Some(universe) = mpi::initialize() else {
+    let Some((universe, _)) = mpi::initialize_with_threading(Threading::Funneled) else {
         eprintln!("error: MPI was initialised before");
         return ExitCode::FAILURE;
     };

@@ -6,6 +6,7 @@ mod digest;
 mod error;
 mod exchange;
 mod failure;
+mod given;
 mod header;
 mod loss;
 mod words;

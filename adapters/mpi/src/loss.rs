@@ -3,22 +3,21 @@
 use std::ops::Range;
 
 use ala_loss::{
-    CpuElement, Divisor, Label, Loss, LossShard, NO_CLASS, Options, Outcome, Outputs, Real,
-    Summary, Upstream,
+    CpuElement, Label, Loss, LossShard, NO_CLASS, Options, Outcome, Outputs, Real, Summary,
 };
 use mpi::traits::Communicator;
 
 use crate::agreement;
-use crate::digest::Digest;
 use crate::error::Error;
 use crate::exchange::Exchange;
+use crate::given::{Asked, labels_digest, options_digest};
 use crate::header::Header;
 
 /// A loss whose classes are cut over the ranks of a communicator: rank 0 has the first of them,
 /// rank 1 those behind, and so on.
 ///
 /// Each rank holds the logits `[N, K]` of its own `K` classes and all labels `[N]`. A step is the
-/// first half on each rank, **one all-gather** of 3 to 12 numbers a row and rank, and the second
+/// first half on each rank, **one all-gather** of 3 to 10 numbers a row and rank, and the second
 /// half; all ranks have the same loss, to the bit, and the gradient of their own classes.
 ///
 /// All ranks make every call together, with the same labels and options but for the stride: what
@@ -291,8 +290,7 @@ impl MpiLoss {
 
     /// [`evaluate_into`](Self::evaluate_into) with `work` done while the ranks exchange: the same
     /// result, to the bit, and what `work` gave. It is done once in any case, also where the step
-    /// is an error; it must not call this loss's communicator's ranks into a call that others do
-    /// not make.
+    /// is an error.
     ///
     /// How much of the exchange goes on beside the work is up to the MPI library: many move data
     /// only inside of calls to MPI, unless they were built or set up with a progress thread. Then
@@ -331,6 +329,43 @@ impl MpiLoss {
         (step, done)
     }
 
+    /// [`evaluate_into_while`](Self::evaluate_into_while), the gradient written **over the
+    /// logits**.
+    ///
+    /// # Errors
+    /// As [`evaluate_in_place`](Self::evaluate_in_place).
+    ///
+    /// ```no_run
+    /// # use ala_loss::{ClassCounts, Loss, Objective, Options, Outputs};
+    /// # use ala_loss_mpi::MpiLoss;
+    /// # let universe = mpi::initialize().expect("MPI was not initialised before");
+    /// # let loss = Loss::new(Objective::ala(), &ClassCounts::new([500, 50])?)?;
+    /// # fn next_batch() {}
+    /// let mut loss = MpiLoss::even(&loss, &universe.world())?; // on two ranks
+    /// let (mut logits, options, outputs) = ([0.5f32], Options::new(), Outputs::new());
+    /// let (step, batch) =
+    ///     loss.evaluate_in_place_while(&mut logits, &[1], &options, outputs, || next_batch());
+    /// println!("{}", step?.loss);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn evaluate_in_place_while<T: CpuElement, L: Label, W>(
+        &mut self,
+        logits: &mut [T],
+        labels: &[L],
+        options: &Options<'_, T::Real>,
+        outputs: Outputs<'_, T>,
+        work: impl FnOnce() -> W,
+    ) -> (Result<Summary, Error>, W) {
+        self.tell(logits, labels, options);
+        let done = self.exchange.gather_while(work);
+        let step = self.exchange.records().and_then(|records| {
+            let shard = &self.shard;
+            let finished = shard.finish_in_place(logits, labels, options, records, outputs);
+            Ok(finished?)
+        });
+        (step, done)
+    }
+
     /// Writes this rank's message: its records, or what went wrong.
     fn tell<T: CpuElement, L: Label>(
         &mut self,
@@ -349,43 +384,5 @@ impl MpiLoss {
             .room(header.need())
             .and_then(|records| Ok(self.shard.partial(logits, labels, options, records)?));
         self.exchange.write_header(&header, told.as_ref().err());
-    }
-}
-
-fn labels_digest<L: Label>(labels: &[L]) -> u64 {
-    let mut digest = Digest::new();
-    for label in labels {
-        let value = label.value();
-        digest.word(value as u64);
-        // Of 64-bit labels only the sign.
-        digest.word((value >> 64) as u64);
-    }
-    digest.value()
-}
-
-/// Of all but the stride, which is of each rank's own logits. What options hold nobody outside of
-/// their crate can read; their `Debug` shows all of it, and is written without an allocation.
-fn options_digest<R: Real>(options: &Options<'_, R>) -> u64 {
-    let mut digest = Digest::new();
-    digest.shown(&options.stride(0));
-    digest.value()
-}
-
-/// Which of the owned results that are made on request were asked for.
-struct Asked {
-    hits: bool,
-    predictions: bool,
-}
-
-impl Asked {
-    fn of<R: Real>(options: &Options<'_, R>) -> Self {
-        // Asking again changes options that did not ask. Without the numbers that may be NaN, which
-        // equal nothing; what else they hold was checked.
-        let plain = options.upstream(Upstream::One).gradient_scale(1.0);
-        let plain = plain.divisor(Divisor::Weights);
-        Self {
-            hits: plain.hits() == plain,
-            predictions: plain.predictions() == plain,
-        }
     }
 }

@@ -12,6 +12,7 @@
 mod classifier;
 mod data;
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -35,11 +36,11 @@ struct Options {
     #[arg(long, default_value_t = 100_000)]
     classes: usize,
     /// Features of a sample.
-    #[arg(long, default_value_t = 16)]
-    width: usize,
+    #[arg(long, default_value = "16")]
+    width: NonZeroUsize,
     /// Samples a step, the same on all ranks.
-    #[arg(long, default_value_t = 64)]
-    batch: usize,
+    #[arg(long, default_value = "64")]
+    batch: NonZeroUsize,
     /// Steps of stochastic gradient descent.
     #[arg(long, default_value_t = 300)]
     steps: usize,
@@ -103,11 +104,11 @@ fn run(options: &Options, world: &SimpleCommunicator) -> Result<(), Failure> {
 }
 
 fn train(options: &Options, ranks: &SimpleCommunicator) -> Result<Vec<Step>, Failure> {
-    let mut data = LongTail::new(options.classes, options.width, options.seed)?;
+    let mut data = LongTail::new(options.classes, options.width.get(), options.seed)?;
     let loss = Loss::builder(Objective::ala(), data.counts())
         .scale(options.scale)
         .build()?;
-    let mut classifier = Classifier::new(&loss, ranks, (options.width, options.seed))?;
+    let mut classifier = Classifier::new(&loss, ranks, (options.width.get(), options.seed))?;
     let bar = match ranks.rank() {
         0 => ProgressBar::new(options.steps as u64).with_style(style()),
         _ => ProgressBar::hidden(),
@@ -115,7 +116,7 @@ fn train(options: &Options, ranks: &SimpleCommunicator) -> Result<Vec<Step>, Fai
     let mut steps = Vec::with_capacity(options.steps);
     for _ in 0..options.steps {
         // Every rank draws the same batch.
-        let batch = data.batch(options.batch);
+        let batch = data.batch(options.batch.get());
         let started = Instant::now();
         let (loss, hits) = classifier.step(&batch, options.rate)?;
         steps.push(Step {
@@ -145,7 +146,7 @@ fn table(options: &Options, ranks: i32, steps: &[Step]) -> String {
     let len = steps.len().div_ceil(10).max(1);
     for (i, part) in steps.chunks(len).enumerate() {
         let mean = |of: fn(&Step) -> f64| part.iter().map(of).sum::<f64>() / part.len() as f64;
-        let top1 = mean(|step| step.hits as f64) * 100.0 / options.batch as f64;
+        let top1 = mean(|step| step.hits as f64) * 100.0 / options.batch.get() as f64;
         let range = format!("{}..{}", i * len, i * len + part.len());
         table.add_row([
             range,

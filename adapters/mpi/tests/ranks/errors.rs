@@ -47,6 +47,10 @@ fn assert_error(
     let work = || 5;
     let (got, worked) = loss.evaluate_into_while(x, labels, options, Outputs::new(), work);
     assert_eq!((got.as_ref(), worked), (Err(expected), 5));
+    let (got, worked) =
+        loss.evaluate_in_place_while(&mut over, labels, options, Outputs::new(), work);
+    assert_eq!((got.as_ref(), worked), (Err(expected), 5));
+    assert_eq!(over, x);
 
     // The ranks are still together.
     let outcome = loss.evaluate(good, &[0, 5, 11, 3]).expect("a good step");

@@ -67,7 +67,14 @@ pub fn overlapped_steps_are_the_same_to_the_bit(world: &SimpleCommunicator) {
             let mut over = own.clone();
             let labels = &batch.labels;
             let in_place = loss.evaluate_in_place(&mut over, labels, &options, Outputs::new());
-            assert_eq!((in_place.expect("valid"), over), (summary, gradient));
+            assert_eq!((in_place.expect("valid"), &over), (summary, &gradient));
+            let mut over = own.clone();
+            let (step, given) =
+                loss.evaluate_in_place_while(&mut over, labels, &options, Outputs::new(), || 3);
+            assert_eq!(
+                (step.expect("valid"), &over, given),
+                (summary, &gradient, 3)
+            );
             let owned = loss.evaluate_with(&own, labels, &options).expect("valid");
             assert_eq!(owned.loss.to_bits(), summary.loss.to_bits());
         }
