@@ -54,10 +54,18 @@ __device__ __forceinline__ const float* told_record(
     return reinterpret_cast<const float*>(s.gathered) + place;
 }
 
+// 2^x. What rounding takes from a large f32 is not lost to it.
+__device__ __forceinline__ float exp2_of(double x) {
+    const float whole = rintf(static_cast<float>(x));
+    const float rest = static_cast<float>(x - static_cast<double>(whole));
+    return x < -1000.0 ? 0.0f : exp2_fast(rest) * exp2_fast(whole);
+}
+
 // A row's targets among the shard's own classes, NO_CLASS where they are not.
 struct Places {
     uint32_t first;
     uint32_t second;
+    bool two;  // whether the row has two, here or not
     __device__ __forceinline__ uint32_t of(uint32_t term) const {
         return term == 0 ? first : second;
     }
@@ -68,7 +76,8 @@ __device__ __forceinline__ Places places_of(const AlaShard& s, const RowTerms& t
         const uint32_t at = y - s.first_class;
         return at < s.classes ? at : NO_CLASS;
     };
-    return {place(terms.y[0]), terms.count == 2 ? place(terms.y[1]) : NO_CLASS};
+    const bool two = terms.count == 2;
+    return {place(terms.y[0]), two ? place(terms.y[1]) : NO_CLASS, two};
 }
 
 // The shards that have a target among their classes, as they should one; the weight of its class.
@@ -120,7 +129,9 @@ __device__ __forceinline__ BadRow bad_row_of(const AlaShard& s, uint64_t row) {
 }
 
 // A target is the pivot where its exponent is more than this above it: else its offset would lack
-// digits where another shard's pivot is as high.
+// digits where another shard's pivot is as high. Of two targets it is their exponents as those of
+// classes like any other: to each the other is one, but nothing is left of the rest from a
+// pivot on that is neither's.
 constexpr double FAR_ABOVE = 8.0;
 
 // A row that f32 cannot solve: what its exponents count from, by differences of logits as in
@@ -152,22 +163,17 @@ template <typename T>
 __device__ inline void raise_top(
     const AlaShard& s, const T* logits, const Places& y, bool& found, CarefulShard& row) {
     const AlaParams& p = s.recipe.step;
-    const bool mixed = RecordLayout(s).mixed;
 #pragma unroll 1
-    for (uint32_t i = 0; i < 4; i++) {
-        const uint32_t place = y.of(i / 2);
-        const bool as_target = i % 2 == 0;
-        if (place == NO_CLASS || !(as_target || mixed)) {
+    for (uint32_t i = 0; i < 2; i++) {
+        const uint32_t place = y.of(i);
+        if (place == NO_CLASS || widen(logits[place]) == -infinity()) {
             continue;
         }
         const double x = widen(logits[place]);
-        const Affine64 map = exact_map(p, place, as_target ? place : NO_CLASS);
-        if (x == -infinity()) {
-            continue;
-        }
+        const Affine64 map = exact_map(p, place, y.two ? NO_CLASS : place);
         const double above = found ? difference(map, x, row.top, row.x_top) : 0.0;
         if (!found || above > FAR_ABOVE) {
-            row.sum *= static_cast<double>(exp2_fast(static_cast<float>(-above)));
+            row.sum *= static_cast<double>(exp2_of(-above));
             row.top = map;
             row.x_top = x;
             found = true;

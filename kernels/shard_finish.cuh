@@ -12,7 +12,7 @@ struct ToldTarget {
     uint32_t shards;  // that have it
     float weight;     // of its class
     double offset;
-    float as_other;  // its exponent as that of a class like any other
+    double as_other;  // its exponent as that of a class like any other
 };
 
 // What the shards told of a row.
@@ -47,7 +47,7 @@ __device__ __forceinline__ double below_pivot(const AlaShard& s, float own, floa
 __device__ __forceinline__ ToldTarget
 told_target(const AlaShard& s, uint64_t row, uint32_t term, float pivot) {
     const RecordLayout layout(s);
-    ToldTarget own = {0, s.common_weight, 0.0, 0.0f};
+    ToldTarget own = {0, s.common_weight, 0.0, 0.0};
 #pragma unroll 1
     for (uint32_t shard = threadIdx.x % WARP; shard < s.shards; shard += WARP) {
         const float* record = told_record(s, shard, row);
@@ -63,11 +63,11 @@ told_target(const AlaShard& s, uint64_t row, uint32_t term, float pivot) {
         }
         if (layout.mixed) {
             const double as_other = record[layout.as_other(term)];
-            own.as_other = static_cast<float>(fma(as_other, OFFSET_UNIT, below));
+            own.as_other = fma(as_other, OFFSET_UNIT, below);
         }
     }
-    const uint32_t who = __ffs(__ballot_sync(FULL_WARP, own.shards != 0));
-    const int lane = who == 0 ? 0 : static_cast<int>(who) - 1;
+    // One shard has it, or the row is told to be a bad one.
+    const uint32_t lane = sum_of_warp(own.shards == 1 ? threadIdx.x : 0) % WARP;
     own.weight = __shfl_sync(FULL_WARP, own.weight, lane);
     own.offset = __shfl_sync(FULL_WARP, own.offset, lane);
     own.as_other = __shfl_sync(FULL_WARP, own.as_other, lane);
@@ -97,7 +97,7 @@ __device__ __forceinline__ Told combine(const AlaShard& s, uint64_t row, uint32_
     for (uint32_t shard = lane; shard < s.shards; shard += WARP) {
         const float* record = told_record(s, shard, row);
         const double below = below_pivot(s, record[RecordLayout::PIVOT], pivot);
-        sum = fmaf(record[RecordLayout::SUM], exp2_fast(static_cast<float>(below)), sum);
+        sum = fmaf(record[RecordLayout::SUM], exp2_of(below), sum);
         if (layout.top1) {
             const float largest = record[layout.largest()];
             no_number |= largest != largest;
@@ -146,9 +146,12 @@ __device__ __forceinline__ ShardSolution solve_told(
         const ToldTarget own = told.target(i);
         const ToldTarget other = told.target(1 - i);
         row.orphan |= own.shards != 1;
-        const float other_exponential = two ? exp2_fast(other.as_other) : 0.0f;
+        const float other_exponential = two ? exp2_of(other.as_other) : 0.0f;
+        // The target alone may be far above the shards' pivot. A NaN stays.
+        const double above = own.offset > 0.0 ? own.offset : 0.0;
+        const float lower = exp2_of(-above);
         const RowSums sums = {
-            told.sum + other_exponential, static_cast<float>(own.offset), 0.0f};
+            (told.sum + other_exponential) * lower, static_cast<float>(own.offset - above), 0.0f};
         const uint32_t place = y.of(i);
         const float share = i == 0 ? terms.share[0] : terms.share[1];
         AlaTarget target = {0.0f, 0.0f, 1.0f, own.weight * share};
@@ -159,7 +162,8 @@ __device__ __forceinline__ ShardSolution solve_told(
         if (loss == infinity() && own.offset > -static_cast<double>(infinity())) {
             loss = shard_loss_beyond_f32(own.weight, share, own.offset);
         }
-        const RowGradient gradient = row_gradient(p, target, map.common_slope(), sums, factor);
+        RowGradient gradient = row_gradient(p, target, map.common_slope(), sums, factor);
+        gradient.scale *= lower;
         row.loss += loss;
         row.scale += gradient.scale;
         float at_other = 0.0f;
@@ -174,7 +178,7 @@ __device__ __forceinline__ ShardSolution solve_told(
     row.pivot = static_cast<float>(from);
     if (!is_far_out(row.pivot)) {
         // What its rounding takes from all exponentials.
-        row.scale *= exp2_fast(static_cast<float>(static_cast<double>(row.pivot) - from));
+        row.scale *= exp2_of(static_cast<double>(row.pivot) - from);
     }
     return row;
 }
@@ -201,7 +205,7 @@ __device__ __forceinline__ void write_with_care(
     for (uint32_t j = threadIdx.x; j < s.classes; j += THREADS) {
         const Affine64 own = exact_map(s.recipe.step, j, NO_CLASS);
         const double exponent = careful.offset(own, widen(logits[j])) + below;
-        const float e = exp2_fast(static_cast<float>(exponent));
+        const float e = exp2_of(exponent);
         gradient[j] = round_to<T>(
             j == y.first    ? solution.at[0]
             : j == y.second ? solution.at[1]

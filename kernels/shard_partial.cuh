@@ -98,14 +98,12 @@ __device__ __forceinline__ bool write_record(
         return false;
     }
     const double max = static_cast<double>(off_targets.max) + s.bias;
-    const bool mixed = RecordLayout(s).mixed;
     double top = max;
 #pragma unroll 1
-    for (uint32_t i = 0; i < 4; i++) {
-        const uint32_t place = y.of(i / 2);
-        const bool as_target = i % 2 == 0;
-        if (place != NO_CLASS && (as_target || mixed)) {
-            const double exponent = exponent_of(s, map, logits, place, as_target);
+    for (uint32_t i = 0; i < 2; i++) {
+        const uint32_t place = y.of(i);
+        if (place != NO_CLASS) {
+            const double exponent = exponent_of(s, map, logits, place, !y.two);
             top = exponent > top + FAR_ABOVE ? exponent : top;
         }
     }
@@ -115,7 +113,7 @@ __device__ __forceinline__ bool write_record(
     const float pivot = static_cast<float>(top * s.inverse_slope);
     const double from = s.slope * static_cast<double>(pivot);
     record[RecordLayout::PIVOT] = pivot;
-    record[RecordLayout::SUM] = off_targets.sum * exp2_fast(static_cast<float>(max - from));
+    record[RecordLayout::SUM] = off_targets.sum * exp2_of(max - from);
     write_targets(s, y, record, [&](uint32_t place, bool as_target) {
         return exponent_of(s, map, logits, place, as_target) - from;
     });
@@ -127,8 +125,7 @@ template <typename T>
 __device__ __forceinline__ void write_careful_record(
     const AlaShard& s, const T* logits, const Places& y, const CarefulShard& row, float* record) {
     record[RecordLayout::PIVOT] = row.pivot;
-    record[RecordLayout::SUM] =
-        static_cast<float>(row.sum) * exp2_fast(static_cast<float>(row.kept));
+    record[RecordLayout::SUM] = static_cast<float>(row.sum) * exp2_of(row.kept);
     write_targets(s, y, record, [&](uint32_t place, bool as_target) {
         const float x = widen(logits[place]);
         if (!(fabsf(x) < infinity())) {
