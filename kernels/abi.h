@@ -206,10 +206,10 @@ typedef struct AlaRecipe {
    of the shard's own. */
 typedef struct AlaShard {
     AlaRecipe recipe;
-    uint64_t records;     /* float[rows, record_len]: written by the first half */
-    uint64_t gathered;    /* float[shards, rows, record_len]: read by the second */
-    double slope;         /* what pivots are multiplied by: the same on all shards, rounded as the */
-                          /* classes' slopes are */
+    uint64_t records;  /* float[rows, record_len]: written by the first half */
+    uint64_t gathered; /* float[shards, rows, record_len]: read by the second */
+    double slope;      /* what pivots are multiplied by: the same on all shards, rounded as the */
+                       /* classes' slopes are */
     double inverse_slope; /* 1 / slope, nearly */
     double exact_slope;   /* the same as `slope`, unrounded */
     double bias;          /* what the biases of the class table count from */

@@ -41,8 +41,8 @@ constexpr int WHOLE_VECTORS = (ELEMENTS + ala::WIDTH<T> - 1) / ala::WIDTH<T> * a
 #define SHARD_HALF(type, half, map) \
     SHARD_KERNEL(                   \
         ala_shard_##half##_##type##_##map, 512, ala::shard_##half<TYPE_##type, MAP_##map, 512>)
-#define SHARD_OF(type, map)          \
-    SHARD_HALF(type, partial, map)   \
+#define SHARD_OF(type, map)        \
+    SHARD_HALF(type, partial, map) \
     SHARD_HALF(type, finish, map)
 
 #ifdef ALA_RECIPE

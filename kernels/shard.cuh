@@ -2,7 +2,8 @@
 // 4 bytes; from the records of all, in their order, each comes to the same row loss.
 //
 //     pivot     p   a logit near the shard's largest; exponents count from slope * p
-//     sum           of exp2(u_j - slope p) over its classes off the targets
+//     sum           of exp2(u_j - slope p) over its classes off the targets; its logarithm where
+//                   that is far below 0
 //     offset        u_y - slope p, where the target is among its classes, in units of OFFSET_UNIT
 //     weight        of the target's class, where classes have different weights
 //
@@ -59,6 +60,15 @@ __device__ __forceinline__ float exp2_of(double x) {
     const float whole = rintf(static_cast<float>(x));
     const float rest = static_cast<float>(x - static_cast<double>(whole));
     return x < -1000.0 ? 0.0f : exp2_fast(rest) * exp2_fast(whole);
+}
+
+// A sum times 2^x, as a record has it: below 0 is a logarithm.
+__device__ __forceinline__ float told_sum(float sum, double x) {
+    constexpr double LEAST = -40.0;
+    if (x < LEAST && sum > 0.0f) {
+        return static_cast<float>(static_cast<double>(log2_fast(sum)) + x);
+    }
+    return sum * exp2_of(x);
 }
 
 // A row's targets among the shard's own classes, NO_CLASS where they are not.
@@ -130,8 +140,7 @@ __device__ __forceinline__ BadRow bad_row_of(const AlaShard& s, uint64_t row) {
 
 // A target is the pivot where its exponent is more than this above it: else its offset would lack
 // digits where another shard's pivot is as high. Of two targets it is their exponents as those of
-// classes like any other: to each the other is one, but nothing is left of the rest from a
-// pivot on that is neither's.
+// classes like any other, since each is one to the other.
 constexpr double FAR_ABOVE = 8.0;
 
 // A row that f32 cannot solve: what its exponents count from, by differences of logits as in
@@ -139,9 +148,10 @@ constexpr double FAR_ABOVE = 8.0;
 struct CarefulShard {
     Affine64 top;
     double x_top;
-    double sum;   // off the targets, relative to the top
-    float pivot;  // a logit with nearly the top's exponent; NaN or -inf where there is none
-    double kept;  // what the pivot lacks
+    double sum;       // off the targets, from where ...
+    double sum_from;  // ... from the top on
+    float pivot;      // a logit with nearly the top's exponent; NaN or -inf where there is none
+    double kept;      // what the pivot lacks
 
     __device__ double offset(const Affine64& map, double x) const {
         return difference(map, x, top, x_top) + kept;
@@ -173,7 +183,7 @@ __device__ inline void raise_top(
         const Affine64 map = exact_map(p, place, y.two ? NO_CLASS : place);
         const double above = found ? difference(map, x, row.top, row.x_top) : 0.0;
         if (!found || above > FAR_ABOVE) {
-            row.sum *= static_cast<double>(exp2_of(-above));
+            row.sum_from -= above;
             row.top = map;
             row.x_top = x;
             found = true;
@@ -248,6 +258,7 @@ __device__ void sum_with_care(
     const double sum = block_totals(mine).loss;
     if (threadIdx.x == 0) {
         row.sum = sum;
+        row.sum_from = 0.0;
         raise_top(s, logits, y, found, row);
         row.pivot = -infinity();
         row.kept = 0.0;

@@ -17,8 +17,9 @@ struct ToldTarget {
 
 // What the shards told of a row.
 struct Told {
-    float pivot;  // the highest; NaN where one is
-    float sum;    // off the targets, from that on
+    float pivot;      // the highest; NaN where one is
+    float sum;        // off the targets, from where ...
+    double sum_from;  // ... from that on
     ToldTarget first;
     ToldTarget second;
     uint32_t predicted;  // NO_CLASS where a logit is no number
@@ -27,6 +28,17 @@ struct Told {
     }
 };
 
+// The larger; of a NaN and a number the number.
+__device__ __forceinline__ double larger(double a, double b) {
+    return a > b || b != b ? a : b;
+}
+__device__ __forceinline__ double max_of_warp(double value) {
+#pragma unroll 1
+    for (int offset = WARP / 2; offset > 0; offset /= 2) {
+        value = larger(value, __shfl_xor_sync(FULL_WARP, value, offset));
+    }
+    return value;
+}
 __device__ __forceinline__ uint32_t sum_of_warp(uint32_t value) {
 #pragma unroll
     for (int offset = WARP / 2; offset > 0; offset /= 2) {
@@ -38,9 +50,7 @@ __device__ __forceinline__ uint32_t sum_of_warp(uint32_t value) {
 // How far a shard's pivot is below the highest, as an exponent.
 __device__ __forceinline__ double below_pivot(const AlaShard& s, float own, float pivot) {
     // Also where both are -inf.
-    return own == pivot
-               ? 0.0
-               : s.slope * (static_cast<double>(own) - static_cast<double>(pivot));
+    return own == pivot ? 0.0 : s.slope * (static_cast<double>(own) - static_cast<double>(pivot));
 }
 
 // The target's record, found by the lane that has it.
@@ -91,13 +101,32 @@ __device__ __forceinline__ Told combine(const AlaShard& s, uint64_t row, uint32_
     pivot = reduce_team<Max, WARP>(pivot);
     // A row of -inf alone makes no softmax either.
     const bool none = __any_sync(FULL_WARP, invalid) || pivot == -infinity();
+    // Where a shard's sum counts from.
+    const auto from_pivot = [&](const float* record) {
+        const double below = below_pivot(s, record[RecordLayout::PIVOT], pivot);
+        const float told = record[RecordLayout::SUM];
+        return told < 0.0f ? below + static_cast<double>(told) : below;
+    };
+    double from = -static_cast<double>(infinity());
+    for (uint32_t shard = lane; shard < s.shards; shard += WARP) {
+        const float* record = told_record(s, shard, row);
+        // Nothing counts from anywhere.
+        if (record[RecordLayout::SUM] != 0.0f) {
+            from = larger(from, from_pivot(record));
+        }
+    }
+    from = max_of_warp(from);
+    from = from > -static_cast<double>(infinity()) ? from : 0.0;
     float sum = none ? not_a_number() : 0.0f;
     Best best = Best::none();
     bool no_number = false;
     for (uint32_t shard = lane; shard < s.shards; shard += WARP) {
         const float* record = told_record(s, shard, row);
-        const double below = below_pivot(s, record[RecordLayout::PIVOT], pivot);
-        sum = fmaf(record[RecordLayout::SUM], exp2_of(below), sum);
+        const float own = record[RecordLayout::SUM];
+        // A target's pivot without a sum may be far above.
+        if (own != 0.0f) {
+            sum = fmaf(own < 0.0f ? 1.0f : own, exp2_of(from_pivot(record) - from), sum);
+        }
         if (layout.top1) {
             const float largest = record[layout.largest()];
             no_number |= largest != largest;
@@ -106,6 +135,7 @@ __device__ __forceinline__ Told combine(const AlaShard& s, uint64_t row, uint32_
     }
     told.pivot = none ? not_a_number() : pivot;
     told.sum = reduce_team<Sum, WARP>(sum);
+    told.sum_from = from;
     told.predicted = NO_CLASS;
     if (layout.top1) {
         best = best_of_team<WARP>(best);
@@ -119,11 +149,12 @@ __device__ __forceinline__ Told combine(const AlaShard& s, uint64_t row, uint32_
 // What thread 0 tells the others of a row.
 struct ShardSolution {
     float loss;
-    float scale;  // of exponentials against the pivot
-    float at[2];  // the gradient at both targets, where they are the shard's own
-    float pivot;  // in units of exponents, as the class table has them
-    float logit;  // the pivot as a logit
-    bool orphan;  // a label is not one shard's
+    float scale;   // of exponentials against the pivot
+    float at[2];   // the gradient at both targets, where they are the shard's own
+    float pivot;   // that its exponentials are from, as the class table has exponents
+    float logit;   // the shards' pivot
+    double lower;  // what the former is above that, as an exponent
+    bool orphan;   // a label is not one shard's
 };
 
 // A term's loss that f32 cannot hold on the way, or not at all. No focal factor but 1 leaves such a
@@ -139,19 +170,23 @@ __device__ __forceinline__ ShardSolution solve_told(
     const AlaShard& s, const Map& map, const RowTerms& terms, const Places& y, const Told& told,
     float factor) {
     const AlaParams& p = s.recipe.step;
-    ShardSolution row = {0.0f, 0.0f, {0.0f, 0.0f}, 0.0f, told.pivot, false};
+    ShardSolution row = {0.0f, 0.0f, {0.0f, 0.0f}, 0.0f, told.pivot, 0.0, false};
     const bool two = terms.count == 2;
 #pragma unroll 1
     for (uint32_t i = 0; i < terms.count; i++) {
         const ToldTarget own = told.target(i);
         const ToldTarget other = told.target(1 - i);
         row.orphan |= own.shards != 1;
-        const float other_exponential = two ? exp2_of(other.as_other) : 0.0f;
-        // The target alone may be far above the shards' pivot. A NaN stays.
-        const double above = own.offset > 0.0 ? own.offset : 0.0;
-        const float lower = exp2_of(-above);
+        // The largest exponent of the term: that of the other target may be among the shards'
+        // pivots and far above it. What is no number shows in the sums.
+        const bool is_alone = told.sum == 0.0f;
+        double top = is_alone ? own.offset : larger(told.sum_from, own.offset);
+        top = two ? larger(top, other.as_other) : top;
+        const float other_exponential = two ? exp2_of(other.as_other - top) : 0.0f;
         const RowSums sums = {
-            (told.sum + other_exponential) * lower, static_cast<float>(own.offset - above), 0.0f};
+            is_alone ? other_exponential
+                     : fmaf(told.sum, exp2_of(told.sum_from - top), other_exponential),
+            static_cast<float>(own.offset - top), 0.0f};
         const uint32_t place = y.of(i);
         const float share = i == 0 ? terms.share[0] : terms.share[1];
         AlaTarget target = {0.0f, 0.0f, 1.0f, own.weight * share};
@@ -162,10 +197,13 @@ __device__ __forceinline__ ShardSolution solve_told(
         if (loss == infinity() && own.offset > -static_cast<double>(infinity())) {
             loss = shard_loss_beyond_f32(own.weight, share, own.offset);
         }
-        RowGradient gradient = row_gradient(p, target, map.common_slope(), sums, factor);
-        gradient.scale *= lower;
+        const RowGradient gradient = row_gradient(p, target, map.common_slope(), sums, factor);
         row.loss += loss;
-        row.scale += gradient.scale;
+        // None off the targets is above the lower of the terms' largest.
+        const double lower = i == 0 || top < row.lower ? top : row.lower;
+        const float before = i == 0 ? 0.0f : row.scale * exp2_of(lower - row.lower);
+        row.scale = fmaf(gradient.scale, exp2_of(lower - top), before);
+        row.lower = lower;
         float at_other = 0.0f;
         // Where the other target is the shard's own, what this term makes of it.
         if (two && y.of(1 - i) != NO_CLASS) {
@@ -174,7 +212,7 @@ __device__ __forceinline__ ShardSolution solve_told(
         row.at[0] += i == 0 ? gradient.at_target : at_other;
         row.at[1] += i == 0 ? at_other : gradient.at_target;
     }
-    const double from = fma(s.slope, static_cast<double>(told.pivot), -s.bias);
+    const double from = fma(s.slope, static_cast<double>(told.pivot), row.lower - s.bias);
     row.pivot = static_cast<float>(from);
     if (!is_far_out(row.pivot)) {
         // What its rounding takes from all exponentials.
@@ -200,7 +238,7 @@ template <typename T, typename Map, int THREADS>
 __device__ __forceinline__ void write_with_care(
     const AlaShard& s, const Map& map, const T* logits, const Places& y,
     const ShardSolution& solution, const CarefulShard& careful, T* gradient) {
-    const double below = below_pivot(s, careful.pivot, solution.logit);
+    const double below = below_pivot(s, careful.pivot, solution.logit) - solution.lower;
 #pragma unroll 1
     for (uint32_t j = threadIdx.x; j < s.classes; j += THREADS) {
         const Affine64 own = exact_map(s.recipe.step, j, NO_CLASS);
@@ -244,8 +282,7 @@ __device__ void shard_finish(const AlaShard& s) {
         if (threadIdx.x < WARP) {
             const Told told = combine(s, row, terms.count);
             if (threadIdx.x == 0) {
-                const ShardSolution solved =
-                    solve_told(s, map, terms, y, told, row_factor(p, row));
+                const ShardSolution solved = solve_told(s, map, terms, y, told, row_factor(p, row));
                 solution = solved;
                 if (solved.orphan) {
                     report_row_without_target(r, row, true);

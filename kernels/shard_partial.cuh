@@ -55,8 +55,8 @@ __device__ __forceinline__ MaxSum pass_over_shard(
 
 // Writes what a record has of the targets; `offset(place, as_target)` is that of an own class.
 template <typename Offset>
-__device__ __forceinline__ void
-write_targets(const AlaShard& s, const Places& y, float* record, Offset offset) {
+__device__ __forceinline__ void write_targets(
+    const AlaShard& s, const Places& y, float* record, Offset offset) {
     const RecordLayout layout(s);
 #pragma unroll 1
     for (uint32_t i = 0; i < (layout.mixed ? 2 : 1); i++) {
@@ -113,7 +113,7 @@ __device__ __forceinline__ bool write_record(
     const float pivot = static_cast<float>(top * s.inverse_slope);
     const double from = s.slope * static_cast<double>(pivot);
     record[RecordLayout::PIVOT] = pivot;
-    record[RecordLayout::SUM] = off_targets.sum * exp2_of(max - from);
+    record[RecordLayout::SUM] = told_sum(off_targets.sum, max - from);
     write_targets(s, y, record, [&](uint32_t place, bool as_target) {
         return exponent_of(s, map, logits, place, as_target) - from;
     });
@@ -125,7 +125,7 @@ template <typename T>
 __device__ __forceinline__ void write_careful_record(
     const AlaShard& s, const T* logits, const Places& y, const CarefulShard& row, float* record) {
     record[RecordLayout::PIVOT] = row.pivot;
-    record[RecordLayout::SUM] = static_cast<float>(row.sum) * exp2_of(row.kept);
+    record[RecordLayout::SUM] = told_sum(static_cast<float>(row.sum), row.sum_from + row.kept);
     write_targets(s, y, record, [&](uint32_t place, bool as_target) {
         const float x = widen(logits[place]);
         if (!(fabsf(x) < infinity())) {
