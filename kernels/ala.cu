@@ -16,11 +16,14 @@
 #include "kernel.h"
 #include "packed_rows.cuh"
 #include "register_row.cuh"
-#include "shard_finish.cuh"
-#include "shard_partial.cuh"
 #include "staged_row.cuh"
 #include "streamed_row.cuh"
 #include "tiers.h"
+// In no unit but its own: what it declares would be in the other kernels' PTX too.
+#if defined(ALA_SHARD) || !defined(ALA_TYPE)
+#include "shard_finish.cuh"
+#include "shard_partial.cuh"
+#endif
 
 // The fused tiers.
 [[maybe_unused]] constexpr int ANY = 0;

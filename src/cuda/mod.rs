@@ -50,6 +50,8 @@ mod image;
 pub mod instruments;
 mod launch;
 mod module;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 mod pack;
 mod plan;
 #[cfg(feature = "instruments")]

@@ -8,7 +8,9 @@ mod together;
 use std::ops::Range;
 
 use ala_loss::cuda::{CudaElement, Divisor};
-use ala_loss::{ClassCounts, CpuElement, Loss, NO_CLASS, Objective, Reduction, reference};
+use ala_loss::{
+    ClassCounts, CpuElement, DifficultyGradient, Loss, NO_CLASS, Objective, Reduction, reference,
+};
 use cudarc::driver::DeviceRepr;
 use half::{bf16, f16};
 
@@ -165,6 +167,47 @@ fn mixed_rows_are_mixed_over_shards_f16() {
     mixed_rows_are_mixed_over_shards::<f16>(75);
 }
 
+/// A target may be far above the rest to the other one, and far below it by its own map: the rest
+/// is all that its own term has.
+#[test]
+fn sums_far_below_a_targets_pivot_keep_their_digits() {
+    let device = device();
+    let classes = 40;
+    let counts = counts(&mut fastrand::Rng::with_seed(83), classes);
+    let (k, gradient) = (0.7, DifficultyGradient::Attached);
+    for objective in [Objective::DifficultyOnly { k, gradient }, Objective::ala()] {
+        let loss = Loss::builder(objective, &counts)
+            .scale(2.0)
+            .reduction(Reduction::Sum)
+            .build()
+            .expect("valid");
+        let pairs = [
+            [-250.0, -200.0],
+            [-200.0, -200.0],
+            [-200.0, -198.0],
+            [-900.0, -200.0],
+        ];
+        let mut x = vec![-250.0f32; pairs.len() * classes];
+        for (row, [first, second]) in pairs.into_iter().enumerate() {
+            x[row * classes + 39] = first;
+            x[row * classes + 19] = second;
+        }
+        let batch = Mixed {
+            x,
+            a: vec![39; 4],
+            b: vec![19; 4],
+            lambda: vec![0.25; 4],
+            weights: vec![1.0; 4],
+        };
+        let (losses, gradient) = exact(&loss, &batch);
+        for cut in cuts(classes) {
+            let got = together(&device, &loss, &cut, &mixed_step(&batch));
+            let what = || format!("{objective:?} {cut:?}");
+            assert_is(&got, slope(loss.table()), (&losses, &gradient), &what);
+        }
+    }
+}
+
 /// Everything that a step may vary, against the same step of all classes on the CPU in `f64`.
 #[test]
 fn options_mean_what_they_do_without_shards() {
@@ -282,6 +325,10 @@ fn seventy_shards_come_to_the_same() {
         // Shared by the classes of several shards: the lowest is it.
         for class in [14, 33, 60] {
             x[class] = 2.0;
+        }
+        // Far above all others, with the last lane and beyond the lanes.
+        for (row, rank) in [(1, 31), (2, 40), (3, 68)] {
+            x[row * classes + cut[rank].start] = 6.0;
         }
         let step = Step {
             top1: true,
