@@ -13,6 +13,7 @@ use super::halves::{self, Records};
 use super::image::{ELEMENTS, Steps};
 use super::launch::RawStep;
 use super::module::{self, ShardKernels, Unit};
+use super::tiers::MOST_CLASSES;
 use super::workspace::Workspace;
 use crate::error::Error;
 use crate::shape::{check_length, check_rows};
@@ -76,6 +77,11 @@ impl LossShard {
     /// # Errors
     /// As [`Loss::bind`](crate::Loss::bind).
     pub fn bind(&self, context: &Arc<CudaContext>) -> Result<CudaShard, Error> {
+        let classes = self.all_classes();
+        if u32::try_from(classes).map_or(true, |classes| classes > MOST_CLASSES) {
+            let most = MOST_CLASSES;
+            return Err(CudaError::TooManyClasses { classes, most }.into());
+        }
         let weighted = self.common_weight() != Some(1.0);
         let part = self.part().bind(context)?;
         module::check_there(context, Steps::Shard)?;

@@ -80,8 +80,8 @@ fn a_step_reads_logits_twice_and_writes_the_gradient_once() {
         }
     }
     let device = device();
-    check::<f32>(&device, [17.0, 15.0]);
-    check::<bf16>(&device, [14.0, 14.0]);
+    check::<f32>(&device, [17.0, 13.0]);
+    check::<bf16>(&device, [14.0, 10.0]);
 }
 
 /// A mean that has to count takes one launch more, in the second half alone.
@@ -98,7 +98,7 @@ fn a_counted_mean_takes_one_launch_more() {
             builder = builder.ignore_label(-100);
         }
         let loss = builder.build().expect("valid");
-        let shards = bind(&device, &loss, &[0..3]);
+        let shards = bind(&device, &loss, std::slice::from_ref(&(0..3)));
         let step = Step::new(vec![0.5f32; 6], vec![0, 2]);
         let gathered = records(&device, &shards, &step);
         let (x, y) = (device.upload(&step.x), device.upload(&step.labels));
@@ -218,7 +218,7 @@ fn a_step_is_skipped_for_a_known_upstream_gradient() {
     let counts = ClassCounts::new([5, 3, 1]).expect("valid");
     let loss = Loss::builder(Objective::ClassBalanced { beta: 0.9 }, &counts);
     let loss = loss.build().expect("valid");
-    let shards = bind(&device, &loss, &[0..3]);
+    let shards = bind(&device, &loss, std::slice::from_ref(&(0..3)));
     let step = Step::new(vec![0.5f32; 6], vec![0, 2]);
     let gathered = records(&device, &shards, &step);
     let (x, y) = (device.upload(&step.x), device.upload(&step.labels));
