@@ -78,7 +78,8 @@ impl CudaShard {
     /// ) -> Result<f64, Box<dyn std::error::Error>> {
     ///     let context = ala_loss::cuda::context(rank)?;
     ///     let stream = context.new_stream()?;
-    ///     let comm = Comm::from_rank(stream.clone(), rank, ranks, id).map_err(|e| format!("{e:?}"))?;
+    ///     let comm = Comm::from_rank(stream.clone(), rank, ranks, id);
+    ///     let comm = comm.map_err(|error| format!("{error:?}"))?;
     ///     let classes = loss.classes() / ranks;
     ///     let shard = loss.shard(rank * classes..(rank + 1) * classes)?.bind(&context)?;
     ///     let options = Options::new();

@@ -309,7 +309,7 @@ impl CudaShard {
         if unasked {
             return Err(Error::Misplaced {
                 given: "a buffer for hits, predictions or class counts",
-                instead: "ask for hits or predictions in the options of both halves of a shard's step too",
+                instead: "the options of both halves of a shard's step must ask for them too",
             });
         }
         self.part.check_stream(stream)?;
