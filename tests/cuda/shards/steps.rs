@@ -122,6 +122,22 @@ fn a_counted_mean_takes_one_launch_more() {
     }
 }
 
+/// Also on a shard whose own classes all weigh 1.
+#[test]
+fn a_mean_counts_the_weights_of_all_shards_classes() {
+    let device = device();
+    let counts = ClassCounts::new([9, 3, 3, 1]).expect("valid");
+    let loss = Loss::builder(Objective::CrossEntropy, &counts).class_weights([1.0, 2.0, 4.0, 1.0]);
+    let loss = loss.build().expect("valid");
+    let step = Step::new(vec![0.0f32; 12], vec![0, 3, 2]);
+    let got = together(&device, &loss, &[0..1, 1..3, 3..4], &step);
+    let summary = got.summary.expect("valid");
+    assert_eq!((summary.total_weight, summary.counted_rows), (6.0, 3));
+    assert!((summary.loss - 4f64.ln()).abs() < 2e-6, "{summary:?}");
+    let third = f64::from(got.gradient[8]);
+    assert!((third - 4.0 / 6.0 / 4.0).abs() < 1e-6, "{third}");
+}
+
 /// Both halves and what moves the records between them are captured, and replayed on whatever the
 /// buffers hold by then.
 #[test]
