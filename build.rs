@@ -27,8 +27,9 @@ mod cuda {
     const TYPES: [&str; 3] = ["f32", "f16", "bf16"];
     const MAPS: [&str; 2] = ["uniform", "per_class"];
     /// How prebuilt files are named, before the numbers of their architectures.
-    const KINDS: [&str; 3] = ["sm", "compute", RECIPE_PTX];
+    const KINDS: [&str; 4] = ["sm", "compute", RECIPE_PTX, SHARD_PTX];
     const RECIPE_PTX: &str = "recipe_compute";
+    const SHARD_PTX: &str = "shard_compute";
     /// What asks for nvcc, and what says where it is.
     const ASKING: [&str; 2] = ["ALA_CUDA_ARCHS", "NVCC"];
     const SEARCHED: [&str; 3] = ["CUDA_HOME", "CUDA_PATH", "PATH"];
@@ -148,7 +149,11 @@ mod cuda {
                         .unwrap_or_else(|| panic!("{file} is of no kind"));
                     let of = architectures_of(file, kind);
                     let is_ptx = kind != "sm";
-                    let steps = if kind == RECIPE_PTX { "Recipe" } else { "Plain" };
+                    let steps = match kind {
+                        RECIPE_PTX => "Recipe",
+                        SHARD_PTX => "Shard",
+                        _ => "Plain",
+                    };
                     let path = fs::canonicalize(Path::new(PREBUILT).join(file));
                     let path = path.unwrap_or_else(|error| panic!("cannot find {file}: {error}"));
                     format!(
@@ -262,7 +267,11 @@ mod cuda {
         /// Compiles every unit.
         fn embed(&self, sources: &str, out: &Path, report: &mut String) -> String {
             let mut fatbins = String::new();
-            for (steps, options) in [("plain", &[][..]), ("recipe", &["-DALA_RECIPE"])] {
+            for (steps, options) in [
+                ("plain", &[][..]),
+                ("recipe", &["-DALA_RECIPE"]),
+                ("shard", &["-DALA_SHARD"]),
+            ] {
                 fatbins += "[";
                 for (ty, map) in TYPES.iter().flat_map(|ty| MAPS.map(|map| (ty, map))) {
                     let mut unit = vec![format!("-DALA_TYPE={ty}"), format!("-DALA_MAP={map}")];

@@ -67,6 +67,9 @@ typedef struct AlaState {
 #define ALA_BAD_SECOND_LABEL 1u
 #define ALA_BAD_LAMBDA 2u
 #define ALA_BAD_WEIGHT 3u
+/* A label is among the classes of no shard, or of several: in the bits above, of how many. */
+#define ALA_BAD_SHARDS 4u
+#define ALA_BAD_BITS 8u
 
 /* Blocks of a launch, at most. */
 #define ALA_MOST_BLOCKS 4096u
@@ -192,6 +195,31 @@ typedef struct AlaRecipe {
     uint32_t second_label_type; /* ALA_LABEL_* */
     uint32_t reserved;
 } AlaRecipe;
+
+/* AlaShard::columns: what a record has besides pivot, sum and offset. */
+#define ALA_SHARD_WEIGHTS 1u /* the weights of the targets' classes */
+#define ALA_SHARD_MIXED 2u   /* the second target, and both as classes like any other */
+#define ALA_SHARD_TOP1 4u    /* the largest logit and its class */
+
+/* Kernel parameter of the two halves of a step over some of the classes. In `recipe` the number of
+   classes, labels and running counts are of all classes; logits, gradient and the class table are
+   of the shard's own. */
+typedef struct AlaShard {
+    AlaRecipe recipe;
+    uint64_t records;  /* float[rows, record_len]: written by the first half */
+    uint64_t gathered; /* float[shards, rows, record_len]: read by the second */
+    double slope;      /* what pivots are multiplied by: the same on all shards, rounded as the */
+                       /* classes' slopes are */
+    double inverse_slope; /* 1 / slope, nearly */
+    double exact_slope;   /* the same as `slope`, unrounded */
+    double bias;          /* what the biases of the class table count from */
+    uint32_t shards;
+    uint32_t first_class;
+    uint32_t classes; /* the shard's own */
+    uint32_t record_len;
+    uint32_t columns;    /* ALA_SHARD_* */
+    float common_weight; /* of every class, without ALA_SHARD_WEIGHTS */
+} AlaShard;
 
 /* Where the unfused baseline leaves what its steps tell one another. */
 typedef struct AlaScratch {

@@ -22,6 +22,9 @@ __device__ __forceinline__ void count_row(const AlaRecipe& r, uint64_t row, AlaT
     }
 }
 
+// The same of a shard's row: see shard.cuh.
+__device__ __forceinline__ void count_row(const AlaShard& s, uint64_t row, AlaTotals& totals);
+
 // The blocks' totals are added up in their order by the last one, as the losses are.
 template <int THREADS, typename Step>
 __device__ void count_rows(const Step& step) {

@@ -142,8 +142,9 @@ struct BadRow {
 __device__ __forceinline__ BadRow bad_row_of(const AlaParams& p, uint64_t row) {
     return {read_label(p, row), ALA_BAD_LABEL};
 }
-// The same of a recipe's row: see terms.cuh.
+// The same of a recipe's row, see terms.cuh, and of a shard's, see shard.cuh.
 __device__ __forceinline__ BadRow bad_row_of(const AlaRecipe& r, uint64_t row);
+__device__ __forceinline__ BadRow bad_row_of(const AlaShard& s, uint64_t row);
 
 // What the last block leaves for the host and for the next launch. Called by its thread 0.
 // `bad_row` is the launch's first.

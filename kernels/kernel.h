@@ -36,6 +36,8 @@ __device__ __forceinline__ void overlap_with_neighbours() {
 #define KERNEL(name, threads, ...) KERNEL_OF(name, AlaParams, threads, HALF_AN_SM, __VA_ARGS__)
 #define RECIPE_KERNEL(name, threads, ...) \
     KERNEL_OF(name, AlaRecipe, threads, RECIPES_OF_AN_SM, __VA_ARGS__)
+#define SHARD_KERNEL(name, threads, ...) \
+    KERNEL_OF(name, AlaShard, threads, RECIPES_OF_AN_SM, __VA_ARGS__)
 
 // The maps and the types by the names that kernels carry.
 #define MAP_uniform ala::Uniform

@@ -17,6 +17,9 @@ __device__ __forceinline__ const AlaParams& params_of(const AlaParams& p) {
 __device__ __forceinline__ const AlaParams& params_of(const AlaRecipe& r) {
     return r.step;
 }
+__device__ __forceinline__ const AlaParams& params_of(const AlaShard& s) {
+    return s.recipe.step;
+}
 // Whether a step is a recipe's: its rows have terms, a label is smoothed, classes are predicted.
 template <typename Step>
 constexpr bool IS_RECIPE = false;

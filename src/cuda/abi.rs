@@ -7,6 +7,8 @@ pub const ALA_BAD_LABEL: u32 = 0;
 pub const ALA_BAD_SECOND_LABEL: u32 = 1;
 pub const ALA_BAD_LAMBDA: u32 = 2;
 pub const ALA_BAD_WEIGHT: u32 = 3;
+pub const ALA_BAD_SHARDS: u32 = 4;
+pub const ALA_BAD_BITS: u32 = 8;
 pub const ALA_MOST_BLOCKS: u32 = 4096;
 pub const ALA_LABEL_U8: u32 = 0;
 pub const ALA_LABEL_I32: u32 = 1;
@@ -22,6 +24,9 @@ pub const ALA_FOCAL: u32 = 16;
 pub const ALA_OUT_OF_PHASE: u32 = 32;
 pub const ALA_BY_ROWS: u32 = 64;
 pub const ALA_GIVEN: u32 = 128;
+pub const ALA_SHARD_WEIGHTS: u32 = 1;
+pub const ALA_SHARD_MIXED: u32 = 2;
+pub const ALA_SHARD_TOP1: u32 = 4;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AlaTarget {
@@ -369,6 +374,46 @@ const _: () = {
         [::core::mem::offset_of!(AlaRecipe, second_label_type) - 276usize];
     ["Offset of field: AlaRecipe::reserved"]
         [::core::mem::offset_of!(AlaRecipe, reserved) - 280usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AlaShard {
+    pub recipe: AlaRecipe,
+    pub records: u64,
+    pub gathered: u64,
+    pub slope: f64,
+    pub inverse_slope: f64,
+    pub exact_slope: f64,
+    pub bias: f64,
+    pub shards: u32,
+    pub first_class: u32,
+    pub classes: u32,
+    pub record_len: u32,
+    pub columns: u32,
+    pub common_weight: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AlaShard"][::core::mem::size_of::<AlaShard>() - 360usize];
+    ["Alignment of AlaShard"][::core::mem::align_of::<AlaShard>() - 8usize];
+    ["Offset of field: AlaShard::recipe"][::core::mem::offset_of!(AlaShard, recipe) - 0usize];
+    ["Offset of field: AlaShard::records"][::core::mem::offset_of!(AlaShard, records) - 288usize];
+    ["Offset of field: AlaShard::gathered"][::core::mem::offset_of!(AlaShard, gathered) - 296usize];
+    ["Offset of field: AlaShard::slope"][::core::mem::offset_of!(AlaShard, slope) - 304usize];
+    ["Offset of field: AlaShard::inverse_slope"]
+        [::core::mem::offset_of!(AlaShard, inverse_slope) - 312usize];
+    ["Offset of field: AlaShard::exact_slope"]
+        [::core::mem::offset_of!(AlaShard, exact_slope) - 320usize];
+    ["Offset of field: AlaShard::bias"][::core::mem::offset_of!(AlaShard, bias) - 328usize];
+    ["Offset of field: AlaShard::shards"][::core::mem::offset_of!(AlaShard, shards) - 336usize];
+    ["Offset of field: AlaShard::first_class"]
+        [::core::mem::offset_of!(AlaShard, first_class) - 340usize];
+    ["Offset of field: AlaShard::classes"][::core::mem::offset_of!(AlaShard, classes) - 344usize];
+    ["Offset of field: AlaShard::record_len"]
+        [::core::mem::offset_of!(AlaShard, record_len) - 348usize];
+    ["Offset of field: AlaShard::columns"][::core::mem::offset_of!(AlaShard, columns) - 352usize];
+    ["Offset of field: AlaShard::common_weight"]
+        [::core::mem::offset_of!(AlaShard, common_weight) - 356usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -47,6 +47,8 @@ pub struct CudaLoss {
     weighed_address: u64,
     exact_address: u64,
     constants: Constants,
+    /// Its classes; of a part of a loss those of the whole, which its running counts are of.
+    all_classes: usize,
     /// Other than the crate's own; only instruments set it.
     pub(super) launch_shape: Option<LaunchShape>,
 }
@@ -111,6 +113,7 @@ impl Loss {
                 slope: packed.slope,
                 weighted: packed.weighted,
             },
+            all_classes: self.classes(),
             launch_shape: None,
         })
     }
@@ -157,6 +160,14 @@ fn bytes_of<T: Copy>(entries: &[T]) -> &[u8] {
 }
 
 impl CudaLoss {
+    /// The same as a part of a loss: of how many classes, and whether any of them has a weight
+    /// other than 1.
+    pub(super) fn part_of(mut self, all_classes: usize, weighted: bool) -> Self {
+        self.all_classes = all_classes;
+        self.constants.weighted = weighted;
+        self
+    }
+
     /// The loss that is bound.
     pub fn loss(&self) -> &Loss {
         &self.loss
@@ -192,7 +203,7 @@ impl CudaLoss {
     ) -> Result<Workspace, Error> {
         self.check_context("workspace", &memory)?;
         self.check_stream(stream)?;
-        Workspace::new(stream, &self.loss, memory)
+        Workspace::new(stream, self.all_classes, memory)
     }
 
     /// Enqueues loss and gradient of logits `[N, C]` on `stream`; `N` is the number of labels.
@@ -213,6 +224,7 @@ impl CudaLoss {
         outputs: Outputs<'_, T>,
         workspace: &mut Workspace,
     ) -> Result<(), Error> {
+        check_is_whole(options)?;
         let logits = Logits::Read(logits);
         self.enqueue(
             stream,
@@ -248,6 +260,7 @@ impl CudaLoss {
         if outputs.gradient.is_some() {
             return Err(Error::GradientBufferInPlace);
         }
+        check_is_whole(options)?;
         let logits = Logits::Over(logits);
         self.enqueue(
             stream,
@@ -380,6 +393,28 @@ impl CudaLoss {
         launch::recipe(&self.loss, self.constants, own, step, L::TYPE)
     }
 
+    /// The class table's addresses, for as long as the guards live; nothing of a workspace.
+    pub(super) fn keep_table<'a>(
+        &'a self,
+        guards: &mut Guards<'a>,
+        stream: &'a CudaStream,
+    ) -> OwnAddresses {
+        let mut of_classes = |entries: &'a Option<CudaSlice<u8>>| match entries {
+            Some(entries) => guards.keep(entries.device_ptr(stream)),
+            None => 0,
+        };
+        let (others, weighed) = (of_classes(&self.others), of_classes(&self.weighed));
+        OwnAddresses {
+            targets: guards.keep(self.targets.device_ptr(stream)),
+            others,
+            weighed,
+            exact: guards.keep(self.exact.device_ptr(stream)),
+            state: 0,
+            blocks: 0,
+            row_losses: 0,
+        }
+    }
+
     /// Without events: the caller keeps the loss and the workspace alive.
     pub(super) fn own_addresses(&self, workspace: &Workspace) -> OwnAddresses {
         OwnAddresses {
@@ -469,7 +504,7 @@ impl CudaLoss {
             self.check_owner("predictions", predictions.stream())?;
         }
         if let Some(counts) = &outputs.class_counts {
-            check_length("class counts", Some(counts.len()), 2 * classes)?;
+            check_length("class counts", Some(counts.len()), 2 * self.all_classes)?;
             self.check_owner("class counts", counts.stream())?;
         }
         self.check_targets(options, rows)?;
@@ -521,16 +556,7 @@ impl CudaLoss {
             .map(|weights| guards.keep(weights.device_ptr(stream)));
         let mixed = keep_mixed(options, &mut guards, stream);
         let labels = guards.keep(labels.device_ptr(stream));
-        let targets = guards.keep(self.targets.device_ptr(stream));
-        let others = match &self.others {
-            Some(others) => guards.keep(others.device_ptr(stream)),
-            None => 0,
-        };
-        let weighed = match &self.weighed {
-            Some(weighed) => guards.keep(weighed.device_ptr(stream)),
-            None => 0,
-        };
-        let exact = guards.keep(self.exact.device_ptr(stream));
+        let table = self.keep_table(&mut guards, stream);
         let state = guards.keep(workspace.memory.device_ptr_mut(stream));
         let gradient = match outputs.gradient {
             Some(gradient) => Some(guards.keep(gradient.device_ptr_mut(stream))),
@@ -572,13 +598,10 @@ impl CudaLoss {
             class_counts,
         };
         let own = OwnAddresses {
-            targets,
-            others,
-            weighed,
-            exact,
             state,
             blocks: state + BLOCKS as u64,
             row_losses: state + ROW_LOSSES as u64,
+            ..table
         };
         let recipe = self.recipe::<L>(own, &step);
         Ok(run(step.steps(&self.loss), &recipe)?)
@@ -686,7 +709,6 @@ impl CudaLoss {
     }
 
     /// Whether each class has a map of its own.
-    #[cfg(feature = "instruments")]
     pub(super) fn is_per_class(&self) -> bool {
         self.others.is_some()
     }
@@ -716,11 +738,15 @@ impl CudaLoss {
         self.check_owner(buffer, slice.stream())
     }
 
-    fn check_stream(&self, stream: &Arc<CudaStream>) -> Result<(), Error> {
+    pub(super) fn check_stream(&self, stream: &Arc<CudaStream>) -> Result<(), Error> {
         self.check_owner("stream", stream)
     }
 
-    fn check_owner(&self, buffer: &'static str, stream: &Arc<CudaStream>) -> Result<(), Error> {
+    pub(super) fn check_owner(
+        &self,
+        buffer: &'static str,
+        stream: &Arc<CudaStream>,
+    ) -> Result<(), Error> {
         if **stream.context() == *self.context {
             Ok(())
         } else {
@@ -729,7 +755,7 @@ impl CudaLoss {
     }
 
     /// What says, beside the labels, what rows are held against.
-    fn check_targets(&self, options: &Options<'_>, rows: usize) -> Result<(), Error> {
+    pub(super) fn check_targets(&self, options: &Options<'_>, rows: usize) -> Result<(), Error> {
         if let Some(mixed) = &options.mixed {
             check_length("second labels", Some(mixed.labels.len()), rows)?;
             self.check_owner("second labels", mixed.labels.stream())?;
@@ -765,6 +791,17 @@ impl CudaLoss {
     }
 }
 
+/// Hits and predictions of a loss of all classes are asked for by their buffers.
+pub(super) fn check_is_whole(options: &Options<'_>) -> Result<(), Error> {
+    if options.hits || options.predictions {
+        return Err(Error::Misplaced {
+            given: "hits or predictions in `Options`",
+            instead: "they are for a shard's step: give `Outputs` a buffer for them",
+        });
+    }
+    Ok(())
+}
+
 /// What is skipped is told by one number on the device.
 pub(super) fn check_skip<S, R>(skip: Option<f32>, upstream: &Upstream<S, R>) -> Result<(), Error> {
     match (skip, upstream) {
@@ -774,7 +811,7 @@ pub(super) fn check_skip<S, R>(skip: Option<f32>, upstream: &Upstream<S, R>) -> 
 }
 
 /// The second labels' addresses, for as long as the guards live.
-fn keep_mixed<'a>(
+pub(super) fn keep_mixed<'a>(
     options: &Options<'a>,
     guards: &mut Guards<'a>,
     stream: &'a CudaStream,

@@ -24,6 +24,8 @@ pub struct Options<'a> {
     pub(super) divisor: Divisor<&'a dyn DevicePtr<f32>>,
     pub(super) row_weights: Option<&'a dyn DevicePtr<f32>>,
     pub(super) mixed: Option<Mixed<'a>>,
+    pub(super) hits: bool,
+    pub(super) predictions: bool,
 }
 
 /// The second labels, and how much is the first ones'.
@@ -44,6 +46,8 @@ impl Default for Options<'_> {
             divisor: Divisor::Weights,
             row_weights: None,
             mixed: None,
+            hits: false,
+            predictions: false,
         }
     }
 }
@@ -171,6 +175,21 @@ impl<'a> Options<'a> {
             labels: L::device_labels(labels),
             lambda,
         });
+        self
+    }
+
+    /// Asks both halves of a shard's step for hits, [`Outputs::hits`]; see [`CudaShard`]. Elsewhere
+    /// the buffer alone says so.
+    ///
+    /// [`CudaShard`]: super::CudaShard
+    pub fn hits(mut self) -> Self {
+        self.hits = true;
+        self
+    }
+
+    /// The same for predictions, [`Outputs::predictions`].
+    pub fn predictions(mut self) -> Self {
+        self.predictions = true;
         self
     }
 }

@@ -55,6 +55,15 @@ pub enum CudaError {
         /// The driver's own number (`CUresult`).
         code: u32,
     },
+    /// A call of NCCL's failed.
+    #[cfg(feature = "nccl")]
+    #[error("{call} failed with ncclResult_t {code}")]
+    Nccl {
+        /// What was being done.
+        call: &'static str,
+        /// NCCL's own number (`ncclResult_t`).
+        code: u32,
+    },
     /// A buffer lives on another device or in another context than the loss was bound to.
     #[error("the {buffer} is in another CUDA context than the loss: bind the loss to that context")]
     OtherContext {

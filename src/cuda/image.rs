@@ -14,14 +14,16 @@ pub(super) const MAPS: [&str; 2] = ["uniform", "per_class"];
 /// The kernels of an element type and a map, as they are loaded: the index of [`unit`].
 const UNITS: usize = ELEMENTS.len() * MAPS.len();
 /// Whose steps they are, as [`Steps`].
-const STEPS: usize = 2;
+const STEPS: usize = 3;
 
-/// Whose kernels: of a step with labels alone, or with what a training recipe adds
-/// (`kernels/terms.cuh`). Apart, so that who uses none of it loads and pays nothing.
+/// Whose kernels: of a step with labels alone, with what a training recipe adds
+/// (`kernels/terms.cuh`), or over some of the classes (`kernels/shard.cuh`). Apart, so that who
+/// uses none of it loads and pays nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Steps {
     Plain = 0,
     Recipe = 1,
+    Shard = 2,
 }
 
 impl Steps {
@@ -30,6 +32,7 @@ impl Steps {
         match self {
             Self::Plain => "ala_",
             Self::Recipe => "ala_recipe_",
+            Self::Shard => "ala_shard_",
         }
     }
 }
@@ -214,13 +217,13 @@ pub(super) fn none_for(steps: Steps, capability: u32) -> CudaError {
 }
 
 impl Embedded {
-    /// Compute capabilities, times ten, that there is machine code for, and PTX. Recipes come
-    /// prebuilt as PTX alone.
+    /// Compute capabilities, times ten, that there is machine code for, and PTX. Those of recipes
+    /// and shards come prebuilt as PTX alone.
     fn architectures(&self, steps: Steps) -> [&'static [u32]; 2] {
         match (steps, &self.images) {
-            (Steps::Recipe, Images::Prebuilt(families)) => {
-                let recipes = families.iter().find(|family| family.steps == steps);
-                [&[], recipes.map_or(&[], |family| family.architectures)]
+            (Steps::Recipe | Steps::Shard, Images::Prebuilt(families)) => {
+                let own = families.iter().find(|family| family.steps == steps);
+                [&[], own.map_or(&[], |family| family.architectures)]
             }
             _ => [self.machine_code, self.ptx],
         }
@@ -329,16 +332,18 @@ mod tests {
                         assert!(part.starts_with(begins.as_bytes()), "{architecture}");
                         let kernel = |steps: Steps, map: &str| {
                             let whose = steps.prefix();
-                            contains(&part, &format!("{whose}streamed_{name}_{map}"))
+                            let one = if steps == Steps::Shard {
+                                "finish"
+                            } else {
+                                "streamed"
+                            };
+                            contains(&part, &format!("{whose}{one}_{name}_{map}"))
                         };
                         let other = MAPS[usize::from(!per_class)];
-                        let other_steps = match family.steps {
-                            Steps::Plain => Steps::Recipe,
-                            Steps::Recipe => Steps::Plain,
-                        };
-                        assert!(kernel(family.steps, map));
+                        for steps in [Steps::Plain, Steps::Recipe, Steps::Shard] {
+                            assert_eq!(kernel(steps, map), steps == family.steps);
+                        }
                         assert!(!kernel(family.steps, other));
-                        assert!(!kernel(other_steps, map));
                         if family.is_ptx {
                             assert!(contains(&part, &format!(".target sm_{architecture}")));
                         }
@@ -385,8 +390,13 @@ mod tests {
         assert_eq!(plain(70), [""; 0]);
         for capability in [80, 86, 90, 103, 121] {
             assert_eq!(taken(Steps::Recipe, capability), ["compute_80"]);
+            assert_eq!(taken(Steps::Shard, capability), ["compute_80"]);
         }
-        for (steps, old, major) in [(Steps::Plain, 70, 7), (Steps::Recipe, 75, 7)] {
+        for (steps, old, major) in [
+            (Steps::Plain, 70, 7),
+            (Steps::Recipe, 75, 7),
+            (Steps::Shard, 75, 7),
+        ] {
             let Err(CudaError::NoKernelsForDevice { capability, .. }) = candidates(steps, old)
             else {
                 panic!("{old} is older than any of them");

@@ -44,16 +44,20 @@ mod call;
 mod element;
 pub(crate) mod error;
 mod guards;
+mod halves;
 mod image;
 #[cfg(feature = "instruments")]
 pub mod instruments;
 mod launch;
 mod module;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 mod pack;
 mod plan;
 #[cfg(feature = "instruments")]
 mod ptxas;
 mod raw;
+mod shard;
 mod tiers;
 mod workspace;
 
@@ -64,6 +68,7 @@ pub use element::{CudaElement, CudaLabel, DeviceLabels};
 pub use error::CudaError;
 pub use image::{EmbeddedKernels, Origin, kernels};
 pub use launch::{LabelType, RawMixed, RawStep};
+pub use shard::CudaShard;
 pub use workspace::Workspace;
 
 use std::sync::Arc;

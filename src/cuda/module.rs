@@ -80,12 +80,23 @@ impl DeviceLimits {
     }
 }
 
+/// The two halves of a step over some of the classes, for one element type and one map.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ShardKernels {
+    pub(super) partial: Kernel,
+    pub(super) finish: Kernel,
+    pub(super) count: Kernel,
+    pub(super) device: DeviceLimits,
+    /// As [`Kernels::overlap`].
+    pub(super) overlap: bool,
+}
+
 /// A module of one context.
 #[derive(Debug)]
-struct Loaded {
+struct Loaded<K> {
     context: Arc<CudaContext>,
     unit: Unit,
-    kernels: Arc<Kernels>,
+    kernels: Arc<K>,
 }
 
 /// The element type of a launch's kernels.
@@ -98,17 +109,33 @@ pub(super) enum ElementType {
 
 /// A unit's kernels, loading their module at a context's first use.
 pub(super) fn load(context: &Arc<CudaContext>, unit: Unit) -> Result<Arc<Kernels>, CudaError> {
-    static LOADED: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
-    let mut loaded = LOADED
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    static LOADED: Mutex<Vec<Loaded<Kernels>>> = Mutex::new(Vec::new());
+    load_once(&LOADED, context, unit, load_unit)
+}
+
+/// The same of a unit of [`Steps::Shard`].
+pub(super) fn load_shard(
+    context: &Arc<CudaContext>,
+    unit: Unit,
+) -> Result<Arc<ShardKernels>, CudaError> {
+    static LOADED: Mutex<Vec<Loaded<ShardKernels>>> = Mutex::new(Vec::new());
+    load_once(&LOADED, context, unit, load_shard_unit)
+}
+
+fn load_once<K>(
+    all: &Mutex<Vec<Loaded<K>>>,
+    context: &Arc<CudaContext>,
+    unit: Unit,
+    load: impl FnOnce(&Arc<CudaContext>, Unit) -> Result<K, CudaError>,
+) -> Result<Arc<K>, CudaError> {
+    let mut loaded = all.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let known = loaded
         .iter()
         .find(|known| known.context == *context && known.unit == unit);
     if let Some(known) = known {
         return Ok(Arc::clone(&known.kernels));
     }
-    let kernels = Arc::new(load_unit(context, unit)?);
+    let kernels = Arc::new(load(context, unit)?);
     loaded.push(Loaded {
         context: Arc::clone(context),
         unit,
@@ -233,6 +260,21 @@ fn load_unit(context: &Arc<CudaContext>, unit: Unit) -> Result<Kernels, CudaErro
         count,
         device,
         staged_blocks,
+        overlap: waits_for_earlier(count)?,
+    })
+}
+
+fn load_shard_unit(context: &Arc<CudaContext>, unit: Unit) -> Result<ShardKernels, CudaError> {
+    let module = load_best(context, unit)?;
+    let (prefix, element) = (unit.steps.prefix(), ELEMENTS[unit.element as usize]);
+    let map = MAPS[usize::from(unit.per_class)];
+    let half = |half: &str| module.find(&format!("{prefix}{half}_{element}_{map}"));
+    let count = module.find(&format!("{prefix}count"))?;
+    Ok(ShardKernels {
+        partial: half("partial")?,
+        finish: half("finish")?,
+        count,
+        device: DeviceLimits::of(context)?,
         overlap: waits_for_earlier(count)?,
     })
 }

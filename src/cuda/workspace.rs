@@ -6,13 +6,13 @@ use std::sync::Arc;
 use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, PinnedHostSlice};
 
 use super::abi::{
-    ALA_BAD_LAMBDA, ALA_BAD_SECOND_LABEL, ALA_BAD_WEIGHT, ALA_NO_ROW, AlaBlocks, AlaState,
+    ALA_BAD_BITS, ALA_BAD_LAMBDA, ALA_BAD_SECOND_LABEL, ALA_BAD_SHARDS, ALA_BAD_WEIGHT, ALA_NO_ROW,
+    AlaBlocks, AlaState,
 };
 use super::error::{CudaError, driver};
 use super::guards::address_of;
 use crate::call::Summary;
 use crate::error::Error;
-use crate::loss::Loss;
 
 /// Device memory that a launch needs besides the caller's buffers: the result, what blocks tell one
 /// another (400 KiB), and one `f32` for each row.
@@ -51,7 +51,7 @@ impl Workspace {
 
     pub(super) fn new(
         stream: &Arc<CudaStream>,
-        loss: &Loss,
+        classes: usize,
         memory: CudaSlice<u8>,
     ) -> Result<Self, Error> {
         let capacity = memory.len().saturating_sub(ROW_LOSSES) / size_of::<f32>();
@@ -75,7 +75,7 @@ impl Workspace {
             address,
             memory,
             capacity,
-            classes: loss.classes(),
+            classes,
             mailbox: None,
             under_way: None,
         };
@@ -214,7 +214,12 @@ impl Workspace {
             value: f32::from_bits(state.bad_label as u32).into(),
             allowed,
         };
-        match state.bad_what {
+        match state.bad_what & ((1 << ALA_BAD_BITS) - 1) {
+            ALA_BAD_SHARDS => Error::ShardsOfLabel {
+                row,
+                label,
+                shards: (state.bad_what >> ALA_BAD_BITS) as usize,
+            },
             ALA_BAD_SECOND_LABEL => Error::SecondLabel {
                 row,
                 label,

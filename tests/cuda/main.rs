@@ -23,6 +23,7 @@ mod problem;
 #[cfg(feature = "instruments")]
 mod recipes;
 mod resources;
+mod shards;
 mod tier_list;
 #[cfg(feature = "instruments")]
 mod tiers;

@@ -1,0 +1,123 @@
+//! The edges of the formulas, each in a shard of its own and not.
+
+use ala_loss::cuda::CudaElement;
+use ala_loss::{ClassCounts, CpuElement, Loss, NO_CLASS, Reduction, reference};
+use cudarc::driver::DeviceRepr;
+use half::{bf16, f16};
+
+use super::assert_is;
+use super::together::{Step, together};
+use crate::device::device;
+use crate::problem::shards::cuts;
+use crate::problem::{objectives, slope, widen};
+
+/// A row of each kind that the README's table of edges has, for each objective, cut in each way.
+fn edges_hold_over_shards<T>()
+where
+    T: CudaElement + CpuElement + DeviceRepr + Default,
+{
+    const INF: f64 = f64::INFINITY;
+    let device = device();
+    let lowest = match std::any::type_name::<T>() {
+        "half::binary16::f16" => -65504.0,
+        _ => T::from_f64(-3.3e38).to_f64(),
+    };
+    let classes = 9;
+    let counts = ClassCounts::new([900, 300, 100, 90, 50, 40, 9, 9, 4]).expect("valid");
+    let tame = [0.3, -0.2, 0.9, 0.1, 0.0, -0.7, 0.4, 0.25, 0.5];
+    let with = |changes: &[(usize, f64)]| {
+        let mut row = tame;
+        for &(class, x) in changes {
+            row[class] = x;
+        }
+        row
+    };
+    let but = |kept: &[usize], x: f64| {
+        let mut row = [x; 9];
+        for &class in kept {
+            row[class] = tame[class];
+        }
+        row
+    };
+    let mut rows: Vec<[f64; 9]> = vec![
+        with(&[(1, f64::NAN)]),
+        with(&[(8, f64::NAN)]),
+        with(&[(4, f64::NAN)]),
+        with(&[(4, INF)]),
+        with(&[(2, INF)]),
+        with(&[(0, -INF), (1, -INF), (2, -INF)]),
+        [-INF; 9],
+        but(&[4], -INF),
+        but(&[3], -INF),
+        with(&[(4, -INF)]),
+        tame.map(|x| x + 1e4),
+        tame.map(|x| 60.0 * x),
+        with(&[(4, 21.0)]),
+        with(&[(7, 21.0)]),
+        // As high in another shard, and in the same.
+        with(&[(4, 40.0), (0, 40.0)]),
+        with(&[(4, 40.0), (5, 40.0), (8, 39.0)]),
+    ];
+    for mask in [-1e4, -1e9, lowest] {
+        rows.extend([
+            [mask; 9],
+            // What is left is in the target's shard, in another's, in both.
+            but(&[4], mask),
+            but(&[7], mask),
+            but(&[0, 4], mask),
+            but(&[0, 8], mask),
+            but(&[3, 5], mask),
+            with(&[(4, mask)]),
+            with(&[(0, mask), (1, mask), (2, mask), (3, mask)]),
+            with(&[(4, -mask)]),
+            with(&[(7, -mask)]),
+        ]);
+    }
+    let x: Vec<T> = rows.concat().into_iter().map(T::from_f64).collect();
+    let wide = widen(&x);
+    let best: Vec<_> = wide.chunks(classes).map(reference::prediction).collect();
+    let predictions: Vec<u32> = best
+        .iter()
+        .map(|best| best.map_or(NO_CLASS, |class| class as u32))
+        .collect();
+    for objective in objectives() {
+        let loss = Loss::builder(objective, &counts).reduction(Reduction::Sum);
+        let loss = loss.build().expect("valid");
+        let (mut losses, mut gradient) = (vec![], vec![]);
+        for row in wide.chunks(classes) {
+            let exact = reference::row(loss.table(), row, 4);
+            losses.push(exact.loss);
+            gradient.extend(exact.gradient);
+        }
+        for (i, cut) in cuts(classes).into_iter().enumerate() {
+            let mut step = Step::new(x.clone(), vec![4; rows.len()]);
+            (step.top1, step.in_place) = (true, i % 2 == 0);
+            (step.offset, step.gap) = (i % 3, i % 2);
+            let got = together(&device, &loss, &cut, &step);
+            let what = || format!("{objective:?} {cut:?}");
+            assert_is(&got, slope(loss.table()), (&losses, &gradient), &what);
+            assert_eq!(got.predictions, predictions, "{}", what());
+            let hits: Vec<u8> = predictions.iter().map(|&p| u8::from(p == 4)).collect();
+            assert_eq!(got.hits, hits, "{}", what());
+            let mut class_counts = vec![5u64; 2 * classes];
+            class_counts[4] += rows.len() as u64;
+            class_counts[classes + 4] += hits.iter().map(|&hit| u64::from(hit)).sum::<u64>();
+            assert_eq!(got.class_counts, class_counts, "{}", what());
+        }
+    }
+}
+
+#[test]
+fn edges_hold_over_shards_f32() {
+    edges_hold_over_shards::<f32>();
+}
+
+#[test]
+fn edges_hold_over_shards_f16() {
+    edges_hold_over_shards::<f16>();
+}
+
+#[test]
+fn edges_hold_over_shards_bf16() {
+    edges_hold_over_shards::<bf16>();
+}
