@@ -28,7 +28,8 @@ __device__ __forceinline__ float told_offset(double offset) {
     return static_cast<float>(offset / OFFSET_UNIT);
 }
 
-// Where a record has what: `RecordLayout` in src/shard.rs has the same.
+// Where a record has what. It is as long as src/shard.rs says; there a row with two labels has a
+// pivot and a sum for each, here a sum keeps its digits however far below the pivot it is.
 struct RecordLayout {
     bool weights;
     bool mixed;

@@ -1,6 +1,6 @@
 //! The loss on the CPU: any objective, stride, type, label and bits of logits, of small batches;
-//! smoothed labels, two labels a row, row weights, divisors, class shards. What is wrong is an error
-//! and writes nothing; what is right keeps the README's table of edges and gives the same bits by
+//! smoothed labels, two labels a row, row weights, divisors, shards. What is wrong is an error and
+//! writes nothing; what is right keeps the README's table of edges and gives the same bits by
 //! every call.
 
 #![no_main]
