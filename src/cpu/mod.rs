@@ -159,7 +159,8 @@ impl Loss {
     /// added up, or their number; 0 where none counts. Of the options only the divisor, the row
     /// weights and the second labels matter, and the loss's own reduction does not.
     ///
-    /// Batches that are parts of a larger one divide by the sum of theirs: [`Divisor::Given`].
+    /// Batches that are parts of a larger one divide by the sum of theirs:
+    /// [`Divisor::Given`](crate::Divisor::Given).
     ///
     /// # Errors
     /// As [`evaluate_into`](Self::evaluate_into).
