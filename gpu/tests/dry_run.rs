@@ -190,6 +190,12 @@ fn every_stage_runs_without_tools_and_says_what_it_lacks() {
         let passed = |r: &Record| matches!(r, Record::Test(test) if test.name == name && test.outcome == "ok");
         assert!(candle.iter().any(passed), "{name} in {candle:?}");
     }
+    let nccl = records(&out, "nccl");
+    assert_ended(&nccl, "ok", None);
+    let name = "steps_over_ranks_are_those_of_all_classes";
+    let passed =
+        |r: &Record| matches!(r, Record::Test(test) if test.name == name && test.outcome == "ok");
+    assert!(nccl.iter().any(passed), "{nccl:?}");
     let peers = records(&out, "peers");
     assert_ended(&peers, "ok", None);
     let ours = peers

@@ -9,8 +9,8 @@ pub(crate) mod tiers;
 pub(crate) mod times;
 
 /// The stages, in their order.
-pub(crate) const STAGES: [&str; 8] = [
-    "facts", "parity", "sanitize", "times", "tiers", "candle", "peers", "counters",
+pub(crate) const STAGES: [&str; 9] = [
+    "facts", "parity", "sanitize", "times", "tiers", "candle", "nccl", "peers", "counters",
 ];
 /// Types of logits, in the order of their importance.
 pub(crate) const DTYPES: [&str; 3] = ["f32", "bf16", "f16"];
