@@ -47,8 +47,7 @@ fn ranks() -> Option<Ranks> {
             in_software,
         });
     }
-    // SAFETY: NCCL runs nothing when it is loaded.
-    if !unsafe { cudarc::nccl::sys::is_culib_present() } {
+    if !softcuda_nccl::is_there() {
         assert!(
             !is_set("ALA_REQUIRE_NCCL"),
             "ALA_REQUIRE_NCCL is set, and there is no libnccl"

@@ -5,7 +5,8 @@
 //! with anything else that moves device memory. All of it runs on the communicator's stream, waits
 //! for nothing and allocates nothing, so that it can be captured into a CUDA graph.
 //!
-//! Needs the NCCL library where it runs: cudarc, which loads it at its first call, panics without.
+//! Needs the NCCL library where it runs, under the name `libnccl.so` (a runtime package may have
+//! `libnccl.so.2` alone: make a link). cudarc, which loads it at its first call, panics without.
 
 use std::sync::Arc;
 

@@ -53,6 +53,13 @@ pub fn load() -> bool {
     })
 }
 
+/// Whether a search for NCCL as cudarc makes it finds one, this or NVIDIA's.
+pub fn is_there() -> bool {
+    use libloading::os::unix::Library;
+    // SAFETY: NCCL runs nothing when it is loaded.
+    unsafe { Library::new("libnccl.so") }.map(std::mem::forget).is_ok()
+}
+
 /// # Safety
 ///
 /// `id` is null or valid.
