@@ -31,8 +31,8 @@ impl Stream {
 
     /// # Safety
     ///
-    /// So many bytes are live at both addresses when the stream gets there, or the addresses are the
-    /// same.
+    /// So many bytes are live at both addresses when the stream gets there, or the addresses are
+    /// the same.
     pub(crate) unsafe fn copy(self, to: u64, from: u64, bytes: usize) -> Result<(), Refused> {
         if to == from || bytes == 0 {
             return Ok(());

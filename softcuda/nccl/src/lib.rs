@@ -1,9 +1,9 @@
 //! Stands in for NCCL where ranks are threads of one process: communicators, the all-gather and the
 //! all-reduce, under their C names, in the caller's stream. What it cannot do is refused.
 //!
-//! Ranks meet at every call, as they do in NCCL at the latest on the device. Each then waits, on the
-//! device, for what the others had enqueued, and copies from their buffers; and all wait for all
-//! copies, so that none writes over what another still reads.
+//! Ranks meet at every call, as they do in NCCL at the latest on the device. Each then waits, on
+//! the device, for what the others had enqueued, and copies from their buffers; and all wait for
+//! all copies, so that none writes over what another still reads.
 #![warn(missing_docs)]
 
 mod driver;
