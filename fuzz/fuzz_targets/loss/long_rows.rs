@@ -10,6 +10,7 @@ mod held;
 mod numbers;
 mod objective;
 mod rules;
+mod shards;
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
