@@ -57,8 +57,8 @@ fn unpack() {
         .lines()
         .find_map(|line| line.strip_prefix("ala-loss: ")?.strip_suffix(" bytes"));
     let bytes: u64 = bytes.expect(&said).parse().expect(&said);
-    // Nearly all of it is kernels: 2 MB of plain steps', 0.9 MB of recipes'.
-    assert!(bytes < 3_200_000, "{bytes}");
+    // Nearly all of it is kernels: 2 MB of plain steps', 0.9 MB of recipes', 0.07 MB of shards'.
+    assert!(bytes < 3_300_000, "{bytes}");
 }
 
 /// The project that uses it, built in a folder of its own.
