@@ -9,7 +9,10 @@ use flate2::read::GzDecoder;
 /// The example of the candle adapter has them, with their source and licence.
 macro_rules! embedded {
     ($name:literal) => {
-        include_bytes!(concat!("../../../candle/examples/long_tail/data/", $name))
+        include_bytes!(concat!(
+            "../../../candle/examples/long_tail/data/fashion_mnist/",
+            $name
+        ))
     };
 }
 

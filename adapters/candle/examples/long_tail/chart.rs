@@ -1,13 +1,18 @@
-//! Accuracy by class, rarest last, as an SVG file.
+//! Accuracies as SVG files: by class, by epoch, by difficulty, and by what a sweep tried.
 
+use std::ops::Range;
+
+use ala_loss::QuantityLog;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use crate::Failure;
-use crate::method::Method;
-use crate::report::Trial;
+use crate::difficulty::FIFTHS;
+use crate::method::{Method, Setting};
+use crate::report::{self, Trial};
 
 const SIZE: (u32, u32) = (960, 540);
+const LEGEND_WIDTH: i32 = 176;
 /// With more classes than this, neighbours in rank share a point: thousands of points are only
 /// noise.
 const MOST_POINTS: usize = 40;
@@ -25,71 +30,280 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 158, 115),
 ];
 
-/// The chart as SVG text; `counts` are the training samples of the classes, most frequent first.
-pub(crate) fn svg(trials: &[Trial], methods: &[Method], counts: &[u64]) -> Result<String, Failure> {
+/// A line of a plot, from left to right.
+struct Curve {
+    name: String,
+    style: ShapeStyle,
+    points: Vec<(f64, f64)>,
+}
+
+/// What the horizontal axis says.
+enum Axis<'a> {
+    /// Its numbers.
+    Numbers,
+    /// A word at 0, 1, 2 and so on.
+    Words(&'a [String]),
+}
+
+impl Axis<'_> {
+    fn label(&self, at: f64) -> String {
+        match self {
+            Self::Numbers => format!("{at}"),
+            // Between two of them nothing is.
+            Self::Words(_) if at.fract() != 0.0 || at < 0.0 => String::new(),
+            Self::Words(words) => words.get(at as usize).cloned().unwrap_or_default(),
+        }
+    }
+
+    fn labels(&self) -> usize {
+        match self {
+            Self::Numbers => 10,
+            Self::Words(words) => words.len().min(10),
+        }
+    }
+}
+
+fn colour(method: Method) -> RGBColor {
+    COLOURS[method as usize]
+}
+
+/// Test accuracy by class, the most frequent first; `counts` are their training samples.
+pub(crate) fn by_class(
+    trials: &[Trial],
+    settings: &[Setting],
+    counts: &[u64],
+) -> Result<String, Failure> {
+    let points = points(counts);
+    let words: Vec<String> = points
+        .iter()
+        .map(|point| point.samples.to_string())
+        .collect();
+    let curves = curves(settings, |setting| class_curve(trials, setting, &points));
+    svg(
+        "Test accuracy by class, rarest last",
+        "training samples of the class",
+        &Axis::Words(&words),
+        &curves,
+    )
+}
+
+/// Test accuracy as the training goes on.
+pub(crate) fn by_epoch(trials: &[Trial], settings: &[Setting]) -> Result<String, Failure> {
+    let curves = curves(settings, |setting| epoch_curve(trials, setting));
+    svg(
+        "Test accuracy by epoch",
+        "epochs (training samples seen over training samples)",
+        &Axis::Numbers,
+        &curves,
+    )
+}
+
+/// Test accuracy by difficulty, the hardest fifth of the samples first; nothing where no trial
+/// knows it.
+pub(crate) fn by_difficulty(
+    trials: &[Trial],
+    settings: &[Setting],
+) -> Result<Option<String>, Failure> {
+    if trials.iter().any(|trial| trial.by_difficulty.is_none()) {
+        return Ok(None);
+    }
+    let words = ["hardest", "second", "third", "fourth", "easiest"].map(str::to_owned);
+    let curves = curves(settings, |setting| difficulty_curve(trials, setting));
+    svg(
+        "Test accuracy by difficulty",
+        "fifth of the test samples, by the target's cosine under ce-cosine",
+        &Axis::Words(&words),
+        &curves,
+    )
+    .map(Some)
+}
+
+/// Validation accuracy of what a sweep tried, a panel a method that has a choice.
+pub(crate) fn sweep(tried: &[Trial], candidates: &[Setting]) -> Result<Option<String>, Failure> {
+    let mut methods: Vec<Method> = Vec::new();
+    for candidate in candidates {
+        let alternatives = candidates.iter().filter(|c| c.method == candidate.method);
+        if alternatives.count() > 1 && !methods.contains(&candidate.method) {
+            methods.push(candidate.method);
+        }
+    }
+    if methods.is_empty() {
+        return Ok(None);
+    }
+    let panels: Vec<(Method, Vec<Curve>)> = methods
+        .iter()
+        .map(|&method| (method, sweep_curves(tried, candidates, method)))
+        .collect();
+    let range = heights(panels.iter().flat_map(|(_, curves)| curves));
+    drawn(|area| {
+        let (rows, columns) = (panels.len().div_ceil(3), panels.len().min(3));
+        for (area, (method, curves)) in area.split_evenly((rows, columns)).iter().zip(&panels) {
+            let scaled = curves.iter().any(|curve| !curve.name.is_empty());
+            let x = if *method == Method::BalancedSoftmax {
+                "tau"
+            } else {
+                "scale s"
+            };
+            let title = match scaled {
+                true => format!("{}: thick log2, thin ln", method.name()),
+                false => method.name().to_owned(),
+            };
+            plot(
+                area,
+                &title,
+                x,
+                "validation (%)",
+                &Axis::Numbers,
+                curves,
+                range.clone(),
+            )?;
+        }
+        area.present()
+    })
+    .map(Some)
+}
+
+/// A line for each base of the logarithm, named where there are two.
+fn sweep_curves(tried: &[Trial], candidates: &[Setting], method: Method) -> Vec<Curve> {
+    [QuantityLog::Base2, QuantityLog::Natural]
+        .into_iter()
+        .filter_map(|log| {
+            let of_log = candidates
+                .iter()
+                .filter(|setting| setting.method == method && setting.log == log);
+            let mut points: Vec<(f64, f64)> = of_log
+                .map(|&setting| {
+                    let x = match method {
+                        Method::BalancedSoftmax => setting.tau,
+                        _ => setting.scale,
+                    };
+                    (x, mean(&report::overall(tried, setting)))
+                })
+                .collect();
+            points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let both = candidates
+                .iter()
+                .any(|setting| setting.method == method && setting.log != log);
+            let (name, width) = match (both, log) {
+                (false, _) => ("", 3),
+                (true, QuantityLog::Base2) => ("log2", 3),
+                (true, _) => ("ln", 1),
+            };
+            (!points.is_empty()).then(|| Curve {
+                name: name.to_owned(),
+                style: colour(method).stroke_width(width),
+                points,
+            })
+        })
+        .collect()
+}
+
+fn curves(settings: &[Setting], of: impl Fn(Setting) -> Vec<(f64, f64)>) -> Vec<Curve> {
+    settings
+        .iter()
+        .map(|&setting| Curve {
+            name: setting.method.name().to_owned(),
+            style: colour(setting.method).stroke_width(2),
+            points: of(setting),
+        })
+        .collect()
+}
+
+/// SVG text of one plot with its legend.
+fn svg(title: &str, x: &str, axis: &Axis<'_>, curves: &[Curve]) -> Result<String, Failure> {
+    drawn(|area| {
+        let (area, legend) = area.split_horizontally(SIZE.0 as i32 - LEGEND_WIDTH);
+        plot(
+            &area,
+            title,
+            x,
+            "accuracy (%)",
+            axis,
+            curves,
+            heights(curves),
+        )?;
+        for (row, curve) in curves.iter().enumerate() {
+            let middle = 60 + 24 * row as i32;
+            legend.draw(&PathElement::new([(0, middle), (24, middle)], curve.style))?;
+            let font = ("sans-serif", 16).into_font();
+            legend.draw(&Text::new(curve.name.as_str(), (32, middle - 7), font))?;
+        }
+        area.present()
+    })
+}
+
+type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
+
+fn drawn(draw: impl for<'a> FnOnce(&Canvas<'a>) -> Drawn<'a>) -> Result<String, Failure> {
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-        draw(&area, trials, methods, counts)
-            .map_err(|error| format!("cannot draw the chart: {error}"))?;
+        area.fill(&WHITE)
+            .and_then(|()| draw(&area))
+            .map_err(|error| format!("cannot draw a chart: {error}"))?;
     }
     Ok(text)
 }
 
-fn draw<Backend: DrawingBackend>(
-    area: &DrawingArea<Backend, Shift>,
-    trials: &[Trial],
-    methods: &[Method],
-    counts: &[u64],
-) -> Result<(), DrawingAreaErrorKind<Backend::ErrorType>> {
-    area.fill(&WHITE)?;
-    let (plot, legend) = area.split_horizontally(SIZE.0 as i32 - 176);
-    let points = points(counts);
-    let curves: Vec<Vec<(i32, f64)>> = methods
-        .iter()
-        .map(|&method| curve(trials, method, &points))
-        .collect();
-    let all = || curves.iter().flatten().map(|&(_, accuracy)| accuracy);
-    // Tens below and above the data, so that the lines use the height.
-    let lowest = 10.0 * (all().fold(100.0, f64::min) / 10.0).floor();
-    let highest = 10.0 * (all().fold(lowest + 10.0, f64::max) / 10.0).ceil();
+/// Tens below and above the data, so that the lines use the height.
+fn heights<'a>(curves: impl IntoIterator<Item = &'a Curve>) -> Range<f64> {
+    let points = curves.into_iter().flat_map(|curve| &curve.points);
+    let (least, most) = points.fold((100.0f64, 0.0f64), |(least, most), &(_, accuracy)| {
+        (least.min(accuracy), most.max(accuracy))
+    });
+    let lowest = 10.0 * (least / 10.0).floor();
+    lowest..10.0 * (most.max(lowest + 10.0) / 10.0).ceil()
+}
 
-    let mut chart = ChartBuilder::on(&plot)
+fn plot<'a>(
+    area: &Canvas<'a>,
+    title: &str,
+    x: &str,
+    y: &str,
+    axis: &Axis<'_>,
+    curves: &[Curve],
+    heights: Range<f64>,
+) -> Drawn<'a> {
+    let all = || {
+        curves
+            .iter()
+            .flat_map(|curve| &curve.points)
+            .map(|&(x, _)| x)
+    };
+    let (first, last) = match axis {
+        Axis::Words(words) => (0.0, words.len().max(2) as f64 - 1.0),
+        Axis::Numbers => {
+            let first = all().fold(f64::INFINITY, f64::min).min(1e300);
+            (first, all().fold(first, f64::max).max(first + 1e-9))
+        }
+    };
+    let mut chart = ChartBuilder::on(area)
         .margin(16)
-        .caption("Test accuracy by class, rarest last", ("sans-serif", 22))
+        .caption(title, ("sans-serif", 22))
         .x_label_area_size(48)
         .y_label_area_size(56)
-        .build_cartesian_2d(0..points.len().max(2) as i32 - 1, lowest..highest)?;
+        .build_cartesian_2d(first..last, heights)?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(BLACK.mix(0.12))
         .label_style(("sans-serif", 16))
-        .x_desc("training samples of the class")
-        .y_desc("accuracy (%)")
-        .x_labels(points.len().min(10))
-        .x_label_formatter(&|&point| {
-            usize::try_from(point)
-                .ok()
-                .and_then(|point| points.get(point))
-                .map_or_else(String::new, |point| point.samples.to_string())
-        })
+        .x_desc(x)
+        .y_desc(y)
+        .x_labels(axis.labels())
+        .x_label_formatter(&|&at| axis.label(at))
         .y_label_formatter(&|accuracy| format!("{accuracy:.0}"))
         .draw()?;
-    for (row, (method, curve)) in methods.iter().zip(&curves).enumerate() {
-        let style = COLOURS[*method as usize].stroke_width(2);
-        chart.draw_series(LineSeries::new(curve.iter().copied(), style))?;
-        let middle = 60 + 24 * row as i32;
-        legend.draw(&PathElement::new([(0, middle), (24, middle)], style))?;
-        let font = ("sans-serif", 16).into_font();
-        legend.draw(&Text::new(method.name(), (32, middle - 7), font))?;
+    for curve in curves {
+        chart.draw_series(LineSeries::new(curve.points.iter().copied(), curve.style))?;
     }
-    area.present()
+    Ok(())
 }
 
 /// A point of the horizontal axis: one class, or neighbours in rank.
 struct Point {
-    ranks: std::ops::Range<usize>,
+    ranks: Range<usize>,
     /// Training samples of the middle class.
     samples: u64,
 }
@@ -110,21 +324,52 @@ fn points(counts: &[u64]) -> Vec<Point> {
 
 /// Mean accuracy over seeds and over the classes of a point; a point without test samples is left
 /// out.
-fn curve(trials: &[Trial], method: Method, points: &[Point]) -> Vec<(i32, f64)> {
+fn class_curve(trials: &[Trial], setting: Setting, points: &[Point]) -> Vec<(f64, f64)> {
     points
         .iter()
         .enumerate()
         .filter_map(|(position, point)| {
-            let values: Vec<f64> = trials
-                .iter()
-                .filter(|trial| trial.method == method.name())
+            let values: Vec<f64> = report::of(trials, setting)
                 .flat_map(|trial| trial.by_rank[point.ranks.clone()].iter().flatten())
                 .copied()
                 .collect();
-            let mean = values.iter().sum::<f64>() / values.len() as f64;
-            (!values.is_empty()).then_some((position as i32, mean))
+            (!values.is_empty()).then(|| (position as f64, mean(&values)))
         })
         .collect()
+}
+
+/// Means over seeds, which are all measured after the same steps.
+fn epoch_curve(trials: &[Trial], setting: Setting) -> Vec<(f64, f64)> {
+    let of_seeds: Vec<&[(f64, f64)]> = report::of(trials, setting)
+        .map(|trial| trial.by_epoch.as_slice())
+        .collect();
+    let measurements = of_seeds
+        .iter()
+        .map(|points| points.len())
+        .min()
+        .unwrap_or(0);
+    (0..measurements)
+        .map(|at| {
+            let (epochs, accuracies): (Vec<f64>, Vec<f64>) =
+                of_seeds.iter().map(|points| points[at]).unzip();
+            (mean(&epochs), mean(&accuracies))
+        })
+        .collect()
+}
+
+fn difficulty_curve(trials: &[Trial], setting: Setting) -> Vec<(f64, f64)> {
+    (0..FIFTHS)
+        .filter_map(|fifth| {
+            let values: Vec<f64> = report::of(trials, setting)
+                .filter_map(|trial| Some(trial.by_difficulty?[fifth]))
+                .collect();
+            (!values.is_empty()).then(|| (fifth as f64, mean(&values)))
+        })
+        .collect()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 #[cfg(test)]
@@ -132,15 +377,9 @@ mod tests {
     use super::*;
 
     fn trial(method: Method, by_rank: Vec<Option<f64>>) -> Trial {
-        Trial {
-            method: method.name(),
-            seed: 0,
-            overall: 0.0,
-            many: None,
-            medium: None,
-            few: None,
-            by_rank,
-        }
+        let mut trial = Trial::of_test(method.untuned(30.0), 0, 0.0);
+        trial.by_rank = by_rank;
+        trial
     }
 
     #[test]
@@ -161,8 +400,31 @@ mod tests {
             trial(Method::Ala, vec![Some(90.0), None, None]),
             trial(Method::Focal, vec![Some(0.0); 3]),
         ];
-        let curve = curve(&trials, Method::Ala, &points(&[30, 20, 10]));
-        assert_eq!(curve, [(0, 85.0), (1, 40.0)]);
+        let curve = class_curve(&trials, Method::Ala.untuned(30.0), &points(&[30, 20, 10]));
+        assert_eq!(curve, [(0.0, 85.0), (1.0, 40.0)]);
+    }
+
+    #[test]
+    fn other_curves_are_means_over_seeds_too() {
+        let setting = Method::Ala.untuned(30.0);
+        let trial = |seed: u64, by_epoch: [(f64, f64); 2], fifths: [f64; FIFTHS]| {
+            let mut trial = Trial::of_test(setting, seed, 0.0);
+            trial.by_epoch = by_epoch.to_vec();
+            trial.by_difficulty = Some(fifths);
+            trial
+        };
+        let trials = [
+            trial(0, [(1.0, 10.0), (2.0, 30.0)], [0.0, 1.0, 2.0, 3.0, 4.0]),
+            trial(1, [(1.0, 20.0), (2.0, 50.0)], [2.0, 3.0, 4.0, 5.0, 6.0]),
+        ];
+        assert_eq!(epoch_curve(&trials, setting), [(1.0, 15.0), (2.0, 40.0)]);
+        let expected: [(f64, f64); FIFTHS] = std::array::from_fn(|at| (at as f64, at as f64 + 1.0));
+        assert_eq!(difficulty_curve(&trials, setting), expected);
+        // Where one does not know it there is no chart.
+        let mut trials = trials.to_vec();
+        assert!(matches!(by_difficulty(&trials, &[setting]), Ok(Some(_))));
+        trials[1].by_difficulty = None;
+        assert!(matches!(by_difficulty(&trials, &[setting]), Ok(None)));
     }
 
     #[test]
@@ -172,23 +434,57 @@ mod tests {
             trial(Method::Ala, vec![Some(88.0), Some(70.0)]),
         ];
         let methods = [Method::CrossEntropy, Method::Ala];
-        let svg = svg(&trials, &methods, &[100, 10]).expect("two points make a line");
+        let settings = methods.map(|method| method.untuned(30.0));
+        let svg = by_class(&trials, &settings, &[100, 10]).expect("two points make a line");
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         for method in methods {
             assert!(svg.contains(&format!(">\n{}\n<", method.name())));
-            let RGBColor(red, green, blue) = COLOURS[method as usize];
-            let stroke = format!("stroke=\"#{red:02X}{green:02X}{blue:02X}\" stroke-width=\"2\"");
             assert_eq!(
-                svg.matches(&stroke).count(),
+                svg.matches(&stroke(method, 2)).count(),
                 2,
                 "once in the plot, once in the legend"
             );
         }
     }
 
+    fn stroke(method: Method, width: u32) -> String {
+        let RGBColor(red, green, blue) = colour(method);
+        format!("stroke=\"#{red:02X}{green:02X}{blue:02X}\" stroke-width=\"{width}\"")
+    }
+
     #[test]
-    fn a_single_class_still_makes_a_chart() {
-        let trials = [trial(Method::Ala, vec![Some(100.0)])];
-        assert!(svg(&trials, &[Method::Ala], &[7]).is_ok());
+    fn a_single_class_or_measurement_still_makes_a_chart() {
+        let mut trials = [trial(Method::Ala, vec![Some(100.0)])];
+        let settings = [Method::Ala.untuned(30.0)];
+        assert!(by_class(&trials, &settings, &[7]).is_ok());
+        trials[0].by_epoch = vec![(0.1, 3.0)];
+        assert!(by_epoch(&trials, &settings).is_ok());
+        trials[0].by_epoch = Vec::new();
+        assert!(by_epoch(&trials, &settings).is_ok());
+    }
+
+    /// A panel for each method that has a choice: two lines in it where the logarithm is one.
+    #[test]
+    fn a_sweep_has_a_panel_for_each_method_with_a_choice() {
+        let methods = [Method::CrossEntropy, Method::Ldam, Method::Ala];
+        let candidates: Vec<Setting> = methods
+            .iter()
+            .flat_map(|method| method.candidates(30.0))
+            .collect();
+        let tried: Vec<Trial> = candidates
+            .iter()
+            .enumerate()
+            .map(|(at, &setting)| Trial::of_test(setting, 0, 50.0 + at as f64))
+            .collect();
+        let svg = sweep(&tried, &candidates)
+            .expect("valid")
+            .expect("two have choices");
+        assert!(svg.contains(">\nldam\n<") && svg.contains(">\nala: thick log2, thin ln\n<"));
+        let lines = |method: Method, width: u32| svg.matches(&stroke(method, width)).count();
+        assert_eq!((lines(Method::Ldam, 3), lines(Method::Ldam, 1)), (1, 0));
+        assert_eq!((lines(Method::Ala, 3), lines(Method::Ala, 1)), (1, 1));
+        assert!(!svg.contains(">\nce\n<"));
+        let only_ce = &candidates[..1];
+        assert!(matches!(sweep(&tried[..1], only_ce), Ok(None)));
     }
 }

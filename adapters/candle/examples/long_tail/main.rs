@@ -4,13 +4,18 @@
 //! cargo run --release -p ala-loss-candle --example long_tail
 //! ```
 
+mod augmentation;
 mod batch;
 mod chart;
 mod data;
+mod dataset;
+mod difficulty;
 mod method;
 mod model;
 mod options;
 mod report;
+mod sweep;
+mod tail;
 mod task;
 mod training;
 mod trials;
@@ -22,15 +27,21 @@ use std::process::ExitCode;
 use clap::Parser;
 use output_file::OutputFile;
 
-use crate::method::Method;
+use crate::method::{Method, Setting};
 use crate::options::Options;
-use crate::task::Tasks;
+use crate::sweep::Sweep;
+use crate::task::{Measured, Tasks};
 use crate::training::Recipe;
 
 /// Why a run ended early; its message fits on one line.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
+    for variable in ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"] {
+        // Trials run side by side, each on one thread: candle's own threads only get in their way.
+        // SAFETY: no other thread runs yet that could read the environment.
+        unsafe { std::env::set_var(variable, "1") };
+    }
     match run(&Options::parse(), &mut io::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -41,37 +52,59 @@ fn main() -> ExitCode {
     }
 }
 
-/// Trains what the options name and writes the table to `output`, the chart and the JSON to their
+/// The files of a run's charts. Which of them are written depends on the run.
+const CHARTS: [&str; 4] = [
+    "accuracy_by_class.svg",
+    "accuracy_by_epoch.svg",
+    "accuracy_by_difficulty.svg",
+    "sweep.svg",
+];
+
+/// Trains what the options name and writes the tables to `output`, the charts and the JSON to their
 /// files.
 fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
     options.check()?;
-    // Both places are tried first: a typing mistake must not cost the whole training.
+    // All places are tried first: a typing mistake must not cost the whole training.
     fs::create_dir_all(&options.out)
         .map_err(|error| format!("cannot make the folder {}: {error}", options.out.display()))?;
-    let chart = OutputFile::at(options.out.join("accuracy_by_class.svg"))?;
+    let places = CHARTS.map(|name| OutputFile::at(options.out.join(name)));
+    let [by_class, by_epoch, by_difficulty, of_sweep] = places;
+    let places = [by_class?, by_epoch?, by_difficulty?, of_sweep?];
     let json = options.json.as_ref().map(OutputFile::at).transpose()?;
 
     let tasks = Tasks::load(options, &options.device.open()?)?;
     let methods = options.distinct_methods();
     let recipe = Recipe {
-        steps: options.steps,
-        scale: options.scale,
+        steps: options.steps(),
         mixup: options.mixup,
         label_smoothing: options.label_smoothing,
         parts: options.accumulate as usize,
     };
-    let trials = trials::run(&tasks, &methods, options.seeds, recipe)?;
+    let (seeds, scale) = (options.seeds, options.scale);
+    let sweep = match options.sweep {
+        true => Some(sweep::run(&tasks, &methods, scale, seeds, recipe)?),
+        false => None,
+    };
+    let tested = match &sweep {
+        Some(sweep) => sweep.to_test(scale),
+        None => methods.iter().map(|method| method.untuned(scale)).collect(),
+    };
+    let mut trials = trials::run(&tasks, Measured::Test, &tested, seeds, recipe)?;
+    difficulty::fill(&mut trials);
 
     // Every seed has the same counts, only on other classes.
-    let example = tasks.of_seed(0)?;
-    let ranked: Vec<u64> = report::ranked(&example.counts)
-        .iter()
-        .map(|&class| example.counts.as_slice()[class])
-        .collect();
+    let example = tasks.of_seed(0, Measured::Test)?;
+    let charts = charts(&trials, &tested, sweep.as_ref(), &example.counts)?;
     // The files come before the text: whoever reads that may stop early.
-    let mut files = vec![(&chart, chart::svg(&trials, &methods, &ranked)?)];
+    let drawn = places.iter().zip(charts);
+    let mut files: Vec<(&OutputFile, String)> = drawn
+        .filter_map(|(place, chart)| Some((place, chart?)))
+        .collect();
+    let drawn = files.len();
     if let Some(json) = &json {
-        let mut text = serde_json::to_string_pretty(&trials)?;
+        let tried = sweep.as_ref().map_or(&[][..], |sweep| &sweep.tried);
+        let all: Vec<&report::Trial> = tried.iter().chain(&trials).collect();
+        let mut text = serde_json::to_string_pretty(&all)?;
         text.push('\n');
         files.push((json, text));
     }
@@ -82,6 +115,19 @@ fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
         "{}",
         report::group_line(&example.counts, example.groups)
     )?;
+    let over = format!("{seeds} seed{}", if seeds == 1 { "" } else { "s" });
+    if let Some(Sweep {
+        candidates,
+        tried,
+        chosen,
+    }) = &sweep
+    {
+        writeln!(
+            output,
+            "Accuracy on validation images in %, mean ± standard deviation, {over}.\n{}",
+            report::sweep_table(tried, chosen, candidates)
+        )?;
+    }
     let paired = if methods.contains(&Method::CrossEntropy) && methods.len() > 1 {
         "; below it, the difference to ce paired by seed"
     } else {
@@ -90,20 +136,50 @@ fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
     let recipe = report::recipe(recipe);
     writeln!(
         output,
-        "Test accuracy in %, mean ± standard deviation, {} seed{}{paired}.{recipe}",
-        options.seeds,
-        if options.seeds == 1 { "" } else { "s" }
+        "Test accuracy in %, mean ± standard deviation, {over}{paired}.{recipe}"
     )?;
     writeln!(
         output,
         "{}",
-        report::table(&trials, &methods, Method::CrossEntropy)
+        report::table(&trials, &tested, Method::CrossEntropy)
     )?;
-    writeln!(output, "Chart: {}", chart.path().display())?;
+    if let Some(table) = report::difficulty_table(&trials, &tested) {
+        writeln!(
+            output,
+            "Of the test samples in fifths, by the target's cosine under ce-cosine:\n{table}"
+        )?;
+    }
+    for (chart, _) in &files[..drawn] {
+        writeln!(output, "Chart: {}", chart.path().display())?;
+    }
     if let Some(json) = &json {
         writeln!(output, "JSON: {}", json.path().display())?;
     }
     Ok(())
+}
+
+/// The texts of [`CHARTS`], as far as there is something to show. Of a method that was tuned they
+/// show what was chosen.
+fn charts(
+    trials: &[report::Trial],
+    tested: &[Setting],
+    sweep: Option<&Sweep>,
+    counts: &ala_loss::ClassCounts,
+) -> Result<[Option<String>; CHARTS.len()], Failure> {
+    let shown = sweep.map_or(tested, |sweep| &sweep.chosen);
+    let ranked: Vec<u64> = report::ranked(counts)
+        .iter()
+        .map(|&class| counts.as_slice()[class])
+        .collect();
+    Ok([
+        Some(chart::by_class(trials, shown, &ranked)?),
+        Some(chart::by_epoch(trials, shown)?),
+        chart::by_difficulty(trials, shown)?,
+        match sweep {
+            Some(sweep) => chart::sweep(&sweep.tried, &sweep.candidates)?,
+            None => None,
+        },
+    ])
 }
 
 #[cfg(test)]
@@ -176,6 +252,93 @@ mod tests {
         assert!(mean("ce", "overall") > 60.0, "the baseline does not learn");
         assert!(mean("ala", "few") > mean("ce", "few") + 1.0);
         assert!(mean("ala", "overall") > mean("ce", "overall"));
+    }
+
+    /// A sweep tries every candidate on validation images with every seed, and tests the untuned
+    /// setting and the chosen one; of a method without choices there is one.
+    #[test]
+    fn a_sweep_chooses_on_validation_images_and_tests_both() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        let file = folder.path().join("results.json");
+        let arguments = format!(
+            "--sweep --seeds 2 --steps 12 --methods ce,balanced-softmax --json {}",
+            file.display()
+        );
+        let output = output_of(folder.path(), &arguments).expect("valid options");
+        let trials = json(&file);
+        let named = |measured: &str, seed: u64| -> Vec<(String, String)> {
+            let word = |trial: &serde_json::Value, key: &str| {
+                trial[key].as_str().expect("a word").to_owned()
+            };
+            trials
+                .iter()
+                .filter(|trial| trial["measured"] == measured && trial["seed"] == seed)
+                .map(|trial| (word(trial, "method"), word(trial, "setting")))
+                .collect()
+        };
+        let softmax = |tau: &str| ("balanced-softmax".to_owned(), format!("tau {tau}"));
+        let ce = ("ce".to_owned(), String::new());
+        let tried = [
+            ce.clone(),
+            softmax("1"),
+            softmax("0.5"),
+            softmax("1.5"),
+            softmax("2"),
+        ];
+        assert_eq!(named("validation", 0), tried);
+        assert_eq!(named("validation", 1), tried);
+
+        // The best of the four, by the mean of two seeds.
+        let mean = |setting: &(String, String)| {
+            let values = trials.iter().filter(|trial| {
+                trial["measured"] == "validation" && trial["setting"] == setting.1.as_str()
+            });
+            let values = values.map(|trial| trial["overall"].as_f64().expect("a number"));
+            values.sum::<f64>() / 2.0
+        };
+        let best = tried[2..].iter().fold(&tried[1], |best, other| {
+            if mean(other) > mean(best) {
+                other
+            } else {
+                best
+            }
+        });
+        let mut tested = vec![ce, softmax("1")];
+        if *best != tested[1] {
+            tested.push(best.clone());
+        }
+        assert_eq!(named("test", 0), tested);
+        assert_eq!(named("test", 1), tested);
+        let marked: Vec<&str> = output.lines().filter(|line| line.contains('*')).collect();
+        assert!(marked.len() == 2 && marked[1].contains(&best.1), "{output}");
+        assert!(folder.path().join("out/sweep.svg").exists());
+        assert!(output.contains("sweep.svg"), "{output}");
+    }
+
+    /// There are as many classes as the field's benchmarks have, and none of the groups is empty.
+    #[test]
+    fn symbols_are_trained_and_measured_in_every_group() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        let file = folder.path().join("results.json");
+        let arguments = format!(
+            "--dataset symbols --seeds 1 --steps 2 --methods ce-cosine --json {}",
+            file.display()
+        );
+        let output = output_of(folder.path(), &arguments).expect("it is embedded");
+        assert!(!output.contains("(0 classes)"), "{output}");
+        let trial = &json(&file)[0];
+        for group in ["many", "medium", "few"] {
+            assert!(trial[group].is_number(), "{group}");
+        }
+        // What it judges by are its own cosines: where they are small nothing is right.
+        let fifths = trial["by_difficulty"]
+            .as_array()
+            .expect("there is ce-cosine");
+        assert_eq!(fifths[0], 0.0);
+        for chart in &CHARTS[..3] {
+            assert!(folder.path().join("out").join(chart).exists(), "{chart}");
+        }
+        assert!(!folder.path().join("out/sweep.svg").exists());
     }
 
     #[test]
@@ -299,9 +462,17 @@ mod tests {
         assert!(!output.contains("NaN"), "{output}");
         let trials = json(Path::new(&at("r.json")));
         let expected = serde_json::json!({
-            "method": "ala", "seed": 0, "overall": 100.0, "many": 100.0, "medium": null, "few": 100.0
+            "method": "ala", "setting": "s 30, log2", "measured": "test", "seed": 0,
+            "overall": 100.0, "many": 100.0, "medium": null, "few": 100.0, "by_difficulty": null,
         });
-        assert_eq!(trials, [expected]);
+        let mut trial = trials[0].clone();
+        let by_epoch = trial
+            .as_object_mut()
+            .and_then(|trial| trial.remove("by_epoch"));
+        let by_epoch = by_epoch.expect("it is measured on the way");
+        assert_eq!(by_epoch.as_array().map(Vec::len), Some(8));
+        assert_eq!(trials.len(), 1);
+        assert_eq!(trial, expected);
         let chart = fs::read_to_string(folder.path().join("out/accuracy_by_class.svg"));
         assert!(!chart.expect("the run wrote it").contains("NaN"));
     }

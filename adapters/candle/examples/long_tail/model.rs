@@ -10,9 +10,6 @@ use rand_chacha::ChaCha8Rng;
 use crate::batch::Batch;
 use crate::method::Head;
 
-/// Widths of the hidden layers for images.
-pub(crate) const HIDDEN: [usize; 2] = [256, 128];
-
 /// A network and its variables.
 pub(crate) struct Network {
     hidden: Vec<Linear>,

@@ -6,14 +6,15 @@ use candle_core::Device;
 use clap::{Parser, ValueEnum};
 
 use crate::Failure;
+use crate::dataset::{AugmentationKind, Dataset};
 use crate::method::Method;
 use crate::training::BATCH;
 
 /// Trains one small network a method on long-tailed data and compares the accuracies.
 ///
-/// The data are Fashion-MNIST images (embedded, 14x14) by default, cut to an exponential long tail;
-/// the test set is the whole balanced one. Every method starts from the same weights and sees the
-/// same batches in the same order, so the difference to `ce` is paired by seed.
+/// The data are embedded images, Fashion-MNIST by default, cut to an exponential long tail; the
+/// test set is the whole balanced one. Every method starts from the same weights and sees the same
+/// batches in the same order, so the difference to `ce` is paired by seed.
 ///
 /// GROUPS. The field's many (> 100), medium (20 to 100) and few (< 20) leave `few` empty for the
 /// default profile of 2000 to 20 images a class. For image data the classes are therefore split by
@@ -29,13 +30,24 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) seeds: u64,
 
+    /// The embedded images to train on.
+    #[arg(long, value_name = "NAME", value_enum, default_value = "fashion", conflicts_with_all = ["data", "features"])]
+    pub(crate) dataset: Dataset,
+
     /// The methods to compare, separated by commas.
     #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',', default_values_t = Method::value_variants().to_vec())]
     pub(crate) methods: Vec<Method>,
 
-    /// Training steps of 128 samples each.
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) steps: u64,
+    /// Training steps of 128 samples each. [default: 1000, of symbols 6000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) steps: Option<u64>,
+
+    /// Chooses scale, logarithm and tau of each method by accuracy on validation images, which are
+    /// held out of the training images (200 of each class of fashion, 5 of symbols, a tenth of the
+    /// smallest class else), among scales 10, 20, 30, 40; log2 and ln; tau 0.5, 1, 1.5, 2. Then
+    /// trains with what was chosen and with the defaults, and tests both.
+    #[arg(long, conflicts_with = "features")]
+    pub(crate) sweep: bool,
 
     /// Logit scale s of the methods with a cosine head; the linear heads always use 1.
     #[arg(long, value_name = "S", default_value_t = 30.0, value_parser = scale)]
@@ -58,21 +70,26 @@ pub(crate) struct Options {
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=BATCH as u64))]
     pub(crate) accumulate: u64,
 
-    /// Images of the most frequent class over images of the rarest.
-    #[arg(long, value_name = "RATIO", default_value_t = 100.0, value_parser = imbalance)]
-    pub(crate) imbalance: f64,
+    /// Images of the most frequent class over images of the rarest. [default: 100, of symbols 10]
+    #[arg(long, value_name = "RATIO", value_parser = imbalance)]
+    pub(crate) imbalance: Option<f64>,
+
+    /// What is done to training images before each step. [default: none, of symbols shift-scale]
+    #[arg(long, value_name = "KIND", value_enum, conflicts_with = "features")]
+    pub(crate) augmentation: Option<AugmentationKind>,
 
     /// Where to train: cpu, cuda, or cuda:N for another than the first GPU. CUDA needs a build with
     /// `--features cuda`. Figures on a GPU differ in the last digits, which training makes grow.
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = place)]
     pub(crate) device: Place,
 
-    /// Folder for the chart, made if it is missing.
+    /// Folder for the charts, made if it is missing.
     #[arg(long, value_name = "DIR", default_value = "target/long_tail")]
     pub(crate) out: PathBuf,
 
-    /// Also write the results as a JSON array of {method, seed, overall, many, medium, few}:
-    /// accuracies in per cent (0 to 100), null for a group without test samples.
+    /// Also write the results as a JSON array of {method, setting, measured, seed, overall, many,
+    /// medium, few, by_difficulty, by_epoch}: accuracies in per cent (0 to 100), null for a group
+    /// without test samples. A sweep's own trials are there too, measured on "validation".
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 
@@ -130,8 +147,8 @@ impl Place {
 /// Where the samples come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// The images embedded in this program.
-    Embedded,
+    /// Images embedded in this program.
+    Embedded(Dataset),
     /// A folder of IDX files.
     Idx(PathBuf),
     /// Extracted features and labels of the user's own.
@@ -162,8 +179,30 @@ impl Options {
                 }
             }
             (Some(folder), ..) => Source::Idx(folder.clone()),
-            _ => Source::Embedded,
+            _ => Source::Embedded(self.dataset),
         }
+    }
+
+    /// Whose choices hold where the options make none.
+    fn chosen_for(&self) -> Dataset {
+        match self.source() {
+            Source::Embedded(dataset) => dataset,
+            Source::Idx(_) | Source::Features { .. } => Dataset::Fashion,
+        }
+    }
+
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps.unwrap_or_else(|| self.chosen_for().steps())
+    }
+
+    pub(crate) fn imbalance(&self) -> f64 {
+        self.imbalance
+            .unwrap_or_else(|| self.chosen_for().imbalance())
+    }
+
+    pub(crate) fn augmentation(&self) -> AugmentationKind {
+        self.augmentation
+            .unwrap_or_else(|| self.chosen_for().augmentation())
     }
 
     /// What no option alone shows to be wrong.
@@ -244,12 +283,26 @@ mod tests {
     #[test]
     fn the_defaults_are_the_documented_ones() {
         let options = parse("").expect("no option is required");
-        assert_eq!((options.seeds, options.steps), (3, 1000));
-        assert_eq!((options.scale, options.imbalance), (30.0, 100.0));
+        assert_eq!((options.seeds, options.steps()), (3, 1000));
+        assert_eq!((options.scale, options.imbalance()), (30.0, 100.0));
+        assert_eq!(options.augmentation(), AugmentationKind::None);
+        assert!(!options.sweep);
         assert_eq!((options.mixup, options.label_smoothing), (None, 0.0));
         assert_eq!(options.accumulate, 1);
         assert_eq!(options.distinct_methods(), Method::value_variants());
-        assert_eq!(options.source(), Source::Embedded);
+        assert_eq!(options.source(), Source::Embedded(Dataset::Fashion));
+
+        let options = parse("--dataset symbols").expect("it is embedded");
+        assert_eq!(options.source(), Source::Embedded(Dataset::Symbols));
+        assert_eq!((options.steps(), options.imbalance()), (6000, 10.0));
+        assert_eq!(options.augmentation(), AugmentationKind::ShiftScale);
+        let own = "--dataset symbols --steps 7 --imbalance 3 --augmentation none";
+        let options = parse(own).expect("each may be chosen");
+        assert_eq!((options.steps(), options.imbalance()), (7, 3.0));
+        assert_eq!(options.augmentation(), AugmentationKind::None);
+        // Of the user's own images nothing is known.
+        let options = parse("--data folder").expect("a folder");
+        assert_eq!((options.steps(), options.imbalance()), (1000, 100.0));
     }
 
     #[test]
@@ -315,12 +368,21 @@ mod tests {
     #[test]
     fn options_that_contradict_each_other_are_refused() {
         let all = "--features a --labels b --test-features c --test-labels d";
-        for other in ["--data folder", "--imbalance 10"] {
+        for other in [
+            "--data folder",
+            "--imbalance 10",
+            "--dataset symbols",
+            "--sweep",
+            "--augmentation none",
+        ] {
             assert_eq!(
                 parse(&format!("{all} {other}")).err(),
-                Some(ErrorKind::ArgumentConflict)
+                Some(ErrorKind::ArgumentConflict),
+                "{other}"
             );
         }
+        let both = parse("--data folder --dataset fashion").err();
+        assert_eq!(both, Some(ErrorKind::ArgumentConflict));
     }
 
     /// Of the embedded images it would be ignored.

@@ -1,49 +1,93 @@
-//! The results as a table and as JSON.
+//! The results as tables and as JSON.
 
 use ala_loss::ClassCounts;
-use ala_loss::metrics::Accuracy;
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::method::Method;
-use crate::task::Groups;
-use crate::training::Recipe;
+use crate::difficulty::FIFTHS;
+use crate::method::{Method, Setting};
+use crate::task::{Groups, Measured, Task};
+use crate::training::{Outcome, Recipe};
 
-/// The result of one method with one seed; accuracies in per cent.
+/// The result of one setting with one seed; accuracies in per cent.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Trial {
-    pub(crate) method: &'static str,
+    #[serde(flatten, serialize_with = "setting")]
+    pub(crate) setting: Setting,
+    pub(crate) measured: Measured,
     pub(crate) seed: u64,
     pub(crate) overall: f64,
     /// `None` (JSON null) for a group without test samples, here and below.
     pub(crate) many: Option<f64>,
     pub(crate) medium: Option<f64>,
     pub(crate) few: Option<f64>,
+    /// Accuracy of the fifths of the test samples, the hardest first; `None` until they are known,
+    /// and where no method of the run tells them.
+    pub(crate) by_difficulty: Option<[f64; FIFTHS]>,
+    /// Epochs, and the overall accuracy after them; empty on validation samples.
+    pub(crate) by_epoch: Vec<(f64, f64)>,
     /// Accuracy of each class, most frequent first; `None` where the test set lacks the class.
     #[serde(skip)]
     pub(crate) by_rank: Vec<Option<f64>>,
+    /// Of each test sample, whether its class was predicted.
+    #[serde(skip)]
+    pub(crate) hits: Vec<bool>,
+    /// The cosine of each test sample's own class, of a cosine head.
+    #[serde(skip)]
+    pub(crate) target_cosines: Option<Vec<f32>>,
+}
+
+/// A setting's two keys.
+fn setting<S: Serializer>(setting: &Setting, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Keys {
+        method: &'static str,
+        setting: String,
+    }
+    Keys {
+        method: setting.method.name(),
+        setting: setting.shown(),
+    }
+    .serialize(serializer)
 }
 
 impl Trial {
     pub(crate) fn new(
-        method: Method,
+        setting: Setting,
+        measured: Measured,
         seed: u64,
-        counts: &ClassCounts,
-        accuracy: &Accuracy,
+        task: &Task,
+        outcome: Outcome,
     ) -> Self {
         let per_cent = |fraction: f64| 100.0 * fraction;
+        let Outcome {
+            accuracy,
+            by_epoch,
+            answers,
+        } = outcome;
+        let answered = answers.predictions.iter().zip(&task.test_labels);
         Self {
-            method: method.name(),
+            setting,
+            measured,
             seed,
             // The readers refuse a test set without samples.
             overall: accuracy.overall.map_or(f64::NAN, per_cent),
             many: accuracy.many.map(per_cent),
             medium: accuracy.medium.map(per_cent),
             few: accuracy.few.map(per_cent),
-            by_rank: ranked(counts)
+            by_difficulty: None,
+            by_epoch: by_epoch
+                .into_iter()
+                .map(|(epochs, fraction)| (epochs, per_cent(fraction)))
+                .collect(),
+            by_rank: ranked(&task.counts)
                 .iter()
                 .map(|&class| accuracy.per_class[class].map(per_cent))
                 .collect(),
+            hits: answered
+                .map(|(predicted, label)| predicted == label)
+                .collect(),
+            target_cosines: answers.target_cosines,
         }
     }
 
@@ -119,23 +163,28 @@ pub(crate) fn recipe(recipe: Recipe) -> String {
 }
 
 /// Mean and standard deviation over seeds, below them the difference to `baseline` paired by seed.
-pub(crate) fn table(trials: &[Trial], methods: &[Method], baseline: Method) -> String {
+/// Where `settings` have more than one of a method, each row says which it is.
+pub(crate) fn table(trials: &[Trial], settings: &[Setting], baseline: Method) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL);
     let heads = std::iter::once("method").chain(COLUMNS.map(|(_, head)| head));
     table.set_header(heads);
-    for &method in methods {
-        let mut row = vec![Cell::new(method.name())];
+    for &setting in settings {
+        let mut row = vec![Cell::new(label(setting, settings))];
         for (column, _) in COLUMNS {
-            let values: Vec<f64> = of(trials, method)
+            let values: Vec<f64> = of(trials, setting)
                 .filter_map(|trial| trial.group(column))
                 .collect();
             let mut text = spread(&values, false);
-            if method != baseline {
-                let differences: Vec<f64> = of(trials, method)
+            if setting.method != baseline {
+                let of_seed = |seed: u64| {
+                    trials
+                        .iter()
+                        .find(|other| other.setting.method == baseline && other.seed == seed)
+                };
+                let differences: Vec<f64> = of(trials, setting)
                     .filter_map(|trial| {
-                        let paired = of(trials, baseline).find(|other| other.seed == trial.seed)?;
-                        Some(trial.group(column)? - paired.group(column)?)
+                        Some(trial.group(column)? - of_seed(trial.seed)?.group(column)?)
                     })
                     .collect();
                 if !differences.is_empty() {
@@ -149,10 +198,72 @@ pub(crate) fn table(trials: &[Trial], methods: &[Method], baseline: Method) -> S
     table.to_string()
 }
 
-fn of(trials: &[Trial], method: Method) -> impl Iterator<Item = &Trial> {
-    trials
+fn label(setting: Setting, settings: &[Setting]) -> String {
+    let of_method = settings
         .iter()
-        .filter(move |trial| trial.method == method.name())
+        .filter(|other| other.method == setting.method);
+    if of_method.count() > 1 {
+        setting.named()
+    } else {
+        setting.method.name().to_owned()
+    }
+}
+
+/// Mean and standard deviation over seeds of the accuracy in each fifth of the test samples;
+/// nothing where no trial knows them.
+pub(crate) fn difficulty_table(trials: &[Trial], settings: &[Setting]) -> Option<String> {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL);
+    let ordinals = [
+        "hardest fifth",
+        "second",
+        "third",
+        "fourth",
+        "easiest fifth",
+    ];
+    table.set_header(std::iter::once("method").chain(ordinals));
+    for &setting in settings {
+        let mut row = vec![Cell::new(label(setting, settings))];
+        for fifth in 0..FIFTHS {
+            let values: Vec<f64> = of(trials, setting)
+                .filter_map(|trial| Some(trial.by_difficulty?[fifth]))
+                .collect();
+            if values.is_empty() {
+                return None;
+            }
+            row.push(Cell::new(spread(&values, false)).set_alignment(CellAlignment::Right));
+        }
+        table.add_row(row);
+    }
+    Some(table.to_string())
+}
+
+/// What a sweep tried, with the accuracy over all validation samples; the chosen ones are marked.
+pub(crate) fn sweep_table(tried: &[Trial], chosen: &[Setting], candidates: &[Setting]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL);
+    table.set_header(["method", "setting", "validation", "chosen"]);
+    for &candidate in candidates {
+        let mark = if chosen.contains(&candidate) { "*" } else { "" };
+        table.add_row([
+            Cell::new(candidate.method.name()),
+            Cell::new(candidate.shown()),
+            Cell::new(spread(&overall(tried, candidate), false))
+                .set_alignment(CellAlignment::Right),
+            Cell::new(mark).set_alignment(CellAlignment::Center),
+        ]);
+    }
+    table.to_string()
+}
+
+/// The accuracy over all samples, of each seed.
+pub(crate) fn overall(trials: &[Trial], setting: Setting) -> Vec<f64> {
+    of(trials, setting).map(|trial| trial.overall).collect()
+}
+
+/// The trials of a setting.
+pub(crate) fn of(trials: &[Trial], setting: Setting) -> impl Iterator<Item = &Trial> {
+    trials.iter().filter(move |trial| trial.setting == setting)
 }
 
 /// `mean ± standard deviation`; a single value has no deviation.
@@ -186,37 +297,60 @@ fn mean_and_deviation(values: &[f64]) -> Option<(f64, Option<f64>)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn trial(method: Method, seed: u64, overall: f64) -> Trial {
-        Trial {
-            method: method.name(),
+impl Trial {
+    /// A test's trial that has the same accuracy in every group but an empty one.
+    pub(crate) fn of_test(setting: Setting, seed: u64, overall: f64) -> Self {
+        Self {
+            setting,
+            measured: Measured::Test,
             seed,
             overall,
             many: Some(overall),
             medium: Some(overall),
             few: None,
+            by_difficulty: None,
+            by_epoch: Vec::new(),
             by_rank: Vec::new(),
+            hits: Vec::new(),
+            target_cosines: None,
         }
     }
+}
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The differences' means are 2 and 5, and each pair's differ by 1 and 3 of it; unpaired, the
+    /// deviation would be far larger.
     #[test]
     fn differences_are_paired_by_seed() {
-        // The means differ by 2 and each pair by 1 and 3; unpaired, the deviation would be far
-        // larger.
-        let trials = [
-            trial(Method::CrossEntropy, 0, 50.0),
-            trial(Method::CrossEntropy, 1, 80.0),
-            trial(Method::Ala, 1, 83.0),
-            trial(Method::Ala, 0, 51.0),
+        let tuned = Setting {
+            scale: 10.0,
+            ..Method::Ala.untuned(30.0)
+        };
+        let settings = [
+            Method::CrossEntropy.untuned(30.0),
+            Method::Ala.untuned(30.0),
+            tuned,
         ];
-        let text = table(
-            &trials,
-            &[Method::CrossEntropy, Method::Ala],
-            Method::CrossEntropy,
-        );
-        assert!(text.contains("+2.0 ± 1.4"), "{text}");
+        let trials = [
+            Trial::of_test(settings[0], 0, 50.0),
+            Trial::of_test(settings[0], 1, 80.0),
+            Trial::of_test(settings[1], 1, 83.0),
+            Trial::of_test(settings[1], 0, 51.0),
+            Trial::of_test(tuned, 0, 54.0),
+            Trial::of_test(tuned, 1, 86.0),
+        ];
+        let text = table(&trials, &settings, Method::CrossEntropy);
+        for difference in ["+2.0 ± 1.4", "+5.0 ± 1.4"] {
+            assert!(text.contains(difference), "{text}");
+        }
+        // Two of a method say which they are.
+        assert!(text.contains("ala (s 10, log2)"), "{text}");
+        assert!(text.contains("│ ce "), "{text}");
+        let text = table(&trials, &settings[..2], Method::CrossEntropy);
+        assert!(text.contains("│ ala "), "{text}");
     }
 
     #[test]
@@ -231,11 +365,40 @@ mod tests {
 
     #[test]
     fn json_has_the_documented_keys_and_null_for_an_empty_group() {
-        let json = serde_json::to_string(&[trial(Method::Ala, 2, 75.5)]).expect("plain numbers");
-        assert_eq!(
-            json,
-            r#"[{"method":"ala","seed":2,"overall":75.5,"many":75.5,"medium":75.5,"few":null}]"#
-        );
+        let mut trial = Trial::of_test(Method::Ala.untuned(30.0), 2, 75.5);
+        trial.by_epoch = vec![(0.5, 40.0), (1.0, 75.5)];
+        let json = |trial: &Trial| serde_json::to_string(trial).expect("plain numbers");
+        let expected = r#"{"method":"ala","setting":"s 30, log2","measured":"test","seed":2,"overall":75.5,"many":75.5,"medium":75.5,"few":null,"by_difficulty":null,"by_epoch":[[0.5,40.0],[1.0,75.5]]}"#;
+        assert_eq!(json(&trial), expected);
+        trial.by_difficulty = Some([1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert!(json(&trial).contains(r#""by_difficulty":[1.0,2.0,3.0,4.0,5.0]"#));
+        trial.measured = Measured::Validation;
+        assert!(json(&trial).contains(r#""measured":"validation""#));
+    }
+
+    #[test]
+    fn the_chosen_settings_are_marked() {
+        let candidates = Method::BalancedSoftmax.candidates(30.0);
+        let tried: Vec<Trial> = candidates
+            .iter()
+            .enumerate()
+            .map(|(at, &setting)| Trial::of_test(setting, 0, at as f64))
+            .collect();
+        let text = sweep_table(&tried, &candidates[2..3], &candidates);
+        let marked: Vec<&str> = text.lines().filter(|line| line.contains('*')).collect();
+        assert!(marked.len() == 1 && marked[0].contains("tau 1.5"), "{text}");
+        assert!(marked[0].contains("2.0"), "{text}");
+    }
+
+    #[test]
+    fn there_is_no_table_by_difficulty_where_nothing_tells_it() {
+        let setting = Method::Ala.untuned(30.0);
+        let mut trial = Trial::of_test(setting, 0, 50.0);
+        assert_eq!(difficulty_table(&[trial.clone()], &[setting]), None);
+        trial.by_difficulty = Some([11.0, 22.0, 33.0, 44.0, 55.0]);
+        let text = difficulty_table(&[trial], &[setting]).expect("it is known");
+        let columns = ["11.0", "22.0", "33.0", "44.0", "55.0"].map(|x| text.find(x));
+        assert!(columns[0].is_some() && columns.is_sorted(), "{text}");
     }
 
     #[test]

@@ -4,9 +4,11 @@ use ala_loss::{ClassCounts, GroupThresholds, ZeroCounts};
 use candle_core::{Device, Tensor};
 
 use crate::Failure;
-use crate::data::{self, Samples};
-use crate::model::HIDDEN;
+use crate::augmentation::Images;
+use crate::data::{self, Image, Samples};
+use crate::dataset::{AugmentationKind, HIDDEN};
 use crate::options::{Options, Source};
+use crate::tail;
 
 /// Training and test samples of one seed.
 #[derive(Clone)]
@@ -15,6 +17,8 @@ pub(crate) struct Task {
     pub(crate) train: Tensor,
     /// `[N]`, u32
     pub(crate) train_labels: Tensor,
+    /// The training samples once more, where each batch has them placed anew.
+    pub(crate) augmented: Option<Images>,
     /// `[M, width]`
     pub(crate) test: Tensor,
     pub(crate) test_labels: Vec<u32>,
@@ -24,24 +28,41 @@ pub(crate) struct Task {
     pub(crate) hidden: &'static [usize],
 }
 
+/// On what a trained network is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Measured {
+    /// The test set.
+    Test,
+    /// Samples held out of the training set, for choices.
+    Validation,
+}
+
 /// Makes the task of each seed.
 pub(crate) enum Tasks {
     /// Images of which each seed keeps a long tail.
-    Images {
-        pool: Samples,
-        test: Tensor,
-        test_labels: Vec<u32>,
-        imbalance: f64,
-    },
+    Images(Box<Pool>),
     /// The user's own features, the same for every seed.
     Features(Box<Task>),
+}
+
+/// Images, and how tasks are made of them.
+pub(crate) struct Pool {
+    train: Samples,
+    image: Image,
+    test: Tensor,
+    test_labels: Vec<u32>,
+    imbalance: f64,
+    augmentation: AugmentationKind,
+    /// Of each class for validation.
+    held_out: usize,
 }
 
 impl Tasks {
     /// Reads the samples that the options name, and puts tensors on the device.
     pub(crate) fn load(options: &Options, device: &Device) -> Result<Self, Failure> {
         let split = match options.source() {
-            Source::Embedded => data::embedded()?,
+            Source::Embedded(dataset) => dataset.read()?,
             Source::Idx(folder) => data::from_idx_dir(&folder, options.first_label)?,
             Source::Features {
                 train,
@@ -63,54 +84,87 @@ impl Tasks {
                 )?;
                 return Ok(Self::Features(Box::new(Task {
                     train_labels: labels(&split.train, device)?,
-                    train: features(split.train, device)?,
+                    train: features(&split.train, device)?,
+                    augmented: None,
                     test_labels: split.test.labels.clone(),
-                    test: features(split.test, device)?,
+                    test: features(&split.test, device)?,
                     counts,
                     groups: Groups::FIELD,
                     hidden: &[],
                 })));
             }
         };
-        Ok(Self::Images {
-            pool: split.train,
+        let Some(image) = split.image else {
+            return Err("samples without the shape of an image".into());
+        };
+        let held_out = match options.source() {
+            Source::Embedded(dataset) => dataset.held_out(),
+            _ => tail::smallest_class(&split.train).div_ceil(10),
+        };
+        Ok(Self::Images(Box::new(Pool {
             test_labels: split.test.labels.clone(),
-            test: features(split.test, device)?,
-            imbalance: options.imbalance,
-        })
+            test: features(&split.test, device)?,
+            train: split.train,
+            image,
+            imbalance: options.imbalance(),
+            augmentation: options.augmentation(),
+            held_out,
+        })))
     }
 
     /// Where the tasks' tensors are.
     pub(crate) fn device(&self) -> &Device {
         match self {
-            Self::Images { test, .. } => test.device(),
+            Self::Images(pool) => pool.test.device(),
             Self::Features(task) => task.test.device(),
         }
     }
 
     /// The task of one seed: the same for every method.
-    pub(crate) fn of_seed(&self, seed: u64) -> Result<Task, Failure> {
-        match self {
-            Self::Features(task) => Ok(Task::clone(task)),
-            Self::Images {
-                pool,
-                test,
-                test_labels,
-                imbalance,
-            } => {
-                let (train, counts) = data::long_tailed(pool, *imbalance, seed)?;
-                let groups = Groups::by_rank(&counts);
-                Ok(Task {
-                    train_labels: labels(&train, test.device())?,
-                    train: features(train, test.device())?,
-                    test: test.clone(),
-                    test_labels: test_labels.clone(),
-                    counts: ClassCounts::new(counts)?,
-                    groups,
-                    hidden: &HIDDEN,
-                })
+    pub(crate) fn of_seed(&self, seed: u64, measured: Measured) -> Result<Task, Failure> {
+        match (self, measured) {
+            (Self::Features(task), Measured::Test) => Ok(Task::clone(task)),
+            // The options allow no sweep of features.
+            (Self::Features(_), Measured::Validation) => {
+                Err("no validation samples are held out of features".into())
+            }
+            (Self::Images(pool), Measured::Test) => pool.task(
+                &pool.train,
+                pool.test.clone(),
+                pool.test_labels.clone(),
+                seed,
+            ),
+            (Self::Images(pool), Measured::Validation) => {
+                let (train, validation) = tail::held_out(&pool.train, pool.held_out, seed)?;
+                let samples = features(&validation, pool.test.device())?;
+                pool.task(&train, samples, validation.labels, seed)
             }
         }
+    }
+}
+
+impl Pool {
+    fn task(
+        &self,
+        train: &Samples,
+        test: Tensor,
+        test_labels: Vec<u32>,
+        seed: u64,
+    ) -> Result<Task, Failure> {
+        let (train, counts) = tail::long_tailed(train, self.imbalance, seed)?;
+        Ok(Task {
+            train_labels: labels(&train, test.device())?,
+            train: features(&train, test.device())?,
+            augmented: match self.augmentation {
+                AugmentationKind::None => None,
+                AugmentationKind::ShiftScale => Some(Images::new(train, self.image)),
+            },
+            test,
+            test_labels,
+            groups: Groups::by_rank(&counts),
+            counts: ClassCounts::new(counts)?,
+            hidden: &HIDDEN,
+        })
     }
 }
 
@@ -148,9 +202,9 @@ impl Groups {
     }
 }
 
-fn features(samples: Samples, device: &Device) -> candle_core::Result<Tensor> {
+fn features(samples: &Samples, device: &Device) -> candle_core::Result<Tensor> {
     let rows = samples.labels.len();
-    Tensor::from_vec(samples.features, (rows, samples.width), device)
+    Tensor::from_slice(&samples.features, (rows, samples.width), device)
 }
 
 fn labels(samples: &Samples, device: &Device) -> candle_core::Result<Tensor> {

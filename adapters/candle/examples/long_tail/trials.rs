@@ -12,12 +12,12 @@ use candle_core::Device;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use crate::Failure;
-use crate::method::Method;
+use crate::method::Setting;
 use crate::report::Trial;
-use crate::task::Tasks;
-use crate::training::{BATCH, Recipe, train};
+use crate::task::{Measured, Tasks};
+use crate::training::{BATCH, Looks, Recipe, train};
 
-/// Runs all trials and returns them ordered by seed, then by method.
+/// Runs all trials and returns them ordered by seed, then by setting.
 ///
 /// Each trial stays on one thread: its matrices are too small to gain from two, and the order of
 /// its operations, hence its result, does not depend on how many cores there are.
@@ -25,13 +25,18 @@ use crate::training::{BATCH, Recipe, train};
 /// On a GPU one trial runs after the other.
 pub(crate) fn run(
     tasks: &Tasks,
-    methods: &[Method],
+    measured: Measured,
+    settings: &[Setting],
     seeds: u64,
     recipe: Recipe,
 ) -> Result<Vec<Trial>, Failure> {
-    let plan: Vec<(u64, Method)> = (0..seeds)
-        .flat_map(|seed| methods.iter().map(move |&method| (seed, method)))
+    let plan: Vec<(u64, Setting)> = (0..seeds)
+        .flat_map(|seed| settings.iter().map(move |&setting| (seed, setting)))
         .collect();
+    let looks = match measured {
+        Measured::Test => Looks::OnTheWay,
+        Measured::Validation => Looks::AtTheEnd,
+    };
     let results: Vec<Mutex<Option<Result<Trial, Failure>>>> =
         plan.iter().map(|_| Mutex::new(None)).collect();
     let progress = Progress::new(plan.len(), recipe.steps);
@@ -49,17 +54,17 @@ pub(crate) fn run(
         single.install(|| {
             while !failed.load(Ordering::Relaxed) {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(&(seed, method)) = plan.get(index) else {
+                let Some(&(seed, setting)) = plan.get(index) else {
                     break;
                 };
-                progress.started(index, method, seed);
+                progress.started(index, setting, seed);
                 let begin = Instant::now();
-                let trial = tasks.of_seed(seed).and_then(|task| {
-                    let accuracy = train(&task, method, seed, recipe, |_| {
+                let trial = tasks.of_seed(seed, measured).and_then(|task| {
+                    let outcome = train(&task, setting, seed, recipe, looks, || {
                         progress.stepped();
                         !failed.load(Ordering::Relaxed)
                     })?;
-                    Ok(Trial::new(method, seed, &task.counts, &accuracy))
+                    Ok(Trial::new(setting, measured, seed, &task, outcome))
                 });
                 match &trial {
                     Ok(trial) => progress.finished(trial, begin.elapsed()),
@@ -127,12 +132,12 @@ impl Progress {
         }
     }
 
-    fn started(&self, index: usize, method: Method, seed: u64) {
+    fn started(&self, index: usize, setting: Setting, seed: u64) {
         self.bar.set_message(format!(
             "trial {} of {}: {}, seed {seed}",
             index + 1,
             self.trials,
-            method.name()
+            setting.method.name()
         ));
     }
 
@@ -150,7 +155,7 @@ impl Progress {
                 std::io::stderr(),
                 "[{done}/{}] {}, seed {}: {:.1} %, {:.0} images/s",
                 self.trials,
-                trial.method,
+                trial.setting.named(),
                 trial.seed,
                 trial.overall,
                 (self.steps * BATCH as u64) as f64 / took.as_secs_f64()
