@@ -7,12 +7,13 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use crate::Failure;
-use crate::difficulty::FIFTHS;
+use crate::difficulty::{self, FIFTHS};
 use crate::method::{Method, Setting};
 use crate::report::{self, Trial};
 
 const SIZE: (u32, u32) = (960, 540);
 const LEGEND_WIDTH: i32 = 176;
+const ACCURACY: &str = "accuracy (%)";
 /// With more classes than this, neighbours in rank share a point: thousands of points are only
 /// noise.
 const MOST_POINTS: usize = 40;
@@ -48,7 +49,8 @@ enum Axis<'a> {
 impl Axis<'_> {
     fn label(&self, at: f64) -> String {
         match self {
-            Self::Numbers => format!("{at}"),
+            // Steps of an axis add up to numbers such as 0.6000000000000001.
+            Self::Numbers => format!("{}", (100.0 * at).round() / 100.0),
             // Between two of them nothing is.
             Self::Words(_) if at.fract() != 0.0 || at < 0.0 => String::new(),
             Self::Words(words) => words.get(at as usize).cloned().unwrap_or_default(),
@@ -57,7 +59,7 @@ impl Axis<'_> {
 
     fn labels(&self) -> usize {
         match self {
-            Self::Numbers => 10,
+            Self::Numbers => 6,
             Self::Words(words) => words.len().min(10),
         }
     }
@@ -82,6 +84,7 @@ pub(crate) fn by_class(
     svg(
         "Test accuracy by class, rarest last",
         "training samples of the class",
+        ACCURACY,
         &Axis::Words(&words),
         &curves,
     )
@@ -93,13 +96,14 @@ pub(crate) fn by_epoch(trials: &[Trial], settings: &[Setting]) -> Result<String,
     svg(
         "Test accuracy by epoch",
         "epochs (training samples seen over training samples)",
+        ACCURACY,
         &Axis::Numbers,
         &curves,
     )
 }
 
-/// Test accuracy by difficulty, the hardest fifth of the samples first; nothing where no trial
-/// knows it.
+/// How much more of the test samples is right than under `ce-cosine`, by difficulty, the hardest
+/// fifth first; nothing where no trial knows it.
 pub(crate) fn by_difficulty(
     trials: &[Trial],
     settings: &[Setting],
@@ -110,8 +114,9 @@ pub(crate) fn by_difficulty(
     let words = ["hardest", "second", "third", "fourth", "easiest"].map(str::to_owned);
     let curves = curves(settings, |setting| difficulty_curve(trials, setting));
     svg(
-        "Test accuracy by difficulty",
+        "Test accuracy by difficulty, to ce-cosine",
         "fifth of the test samples, by the target's cosine under ce-cosine",
+        "points",
         &Axis::Words(&words),
         &curves,
     )
@@ -210,18 +215,16 @@ fn curves(settings: &[Setting], of: impl Fn(Setting) -> Vec<(f64, f64)>) -> Vec<
 }
 
 /// SVG text of one plot with its legend.
-fn svg(title: &str, x: &str, axis: &Axis<'_>, curves: &[Curve]) -> Result<String, Failure> {
+fn svg(
+    title: &str,
+    x: &str,
+    y: &str,
+    axis: &Axis<'_>,
+    curves: &[Curve],
+) -> Result<String, Failure> {
     drawn(|area| {
         let (area, legend) = area.split_horizontally(SIZE.0 as i32 - LEGEND_WIDTH);
-        plot(
-            &area,
-            title,
-            x,
-            "accuracy (%)",
-            axis,
-            curves,
-            heights(curves),
-        )?;
+        plot(&area, title, x, y, axis, curves, heights(curves))?;
         for (row, curve) in curves.iter().enumerate() {
             let middle = 60 + 24 * row as i32;
             legend.draw(&PathElement::new([(0, middle), (24, middle)], curve.style))?;
@@ -357,11 +360,15 @@ fn epoch_curve(trials: &[Trial], setting: Setting) -> Vec<(f64, f64)> {
         .collect()
 }
 
+/// Means over seeds of the differences to `ce-cosine` of the same seed.
 fn difficulty_curve(trials: &[Trial], setting: Setting) -> Vec<(f64, f64)> {
     (0..FIFTHS)
         .filter_map(|fifth| {
             let values: Vec<f64> = report::of(trials, setting)
-                .filter_map(|trial| Some(trial.by_difficulty?[fifth]))
+                .filter_map(|trial| {
+                    let judge = difficulty::judge(trials, trial.seed)?;
+                    Some(trial.by_difficulty?[fifth] - judge.by_difficulty?[fifth])
+                })
                 .collect();
             (!values.is_empty()).then(|| (fifth as f64, mean(&values)))
         })
@@ -406,25 +413,37 @@ mod tests {
 
     #[test]
     fn other_curves_are_means_over_seeds_too() {
-        let setting = Method::Ala.untuned(30.0);
-        let trial = |seed: u64, by_epoch: [(f64, f64); 2], fifths: [f64; FIFTHS]| {
+        let [setting, judge] =
+            [Method::Ala, Method::CrossEntropyCosine].map(|method| method.untuned(30.0));
+        let trial = |setting: Setting, seed: u64, last: f64, fifths: [f64; FIFTHS]| {
             let mut trial = Trial::of_test(setting, seed, 0.0);
-            trial.by_epoch = by_epoch.to_vec();
+            trial.by_epoch = vec![(1.0, 10.0), (2.0, last)];
             trial.by_difficulty = Some(fifths);
             trial
         };
-        let trials = [
-            trial(0, [(1.0, 10.0), (2.0, 30.0)], [0.0, 1.0, 2.0, 3.0, 4.0]),
-            trial(1, [(1.0, 20.0), (2.0, 50.0)], [2.0, 3.0, 4.0, 5.0, 6.0]),
+        let mut trials = vec![
+            trial(setting, 0, 30.0, [0.0, 1.0, 2.0, 3.0, 4.0]),
+            trial(judge, 0, 0.0, [1.0; FIFTHS]),
+            trial(judge, 1, 0.0, [50.0; FIFTHS]),
+            trial(setting, 1, 50.0, [52.0, 53.0, 54.0, 55.0, 56.0]),
         ];
-        assert_eq!(epoch_curve(&trials, setting), [(1.0, 15.0), (2.0, 40.0)]);
-        let expected: [(f64, f64); FIFTHS] = std::array::from_fn(|at| (at as f64, at as f64 + 1.0));
+        assert_eq!(epoch_curve(&trials, setting), [(1.0, 10.0), (2.0, 40.0)]);
+        // To the judge of the same seed: -1 and 2 are the first ones.
+        let expected: [(f64, f64); FIFTHS] = std::array::from_fn(|at| (at as f64, at as f64 + 0.5));
         assert_eq!(difficulty_curve(&trials, setting), expected);
         // Where one does not know it there is no chart.
-        let mut trials = trials.to_vec();
         assert!(matches!(by_difficulty(&trials, &[setting]), Ok(Some(_))));
-        trials[1].by_difficulty = None;
+        trials[3].by_difficulty = None;
         assert!(matches!(by_difficulty(&trials, &[setting]), Ok(None)));
+    }
+
+    #[test]
+    fn labels_are_short_numbers_and_the_words_at_whole_places() {
+        let numbers = [0.1 + 0.2, 1.0, 12.5, -3.0].map(|at| Axis::Numbers.label(at));
+        assert_eq!(numbers, ["0.3", "1", "12.5", "-3"]);
+        let words = ["44".to_owned(), "4".to_owned()];
+        let found = [0.0, 0.5, 1.0, 2.0, -1.0].map(|at| Axis::Words(&words).label(at));
+        assert_eq!(found, ["44", "", "4", "", ""]);
     }
 
     #[test]

@@ -10,15 +10,23 @@ pub(crate) const FIFTHS: usize = 5;
 /// Fills in the accuracy of each fifth. How hard a sample is says, for all methods of a seed,
 /// `ce-cosine` of that seed: it has no margin. Without it nothing is filled in.
 pub(crate) fn fill(trials: &mut [Trial]) {
-    let judged: Vec<(u64, Vec<f32>)> = trials
+    let found: Vec<_> = trials
         .iter()
-        .filter(|trial| trial.setting.method == Method::CrossEntropyCosine)
-        .filter_map(|trial| Some((trial.seed, trial.target_cosines.clone()?)))
+        .map(|trial| {
+            let cosines = judge(trials, trial.seed)?.target_cosines.as_ref()?;
+            by_fifth(cosines, &trial.hits)
+        })
         .collect();
-    for trial in trials {
-        let judge = judged.iter().find(|(seed, _)| *seed == trial.seed);
-        trial.by_difficulty = judge.and_then(|(_, cosines)| by_fifth(cosines, &trial.hits));
+    for (trial, found) in trials.iter_mut().zip(found) {
+        trial.by_difficulty = found;
     }
+}
+
+/// Who says how hard the samples of a seed are.
+pub(crate) fn judge(trials: &[Trial], seed: u64) -> Option<&Trial> {
+    trials
+        .iter()
+        .find(|trial| trial.seed == seed && trial.setting.method == Method::CrossEntropyCosine)
 }
 
 /// Accuracy in per cent of each fifth, that of the smallest cosines first; equal ones in their
