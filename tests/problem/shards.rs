@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ala_loss::{CpuElement, Error, Loss, LossShard, Options, Outputs};
+use ala_loss::{CpuElement, Element, Error, Loss, LossShard, Options, Outputs};
 
 use super::{assert_within, gradient_bound, loss_bound, slope, widen, widen_real};
 
@@ -29,6 +29,76 @@ pub fn cuts(classes: usize) -> Vec<Vec<Range<usize>>> {
         parts(&[classes / 4, classes / 2, classes / 2 + 1]),
         parts(&[1, 2, 3, classes / 2, classes - 2, classes - 1]),
     ]
+}
+
+/// A row of each kind that the README's table of edges has, of nine classes.
+pub fn edge_rows<T: Element>() -> Vec<[f64; 9]> {
+    const INF: f64 = f64::INFINITY;
+    let lowest = match std::any::type_name::<T>() {
+        "f64" => f64::MIN,
+        "half::binary16::f16" => -65504.0,
+        _ => -3.3e38,
+    };
+    let tame = [0.3, -0.2, 0.9, 0.1, 0.0, -0.7, 0.4, 0.25, 0.5];
+    let with = |changes: &[(usize, f64)]| {
+        let mut row = tame;
+        for &(class, x) in changes {
+            row[class] = x;
+        }
+        row
+    };
+    let but = |kept: &[usize], x: f64| {
+        let mut row = [x; 9];
+        for &class in kept {
+            row[class] = tame[class];
+        }
+        row
+    };
+    let mut rows = vec![
+        tame,
+        with(&[(1, f64::NAN)]),
+        with(&[(8, f64::NAN)]),
+        with(&[(4, f64::NAN)]),
+        with(&[(0, INF)]),
+        with(&[(4, INF)]),
+        with(&[(0, -INF), (1, -INF), (2, -INF)]),
+        [-INF; 9],
+        but(&[4], -INF),
+        but(&[3], -INF),
+        but(&[4, 7], -INF),
+        with(&[(4, -INF)]),
+        tame.map(|x| x + 1e4),
+        tame.map(|x| 60.0 * x),
+        with(&[(4, 21.0)]),
+        with(&[(7, 21.0)]),
+        with(&[(4, 1000.0)]),
+        with(&[(7, 1000.0)]),
+        with(&[(4, 1000.0), (7, 1000.0)]),
+        with(&[(4, 6e4)]),
+        with(&[(7, 6e4)]),
+        with(&[(4, 6e4), (7, 6e4)]),
+        // As high in another shard, and in the same.
+        with(&[(4, 40.0), (0, 40.0)]),
+        with(&[(4, 40.0), (5, 40.0), (8, 39.0)]),
+    ];
+    for mask in [-1e4, -1e9, -1e15, -3e17, lowest] {
+        rows.extend([
+            [mask; 9],
+            // What is left is in the target's shard, in another's, in both.
+            but(&[4], mask),
+            but(&[7], mask),
+            but(&[0, 4], mask),
+            but(&[0, 8], mask),
+            but(&[3, 5], mask),
+            with(&[(4, mask)]),
+            with(&[(0, mask), (1, mask), (2, mask), (3, mask)]),
+            with(&[(4, -mask)]),
+            with(&[(7, -mask)]),
+            with(&[(3, -mask), (7, -mask)]),
+        ]);
+    }
+    let held = |row: [f64; 9]| row.map(|x| T::from_f64(x).to_f64());
+    rows.into_iter().map(held).collect()
 }
 
 /// What all shards come to, put together.

@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use super::assert_is;
 use super::together::{Step, together};
 use crate::device::device;
-use crate::problem::shards::cuts;
+use crate::problem::shards::{cuts, edge_rows};
 use crate::problem::{objectives, slope, widen};
 
 /// A row of each kind that the README's table of edges has, for each objective, cut in each way.
@@ -16,63 +16,10 @@ fn edges_hold_over_shards<T>()
 where
     T: CudaElement + CpuElement + DeviceRepr + Default,
 {
-    const INF: f64 = f64::INFINITY;
     let device = device();
-    let lowest = match std::any::type_name::<T>() {
-        "half::binary16::f16" => -65504.0,
-        _ => T::from_f64(-3.3e38).to_f64(),
-    };
     let classes = 9;
     let counts = ClassCounts::new([900, 300, 100, 90, 50, 40, 9, 9, 4]).expect("valid");
-    let tame = [0.3, -0.2, 0.9, 0.1, 0.0, -0.7, 0.4, 0.25, 0.5];
-    let with = |changes: &[(usize, f64)]| {
-        let mut row = tame;
-        for &(class, x) in changes {
-            row[class] = x;
-        }
-        row
-    };
-    let but = |kept: &[usize], x: f64| {
-        let mut row = [x; 9];
-        for &class in kept {
-            row[class] = tame[class];
-        }
-        row
-    };
-    let mut rows: Vec<[f64; 9]> = vec![
-        with(&[(1, f64::NAN)]),
-        with(&[(8, f64::NAN)]),
-        with(&[(4, f64::NAN)]),
-        with(&[(4, INF)]),
-        with(&[(2, INF)]),
-        with(&[(0, -INF), (1, -INF), (2, -INF)]),
-        [-INF; 9],
-        but(&[4], -INF),
-        but(&[3], -INF),
-        with(&[(4, -INF)]),
-        tame.map(|x| x + 1e4),
-        tame.map(|x| 60.0 * x),
-        with(&[(4, 21.0)]),
-        with(&[(7, 21.0)]),
-        // As high in another shard, and in the same.
-        with(&[(4, 40.0), (0, 40.0)]),
-        with(&[(4, 40.0), (5, 40.0), (8, 39.0)]),
-    ];
-    for mask in [-1e4, -1e9, lowest] {
-        rows.extend([
-            [mask; 9],
-            // What is left is in the target's shard, in another's, in both.
-            but(&[4], mask),
-            but(&[7], mask),
-            but(&[0, 4], mask),
-            but(&[0, 8], mask),
-            but(&[3, 5], mask),
-            with(&[(4, mask)]),
-            with(&[(0, mask), (1, mask), (2, mask), (3, mask)]),
-            with(&[(4, -mask)]),
-            with(&[(7, -mask)]),
-        ]);
-    }
+    let rows = edge_rows::<T>();
     let x: Vec<T> = rows.concat().into_iter().map(T::from_f64).collect();
     let wide = widen(&x);
     let best: Vec<_> = wide.chunks(classes).map(reference::prediction).collect();

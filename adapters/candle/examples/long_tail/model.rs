@@ -70,6 +70,13 @@ impl Network {
         self.variables.clone()
     }
 
+    pub(crate) fn head(&self) -> Head {
+        match self.classifier {
+            Classifier::Linear(_) => Head::Linear,
+            Classifier::Cosine(_) => Head::Cosine,
+        }
+    }
+
     /// The loss in the form that the network's head asks for.
     pub(crate) fn loss(&self, loss: Loss) -> NetworkLoss {
         match self.classifier {

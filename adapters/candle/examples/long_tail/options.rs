@@ -55,18 +55,18 @@ pub(crate) struct Options {
 
     /// Mixup: each batch is mixed with a permutation of itself, by a lambda drawn from
     /// Beta(ALPHA, ALPHA), and every sample is held against both its labels. Mixed are the images,
-    /// or the features given. On the CPU alone, so far.
+    /// or the features given.
     #[arg(long, value_name = "ALPHA", value_parser = alpha)]
     pub(crate) mixup: Option<f64>,
 
     /// Label smoothing: the share of a label that is spread over all classes, from 0 to under 1.
-    /// Of every method but focal, which has no smoothed form. On the CPU alone, so far.
+    /// Of every method but focal, which has no smoothed form.
     #[arg(long, value_name = "E", default_value_t = 0.0, value_parser = smoothing)]
     pub(crate) label_smoothing: f64,
 
     /// Gradient accumulation: each step takes its 128 samples in K parts, whose gradients add up to
     /// that of the whole. It changes the memory that a step takes, and the results by rounding
-    /// alone. On the CPU alone, so far.
+    /// alone.
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=BATCH as u64))]
     pub(crate) accumulate: u64,
 
