@@ -215,6 +215,53 @@ fn labels(samples: &Samples, device: &Device) -> candle_core::Result<Tensor> {
 mod tests {
     use super::*;
 
+    use std::collections::HashSet;
+
+    use clap::Parser;
+
+    fn tasks(arguments: &str) -> Tasks {
+        let arguments = std::iter::once("long_tail").chain(arguments.split_whitespace());
+        Tasks::load(&Options::parse_from(arguments), &Device::Cpu).expect("embedded")
+    }
+
+    fn images(samples: &Tensor) -> HashSet<Vec<u32>> {
+        let rows = samples.to_vec2::<f32>().expect("f32");
+        let bits = |row: Vec<f32>| row.into_iter().map(f32::to_bits).collect();
+        rows.into_iter().map(bits).collect()
+    }
+
+    /// What a setting is chosen on is neither trained on nor tested on. No symbol comes twice.
+    #[test]
+    fn validation_images_are_of_neither_set() {
+        let tasks = tasks("--dataset symbols");
+        let chosen_on = tasks.of_seed(1, Measured::Validation).expect("valid");
+        let tested = tasks.of_seed(1, Measured::Test).expect("valid");
+        let validation = images(&chosen_on.test);
+        assert_eq!(validation.len(), 5 * 815);
+        assert!(validation.is_disjoint(&images(&chosen_on.train)));
+        assert!(validation.is_disjoint(&images(&tested.test)));
+        for class in [0, 1, 814] {
+            let of_class = chosen_on.test_labels.iter().filter(|&&y| y == class);
+            assert_eq!(of_class.count(), 5, "{class}");
+        }
+        // And each seed holds out others.
+        let other = tasks.of_seed(2, Measured::Validation).expect("valid");
+        assert_ne!(images(&other.test), validation);
+    }
+
+    #[test]
+    fn a_set_is_augmented_where_it_is_said_or_chosen_for_it() {
+        for (arguments, augmented) in [
+            ("", false),
+            ("--augmentation shift-scale", true),
+            ("--dataset symbols", true),
+            ("--dataset symbols --augmentation none", false),
+        ] {
+            let task = tasks(arguments).of_seed(0, Measured::Test).expect("valid");
+            assert_eq!(task.augmented.is_some(), augmented, "{arguments}");
+        }
+    }
+
     #[test]
     fn ten_classes_are_split_by_rank_into_four_three_and_three() {
         let counts = [2000, 20, 1199, 33, 719, 56, 431, 93, 258, 155];
