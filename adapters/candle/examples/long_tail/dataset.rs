@@ -2,7 +2,8 @@
 
 use clap::ValueEnum;
 
-use crate::data::{self, DataError, Split};
+use crate::data::{DataError, Split};
+use crate::embedded;
 
 /// Images that are embedded in the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,8 +29,8 @@ pub(crate) const HIDDEN: [usize; 2] = [256, 128];
 impl Dataset {
     pub(crate) fn read(self) -> Result<Split, DataError> {
         match self {
-            Self::Fashion => data::fashion_mnist(),
-            Self::Symbols => data::symbols(),
+            Self::Fashion => embedded::fashion_mnist(),
+            Self::Symbols => embedded::symbols(),
         }
     }
 

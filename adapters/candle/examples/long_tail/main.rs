@@ -10,8 +10,11 @@ mod chart;
 mod data;
 mod dataset;
 mod difficulty;
+mod embedded;
+mod idx;
 mod method;
 mod model;
+mod npy;
 mod options;
 mod report;
 mod sweep;
@@ -82,7 +85,13 @@ fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
     };
     let (seeds, scale) = (options.seeds, options.scale);
     let sweep = match options.sweep {
-        true => Some(sweep::run(&tasks, &methods, scale, seeds, recipe)?),
+        true => Some(sweep::run(
+            &tasks,
+            &methods,
+            scale,
+            options.sweep_seeds(),
+            recipe,
+        )?),
         false => None,
     };
     let tested = match &sweep {
@@ -115,7 +124,7 @@ fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
         "{}",
         report::group_line(&example.counts, example.groups)
     )?;
-    let over = format!("{seeds} seed{}", if seeds == 1 { "" } else { "s" });
+    let over = |seeds: u64| format!("{seeds} seed{}", if seeds == 1 { "" } else { "s" });
     if let Some(Sweep {
         candidates,
         tried,
@@ -124,7 +133,8 @@ fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
     {
         writeln!(
             output,
-            "Accuracy on validation images in %, mean ± standard deviation, {over}.\n{}",
+            "Accuracy on validation images in %, mean ± standard deviation, {}.\n{}",
+            over(options.sweep_seeds()),
             report::sweep_table(tried, chosen, candidates)
         )?;
     }
@@ -136,7 +146,8 @@ fn run(options: &Options, output: &mut impl Write) -> Result<(), Failure> {
     let recipe = report::recipe(recipe);
     writeln!(
         output,
-        "Test accuracy in %, mean ± standard deviation, {over}{paired}.{recipe}"
+        "Test accuracy in %, mean ± standard deviation, {}{paired}.{recipe}",
+        over(seeds)
     )?;
     writeln!(
         output,
@@ -261,7 +272,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("the system has a folder for such files");
         let file = folder.path().join("results.json");
         let arguments = format!(
-            "--sweep --seeds 2 --steps 12 --methods ce,balanced-softmax --json {}",
+            "--sweep --seeds 3 --sweep-seeds 2 --steps 12 --methods ce,balanced-softmax --json {}",
             file.display()
         );
         let output = output_of(folder.path(), &arguments).expect("valid options");
@@ -287,6 +298,7 @@ mod tests {
         ];
         assert_eq!(named("validation", 0), tried);
         assert_eq!(named("validation", 1), tried);
+        assert_eq!(named("validation", 2), []);
 
         // The best of the four, by the mean of two seeds.
         let mean = |setting: &(String, String)| {
@@ -309,6 +321,13 @@ mod tests {
         }
         assert_eq!(named("test", 0), tested);
         assert_eq!(named("test", 1), tested);
+        assert_eq!(named("test", 2), tested);
+        for over in [
+            "Accuracy on validation images in %, mean ± standard deviation, 2 seeds.",
+            "Test accuracy in %, mean ± standard deviation, 3 seeds;",
+        ] {
+            assert!(output.contains(over), "{output}");
+        }
         let marked: Vec<&str> = output.lines().filter(|line| line.contains('*')).collect();
         assert!(marked.len() == 2 && marked[1].contains(&best.1), "{output}");
         assert!(folder.path().join("out/sweep.svg").exists());

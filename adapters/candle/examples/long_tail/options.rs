@@ -49,6 +49,10 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with = "features")]
     pub(crate) sweep: bool,
 
+    /// Seeds with which the sweep tries each candidate, the first ones. [default: all of --seeds]
+    #[arg(long, value_name = "N", requires = "sweep", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) sweep_seeds: Option<u64>,
+
     /// Logit scale s of the methods with a cosine head; the linear heads always use 1.
     #[arg(long, value_name = "S", default_value_t = 30.0, value_parser = scale)]
     pub(crate) scale: f64,
@@ -195,6 +199,10 @@ impl Options {
         self.steps.unwrap_or_else(|| self.chosen_for().steps())
     }
 
+    pub(crate) fn sweep_seeds(&self) -> u64 {
+        self.sweep_seeds.unwrap_or(self.seeds)
+    }
+
     pub(crate) fn imbalance(&self) -> f64 {
         self.imbalance
             .unwrap_or_else(|| self.chosen_for().imbalance())
@@ -287,6 +295,7 @@ mod tests {
         assert_eq!((options.scale, options.imbalance()), (30.0, 100.0));
         assert_eq!(options.augmentation(), AugmentationKind::None);
         assert!(!options.sweep);
+        assert_eq!(options.sweep_seeds(), 3);
         assert_eq!((options.mixup, options.label_smoothing), (None, 0.0));
         assert_eq!(options.accumulate, 1);
         assert_eq!(options.distinct_methods(), Method::value_variants());
@@ -310,6 +319,8 @@ mod tests {
         for arguments in [
             "--steps 0",
             "--seeds 0",
+            "--sweep --sweep-seeds 0",
+            "--sweep-seeds 2",
             "--scale NaN",
             "--scale 0",
             "--scale inf",

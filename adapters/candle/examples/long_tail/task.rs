@@ -5,8 +5,10 @@ use candle_core::{Device, Tensor};
 
 use crate::Failure;
 use crate::augmentation::Images;
-use crate::data::{self, Image, Samples};
+use crate::data::{Image, Samples};
 use crate::dataset::{AugmentationKind, HIDDEN};
+use crate::idx;
+use crate::npy;
 use crate::options::{Options, Source};
 use crate::tail;
 
@@ -63,14 +65,14 @@ impl Tasks {
     pub(crate) fn load(options: &Options, device: &Device) -> Result<Self, Failure> {
         let split = match options.source() {
             Source::Embedded(dataset) => dataset.read()?,
-            Source::Idx(folder) => data::from_idx_dir(&folder, options.first_label)?,
+            Source::Idx(folder) => idx::from_idx_dir(&folder, options.first_label)?,
             Source::Features {
                 train,
                 train_labels,
                 test,
                 test_labels,
             } => {
-                let split = data::from_npy(
+                let split = npy::from_npy(
                     &train,
                     &train_labels,
                     &test,
