@@ -25,8 +25,6 @@ pub(super) struct Combined {
     sum: f64,
     /// Of the target.
     offset: f64,
-    /// Whether the target lies so far above all others that a partial sum may lack them.
-    pub(super) leads_far: bool,
     /// The class's, where weights differ.
     pub(super) weight: f64,
 }
@@ -151,10 +149,7 @@ impl<'a> Records<'a> {
                 return combined;
             }
         }
-        Combined {
-            leads_far: of_sums < of_all,
-            ..self.combined(row, term, of_all)
-        }
+        self.combined(row, term, of_all)
     }
 
     fn combined(self, row: usize, term: usize, pivot: f64) -> Combined {
@@ -182,7 +177,6 @@ impl<'a> Records<'a> {
             pivot,
             sum: all,
             offset,
-            leads_far: false,
             weight: weight.map_or(f64::NAN, |line| line[RecordLayout::WEIGHT]),
         }
     }

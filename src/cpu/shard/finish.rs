@@ -108,8 +108,6 @@ struct SolvedTerm {
     solution: RowSolution,
     /// What its exponents count from is this times the reference slope.
     pivot: f64,
-    /// Whether the target lies so far above all others that a partial sum may lack them.
-    leads_far: bool,
     /// The label's place among this shard's classes.
     place: Option<usize>,
 }
@@ -144,7 +142,6 @@ impl Solved {
                     combined.sums(),
                 ),
                 pivot: combined.pivot,
-                leads_far: combined.leads_far,
                 place,
             }
         };
@@ -178,15 +175,9 @@ impl Solved {
         let Some((x, gradient)) = batch.matrix.gradient(row, classes) else {
             return;
         };
-        // The lower one: what both labels have in common is near it. Where a target lies far above
-        // all others they may have been left out, and nothing of them is wanted.
-        let lowest = |terms: &mut dyn Iterator<Item = &SolvedTerm>| {
-            let pivots = terms.map(|term| term.pivot);
-            pivots.reduce(f64::min)
-        };
-        let logit = lowest(&mut self.terms().filter(|term| !term.leads_far))
-            .or(lowest(&mut self.terms()))
-            .unwrap_or_default();
+        // The lower one: what both labels have in common is near it.
+        let pivots = self.terms().map(|term| term.pivot);
+        let logit = pivots.reduce(f64::min).unwrap_or_default();
         let pivot = plan.instance.run(PivotAt {
             map,
             logit,
@@ -199,12 +190,7 @@ impl Solved {
         }
         let scales = |term: &SolvedTerm| {
             let outer = term.solution.outer_factor(self.outside, plan.divisor);
-            let mut scales = term.solution.gradient(outer);
-            if term.leads_far {
-                // All others are nothing beside the target.
-                scales.scale = 0.0;
-            }
-            scales
+            term.solution.gradient(outer)
         };
         // Where the row's exponents count from, as the lanes' type has it.
         let from_logit = reference_slope.mul_add(-logit, map.shift(pivot));
