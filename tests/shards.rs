@@ -10,7 +10,7 @@ mod problem;
 use problem::extreme::{Case, cases};
 use problem::mixed::{IGNORED, Mixed, exact, real};
 use problem::shards::{
-    Together, assert_is, columns, cuts, edge_rows, records, shards_of, together,
+    Together, assert_is, columns, cuts, edge_rows, records, shards_of, steep_rows, together,
 };
 use problem::{
     assert_within, counts, gradient_bound, labels, logits, loss_bound, objectives, slope, widen,
@@ -273,6 +273,33 @@ fn edges_hold_for_each_label_of_a_pair_over_shards() {
             for row in edge_rows::<T>() {
                 let options = Options::new().mixed_with(&[7i64], Lambda::Scalar(0.25));
                 assert_row::<T>(&loss, &row, options, &[(4, 0.25), (7, 0.75)]);
+            }
+        }
+    }
+    every_type!(check);
+}
+
+/// A logit times a slope may be too coarse to hold the classes' offsets as well.
+#[test]
+fn steep_slopes_leave_the_offsets_their_digits_over_shards() {
+    fn check<T: CpuElement>() {
+        let far_apart = Objective::VectorScaling {
+            gamma: 0.1,
+            tau: 3.0,
+        };
+        let by_tau = Objective::LogitAdjustment { tau: 20.0 };
+        for (loss, row) in steep_rows(&[Objective::BalancedSoftmax, by_tau, far_apart]) {
+            let mixed = || Options::new().mixed_with(&[7i64], Lambda::Scalar(0.25));
+            let terms = [(4, 0.25), (7, 0.75)];
+            assert_row::<T>(&loss, &row, Options::new(), &[(4, 1.0)]);
+            assert_row::<T>(&loss, &row, mixed(), &terms);
+
+            let x: Vec<T> = row.iter().map(|&x| T::from_f64(x)).collect();
+            for (cut, options) in cuts(row.len()).iter().zip([Options::new(), mixed()]) {
+                let options = options.upstream(Upstream::Scalar(0.0));
+                let got = together(&loss, cut, &x, &[4], &options, (false, false));
+                let gradient = widen(&got.expect("valid").gradient);
+                assert!(gradient.iter().all(|&g| g == 0.0), "{cut:?}: {gradient:?}");
             }
         }
     }

@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use ala_loss::{CpuElement, Element, Error, Loss, LossShard, Options, Outputs};
+use ala_loss::{
+    ClassCounts, CpuElement, Element, Error, Loss, LossShard, Objective, Options, Outputs,
+    Reduction,
+};
 
 use super::{assert_within, gradient_bound, loss_bound, slope, widen, widen_real};
 
@@ -99,6 +102,25 @@ pub fn edge_rows<T: Element>() -> Vec<[f64; 9]> {
     }
     let held = |row: [f64; 9]| row.map(|x| T::from_f64(x).to_f64());
     rows.into_iter().map(held).collect()
+}
+
+/// Rows of nine classes under slopes so steep that a logit is coarser than the classes' offsets.
+pub fn steep_rows(objectives: &[Objective]) -> Vec<(Loss, [f64; 9])> {
+    let many = 1 << 34;
+    let equal = [many; 9];
+    let unequal = [many, 9, 1 << 20, many, 300, 40, 7, many, 1];
+    let mut rows = vec![];
+    for counts in [equal, unequal] {
+        let counts = ClassCounts::new(counts).expect("valid");
+        for &objective in objectives {
+            for scale in [1e16, 1e24, 1e30] {
+                let loss = Loss::builder(objective, &counts).scale(scale);
+                let loss = loss.reduction(Reduction::Sum).build().expect("valid");
+                rows.extend([0.0, 1.0, -2.0].map(|x| (loss.clone(), [x; 9])));
+            }
+        }
+    }
+    rows
 }
 
 /// What all shards come to, put together.

@@ -22,7 +22,7 @@ pub(super) struct Combined {
     /// What exponents count from is this times the reference slope.
     pub(super) pivot: f64,
     /// Of the exponentials off the target.
-    sum: f64,
+    pub(super) sum: f64,
     /// Of the target.
     offset: f64,
     /// The class's, where weights differ.

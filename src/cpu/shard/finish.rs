@@ -23,7 +23,7 @@ use crate::cpu::solution::RowSolution;
 use crate::cpu::solve::{Scales, needs_care, rounded};
 use crate::cpu::split_row::{self, WriteColumns};
 use crate::cpu::targets::{Term, Terms};
-use crate::element::Element;
+use crate::element::{Element, Real};
 use crate::table::NonTarget;
 
 /// A run of rows with the records of all.
@@ -108,6 +108,8 @@ struct SolvedTerm {
     solution: RowSolution,
     /// What its exponents count from is this times the reference slope.
     pivot: f64,
+    /// Of the exponentials off the target: none is more.
+    sum: f64,
     /// The label's place among this shard's classes.
     place: Option<usize>,
 }
@@ -142,6 +144,7 @@ impl Solved {
                     combined.sums(),
                 ),
                 pivot: combined.pivot,
+                sum: combined.sum,
                 place,
             }
         };
@@ -178,13 +181,23 @@ impl Solved {
         // The lower one: what both labels have in common is near it.
         let pivots = self.terms().map(|term| term.pivot);
         let logit = pivots.reduce(f64::min).unwrap_or_default();
+        let sums = self.terms().filter(|term| term.pivot == logit);
+        let most = sums.map(|term| term.sum).fold(0.0, f64::max);
         let pivot = plan.instance.run(PivotAt {
             map,
             logit,
             slope: reference_slope,
             of: PhantomData,
         });
-        if map.needs_care(pivot) || self.terms().any(|term| self.needs_care(plan, map, term)) {
+        // Where the row's exponents count from, as the lanes' type has it.
+        let from_logit = reference_slope.mul_add(-logit, map.shift(pivot));
+        // A pivot of a large slope may be as coarse as to lie far below all exponents.
+        let largest = most * (-from_logit).exp() * reference_slope.max(1.0);
+        let fits = largest <= -T::Real::LOWEST.to_f64();
+        if map.needs_care(pivot)
+            || !fits
+            || self.terms().any(|term| self.needs_care(plan, map, term))
+        {
             self.write_with_care(plan, x, gradient);
             return;
         }
@@ -192,8 +205,6 @@ impl Solved {
             let outer = term.solution.outer_factor(self.outside, plan.divisor);
             term.solution.gradient(outer)
         };
-        // Where the row's exponents count from, as the lanes' type has it.
-        let from_logit = reference_slope.mul_add(-logit, map.shift(pivot));
         let of_term = |term: &SolvedTerm| {
             let from_pivot = reference_slope * (logit - term.pivot) + from_logit;
             times(scales(term).scale, from_pivot)

@@ -1,14 +1,14 @@
 //! The edges of the formulas, each in a shard of its own and not.
 
 use ala_loss::cuda::CudaElement;
-use ala_loss::{ClassCounts, CpuElement, Loss, NO_CLASS, Reduction, reference};
+use ala_loss::{ClassCounts, CpuElement, Loss, NO_CLASS, Objective, Reduction, reference};
 use cudarc::driver::DeviceRepr;
 use half::{bf16, f16};
 
 use super::assert_is;
 use super::together::{Step, together};
 use crate::device::device;
-use crate::problem::shards::{cuts, edge_rows};
+use crate::problem::shards::{cuts, edge_rows, steep_rows};
 use crate::problem::{objectives, slope, widen};
 
 /// A row of each kind that the README's table of edges has, for each objective, cut in each way.
@@ -67,4 +67,36 @@ fn edges_hold_over_shards_f16() {
 #[test]
 fn edges_hold_over_shards_bf16() {
     edges_hold_over_shards::<bf16>();
+}
+
+/// A logit times a slope may be too coarse to hold the classes' offsets as well: a record has room
+/// for 64 of those.
+fn steep_slopes_leave_the_offsets_their_digits<T>()
+where
+    T: CudaElement + CpuElement + DeviceRepr + Default,
+{
+    let device = device();
+    for (loss, row) in steep_rows(&[
+        Objective::BalancedSoftmax,
+        Objective::LogitAdjustment { tau: 2.0 },
+    ]) {
+        let exact = reference::row(loss.table(), &row, 4);
+        let x = row.map(T::from_f64).to_vec();
+        for cut in cuts(row.len()) {
+            let got = together(&device, &loss, &cut, &Step::new(x.clone(), vec![4]));
+            let what = || format!("{:?} {row:?} {cut:?}", loss.table());
+            let right = (&[exact.loss][..], &exact.gradient[..]);
+            assert_is(&got, slope(loss.table()), right, &what);
+        }
+    }
+}
+
+#[test]
+fn steep_slopes_leave_the_offsets_their_digits_f32() {
+    steep_slopes_leave_the_offsets_their_digits::<f32>();
+}
+
+#[test]
+fn steep_slopes_leave_the_offsets_their_digits_bf16() {
+    steep_slopes_leave_the_offsets_their_digits::<bf16>();
 }

@@ -44,9 +44,9 @@ impl Embedded {
 /// label end in `short`. Label `first_label` is class 0.
 ///
 /// Images whose sides are both even and above 14 are averaged over 2x2 pixels, rounded half up, so
-/// that 28x28 becomes 14x14. Then pixels are standardised, those of both sets alike: divided by 255,
-/// then `(x - mean) / std`, with one mean and one standard deviation over all pixels of all training
-/// images (before a long tail is drawn).
+/// that 28x28 becomes 14x14. Then the pixels of both sets are standardised alike: divided by 255,
+/// then `(x - mean) / std`, with one mean and one standard deviation over all pixels of all
+/// training images (before a long tail is drawn).
 pub(crate) fn from_idx_dir(dir: &Path, first_label: u32) -> Result<Split, DataError> {
     let images = |name: &str| idx_images(Source::open(dir, name)?).map(Images::pooled);
     let labels = |name: &str| idx_labels(Source::open(dir, name)?, first_label);

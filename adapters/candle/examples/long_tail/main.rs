@@ -220,6 +220,14 @@ mod tests {
         serde_json::from_str(&text).expect("the run wrote an array")
     }
 
+    /// Over a method's seeds.
+    fn mean_of(trials: &[serde_json::Value], method: &str, column: &str) -> f64 {
+        let of_method = trials.iter().filter(|trial| trial["method"] == method);
+        let values = of_method.map(|trial| trial[column].as_f64().expect("accuracies are numbers"));
+        let values: Vec<f64> = values.collect();
+        values.iter().sum::<f64>() / values.len() as f64
+    }
+
     /// A version 1.0 file of little-endian values.
     fn write_npy(path: &Path, kind: &str, shape: &str, values: &[u8]) {
         let mut header = String::new();
@@ -251,15 +259,7 @@ mod tests {
 
         let trials = json(&file);
         assert_eq!(trials.len(), 4);
-        let mean = |method: &str, column: &str| {
-            let values: Vec<f64> = trials
-                .iter()
-                .filter(|trial| trial["method"] == method)
-                .map(|trial| trial[column].as_f64().expect("accuracies are numbers"))
-                .collect();
-            assert_eq!(values.len(), 2);
-            values.iter().sum::<f64>() / 2.0
-        };
+        let mean = |method: &str, column: &str| mean_of(&trials, method, column);
         assert!(mean("ce", "overall") > 60.0, "the baseline does not learn");
         assert!(mean("ala", "few") > mean("ce", "few") + 1.0);
         assert!(mean("ala", "overall") > mean("ce", "overall"));
@@ -358,6 +358,40 @@ mod tests {
             assert!(folder.path().join("out").join(chart).exists(), "{chart}");
         }
         assert!(!folder.path().join("out/sweep.svg").exists());
+    }
+
+    /// What holds there in a fifth of the training. That ALA beats cross-entropy on rare classes is
+    /// not so on symbols, after whatever training: see docs/results.md.
+    #[test]
+    fn the_difficulty_factor_pays_on_symbols() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        let file = folder.path().join("results.json");
+        let arguments = format!(
+            "--dataset symbols --seeds 1 --steps 1200 --methods quantity-only,ala-attached --json {}",
+            file.display()
+        );
+        output_of(folder.path(), &arguments).expect("it is embedded");
+        let trials = json(&file);
+        let mean = |method: &str, column: &str| mean_of(&trials, method, column);
+        assert!(mean("quantity-only", "overall") > 14.0, "nothing is learnt");
+        for column in ["overall", "medium"] {
+            assert!(mean("ala-attached", column) > mean("quantity-only", column) + 0.5);
+        }
+    }
+
+    #[test]
+    fn class_frequencies_help_rare_symbols() {
+        let folder = tempfile::tempdir().expect("the system has a folder for such files");
+        let file = folder.path().join("results.json");
+        let arguments = format!(
+            "--dataset symbols --seeds 1 --steps 600 --methods ce,balanced-softmax --json {}",
+            file.display()
+        );
+        output_of(folder.path(), &arguments).expect("it is embedded");
+        let trials = json(&file);
+        let mean = |method: &str, column: &str| mean_of(&trials, method, column);
+        assert!(mean("ce", "overall") > 10.0, "the baseline does not learn");
+        assert!(mean("balanced-softmax", "few") > mean("ce", "few") + 2.0);
     }
 
     #[test]
