@@ -109,11 +109,14 @@ pub fn steep_rows(objectives: &[Objective]) -> Vec<(Loss, [f64; 9])> {
     let many = 1 << 34;
     let equal = [many; 9];
     let unequal = [many, 9, 1 << 20, many, 300, 40, 7, many, 1];
+    let alone = [many, 1, 1, 1, 1, 1, 1, 1, 1];
     let mut rows = vec![];
-    for counts in [equal, unequal] {
+    for counts in [equal, unequal, alone] {
         let counts = ClassCounts::new(counts).expect("valid");
         for &objective in objectives {
-            for scale in [1e16, 1e24, 1e30] {
+            // Under 1.7e28 an exponential of `alone` times the slope leaves f32 in units of log2
+            // only.
+            for scale in [1e16, 1e24, 1.7e28, 1e30] {
                 let loss = Loss::builder(objective, &counts).scale(scale);
                 let loss = loss.reduction(Reduction::Sum).build().expect("valid");
                 rows.extend([0.0, 1.0, -2.0].map(|x| (loss.clone(), [x; 9])));

@@ -189,11 +189,9 @@ impl Solved {
             slope: reference_slope,
             of: PhantomData,
         });
-        // Where the row's exponents count from, as the lanes' type has it.
-        let from_logit = reference_slope.mul_add(-logit, map.shift(pivot));
-        // A pivot of a large slope may be as coarse as to lie far below all exponents.
-        let largest = most * (-from_logit).exp() * reference_slope.max(1.0);
-        let fits = largest <= -T::Real::LOWEST.to_f64();
+        // A record's pivot may lie far below the exponents that count from it. Each exponential
+        // times a slope in units of log2, a half more, has to be a number of the lanes' type.
+        let fits = 2.0 * most * reference_slope <= -T::Real::LOWEST.to_f64();
         if map.needs_care(pivot)
             || !fits
             || self.terms().any(|term| self.needs_care(plan, map, term))
@@ -205,6 +203,8 @@ impl Solved {
             let outer = term.solution.outer_factor(self.outside, plan.divisor);
             term.solution.gradient(outer)
         };
+        // Where the row's exponents count from, as the lanes' type has it.
+        let from_logit = reference_slope.mul_add(-logit, map.shift(pivot));
         let of_term = |term: &SolvedTerm| {
             let from_pivot = reference_slope * (logit - term.pivot) + from_logit;
             times(scales(term).scale, from_pivot)
